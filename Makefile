@@ -1,0 +1,37 @@
+# make install   .venv with everything in it      make check     format, lint and types
+# make demo      the whole pipeline, small        make test      check and the quick tests
+# make clean     remove what these made           make test-all  check and every test
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: install demo test test-all check format clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tinyscene needs Python 3.11 or later: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	@BIN=$(BIN) sh benchmarks/demo.sh
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check
+	$(BIN)/pytest -m 'not slow'
+
+test-all: check
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache *.egg-info

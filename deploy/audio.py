@@ -1,0 +1,94 @@
+"""Audio files as one-second int16 clips: the one way in, for training and for classification.
+
+A recording is cut into seconds at its own rate, then each second is mixed down to mono, resampled and
+rounded to int16, so every clip is treated as the one-second files of TAU are. What is left at the end is
+padded with zeros to a clip if it lasts half a second or more, or if it is all there is; otherwise dropped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from deploy.errors import InputError
+from deploy.frontend import PCM_SCALE, SOURCE_RATES, resample
+
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
+
+
+def clip_count(frames: int, rate: int) -> int:
+    """One-second clips cut from `frames` samples at `rate` Hz, by the rule above."""
+    whole, rest = divmod(frames, rate)
+    return whole + (2 * rest >= rate or (whole == 0 and rest > 0))
+
+
+@dataclass
+class Recording:
+    """An open audio file. Iterate over `clips`, then read in `notes` what had to be done to it."""
+
+    path: Path
+    sample_rate: int  # Hz, of the clips
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: no such file")
+        if self.path.stat().st_size == 0:
+            raise InputError(f"{self.path}: the file is empty")
+        try:
+            self._sound = soundfile.SoundFile(self.path)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise InputError(f"{self.path}: not an audio file that can be read ({_reason(error)})") from None
+        self.rate, self.channels, self.frames = self._sound.samplerate, self._sound.channels, self._sound.frames
+        if not SOURCE_RATES[0] <= self.rate <= SOURCE_RATES[1]:
+            raise InputError(f"{self.path}: its sample rate of {self.rate} Hz cannot be used")
+        if self.frames <= 0:
+            raise InputError(f"{self.path}: holds no samples")
+        if "(should be" in self._sound.extra_info or "ended unexpectedly" in self._sound.extra_info:
+            self.notes.append(f"truncated: {self.frames / self.rate:.2f} s are left")
+        if self.channels > 1:
+            self.notes.append(f"{self.channels} channels mixed down")
+
+    @property
+    def clip_count(self) -> int:
+        """Clips the header promises; a damaged file has fewer."""
+        return clip_count(self.frames, self.rate)
+
+    def clips(self) -> Iterator[NDArray[np.int16]]:
+        """Yield one-second clips (sample_rate,), one second of the file in memory at a time.
+
+        Raises InputError at the first second if it does not decode or holds NaN or infinity. Damage
+        further on ends the recording there, with a note.
+        """
+        with self._sound as sound:
+            for index in range(self.clip_count):
+                try:
+                    second = sound.read(self.rate, dtype="float32", always_2d=True)
+                    if not np.isfinite(second).all():
+                        raise InputError("holds NaN or infinite samples")
+                    if len(second) == 0:
+                        raise InputError("ends before its header says")
+                except (soundfile.SoundFileError, InputError) as error:
+                    if index == 0:
+                        raise InputError(f"{self.path}: damaged: {_reason(error)}") from None
+                    self.notes.append(f"damaged: {_reason(error)}; the first {index} s are used")
+                    return
+                if len(second) < self.rate:
+                    self.notes.append(f"the last {len(second) / self.rate:.2f} s padded to one second")
+                yield self._clip(second.mean(axis=1))
+
+    def _clip(self, mono: NDArray[np.float32]) -> NDArray[np.int16]:
+        signal = resample(mono, self.rate, self.sample_rate)[: self.sample_rate]
+        if np.abs(signal).max() > 1.0 and "clipped at full scale" not in self.notes:
+            self.notes.append("clipped at full scale")
+        clip = np.zeros(self.sample_rate, np.int16)
+        clip[: len(signal)] = np.clip(np.rint(signal * PCM_SCALE), -32768, 32767)
+        return clip
+
+
+def _reason(error: Exception) -> str:
+    """libsndfile's own words on one line, without the path that the caller names."""
+    return str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")

@@ -1,0 +1,301 @@
+"""tinyscene: acoustic scene classification on a microcontroller, from recordings to a model.
+
+    tinyscene sample   data/sample                                         # a synthetic dataset to try
+    tinyscene prepare  data/sample                                         # decode and resample once
+    tinyscene train    baseline --data data/sample --split 25 --out runs/first
+    tinyscene evaluate runs/first --data data/sample
+    tinyscene budget   baseline                                            # or a run, or a model file
+    tinyscene export   runs/first --to onnx
+    tinyscene classify runs/first some.wav more/*.flac
+    tinyscene import   weights.safetensors --recipe baseline --out runs/imported
+
+In Python:
+
+    import tinyscene
+    scene = tinyscene.load("runs/first")
+    scene.classify("some.wav")
+
+Every command takes --json and then prints one JSON object or list on stdout; messages go to stderr.
+Exit codes: 0 done, 2 bad input, 3 over budget, 130 interrupted.
+"""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+
+from deploy.errors import InputError, TinysceneError
+from deploy.files import sha256
+from deploy.frontend import FrontEnd
+from deploy.runners import SceneClassifier
+
+__all__ = ["FrontEnd", "InputError", "SceneClassifier", "TinysceneError", "load", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Acoustic scene classification on a microcontroller, from recordings to a model.",
+)
+console, messages = Console(), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object or list on stdout.")]
+Data = Annotated[Path, typer.Option("--data", help="Folder of the dataset: TAU's layout, or a folder a class.")]
+Splits = Annotated[Path | None, typer.Option("--splits", help="Folder of TAU's split lists, if not in the dataset.")]
+FoldPattern = Annotated[
+    str, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
+]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")]
+AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Go on with a model that is over budget.")]
+FOLD_PATTERN = r"^([0-9]+)-"
+
+
+def load(model: str | Path) -> SceneClassifier:
+    """A classifier from a run folder or an exported .onnx file.
+
+    A run is exported to ONNX first if it has not been since its weights changed, which needs the extras
+    `train` and `onnx`; an exported one needs only a runtime. Raises InputError if neither can be.
+    """
+    path = Path(model)
+    if path.suffix == ".onnx":
+        return SceneClassifier(path)
+    exported, weights = path / "model.onnx", path / "model.safetensors"
+    if not weights.is_file() and not exported.is_file():
+        raise InputError(f"{path}: neither a finished run nor an .onnx file")
+    if exported.is_file():
+        classifier = SceneClassifier(exported)
+        if not weights.is_file() or classifier.card.get("weights_sha256") == sha256(weights):
+            return classifier
+    if find_spec("torch") is None:
+        raise InputError(
+            f"{path}: has no ONNX export of its weights; run `tinyscene export {path}` where torch is installed"
+        )
+    from train.export import export_onnx
+
+    return SceneClassifier(export_onnx(path, allow_over_budget=True))
+
+
+@app.command()
+def sample(folder: Path, seed: int = 0, as_json: Json = False) -> None:
+    """Make a small synthetic dataset in TAU's layout."""
+    _needs("pooch")
+    from train.sample import write_sample
+
+    counts = write_sample(folder, seed)
+    _show(
+        {"folder": str(folder), "clips": counts},
+        as_json,
+        f"{folder}: {counts['100']} clips to train on, {counts['test']} to test on, all synthetic",
+    )
+
+
+@app.command()
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    splits: Splits = None,
+    fold_pattern: FoldPattern = FOLD_PATTERN,
+    sample_rate: Annotated[int, typer.Option(help="Hz, of the recipe's features.")] = FrontEnd.sample_rate,
+    as_json: Json = False,
+) -> None:
+    """Decode and resample a dataset once, and report every recording that needed anything."""
+    report = _clips(folder, splits, fold_pattern, FrontEnd(sample_rate=sample_rate))[1].report()
+    lines = [
+        f"{report['used']} recordings, {report['clips']} one-second clips, {report['left_out']} left out",
+        f"cache {report['cache']}, data hash {report['data_hash'][:16]}",
+        *(f"  {path}: {'; '.join(notes)}" for path, notes in report["notes"].items()),
+    ]
+    _show(report, as_json, "\n".join(lines))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    split: Annotated[
+        str, typer.Option(help="TAU: 5, 10, 25, 50, 100. Folders: fold1 and on, the one held out.")
+    ] = "100",
+    settings: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = FOLD_PATTERN,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe on a split of a dataset."""
+    _needs("torch")
+    from train.loop import train as run_training
+    from train.recipe import load_recipe
+
+    chosen = load_recipe(recipe, settings)
+    dataset, clips = _clips(data, splits, fold_pattern, chosen.features)
+    model = run_training(chosen, clips, (split, *dataset.split(split)), out, resume, allow_over_budget)
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1])
+    _show(
+        {"run": str(out), "model": str(model), "data_hash": clips.data_hash, **last},
+        as_json,
+        f"{model}: {last['epoch']} epochs, loss {last['loss']:.3f}, {last['accuracy']:.1%} of the training clips; "
+        f"next: tinyscene evaluate {out} --data {data}",
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run, or an exported .onnx file.")],
+    data: Data,
+    split: Annotated[str | None, typer.Option(help="Whose test list; by default the one trained on.")] = None,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = FOLD_PATTERN,
+    as_json: Json = False,
+) -> None:
+    """Evaluate on the test list: by class, device and device group, with a confusion matrix."""
+    _needs("torch")
+    from train.evaluate import evaluate as run_evaluation
+    from train.evaluate import plot_confusion, predictor
+    from train.run import load_model, write_evaluation
+    from train.tables import evaluation_tables
+
+    if model.suffix == ".onnx":
+        classifier = SceneClassifier(model)
+        predict, front_end, labels = classifier.probabilities, classifier.front_end, classifier.labels
+        trained_on = classifier.card.get("split")
+    else:
+        network, card = load_model(model)
+        front_end, labels, trained_on = card.parsed_recipe.features, card.labels, card.split
+        predict = predictor(network, front_end)
+    dataset, clips = _clips(data, splits, fold_pattern, front_end)
+    if labels != clips.labels:
+        raise InputError(f"{model} knows the labels {', '.join(labels)}; {data} has {', '.join(clips.labels)}")
+    name = split or trained_on or ("100" if "100" in dataset.splits else next(iter(dataset.splits)))
+    result = run_evaluation(predict, clips, dataset.split(name)[1])
+    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name}
+    stem = model.with_suffix("") if model.suffix else model / "evaluation"
+    stem = stem.with_name(f"{stem.name}-evaluation") if model.suffix else stem
+    write_evaluation(stem.with_suffix(".json"), result)
+    plot_confusion(result, stem.with_suffix(".png"))
+    _show(result, as_json, evaluation_tables(result))
+    messages.print(f"{stem}.json and the confusion matrix {stem}.png written", soft_wrap=True)
+
+
+@app.command()
+def budget(
+    target: Annotated[str, typer.Argument(help="A recipe, a run, or a .safetensors, .onnx or .tflite file.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe of a .safetensors file that carries none.")] = None,
+    settings: Set = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Limit on bytes of parameters.")] = None,
+    max_macs: Annotated[int | None, typer.Option(help="Limit on MACs for one second of sound.")] = None,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Count parameters, bytes and MACs against the limits of DCASE 2024 Task 1 (exit code 3 if over)."""
+    _needs("torch")
+    from train.budget import count_target
+    from train.tables import budget_tables
+
+    count, limits = count_target(target, recipe, settings)
+    changed = {"max_bytes": max_bytes, "max_macs": max_macs}
+    limits = limits.model_copy(update={key: value for key, value in changed.items() if value is not None})
+    _show(count.as_dict(limits), as_json, budget_tables(count, limits))
+    count.require(limits, allow_over_budget)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    to: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; by default model.onnx in the run.")] = None,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Export a run to float ONNX."""
+    if to != "onnx":
+        raise InputError(f"--to {to}: known is onnx")
+    _needs("torch")
+    from train.export import export_onnx
+
+    path = export_onnx(run, out, allow_over_budget)
+    _show({"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}, as_json, f"{path} written")
+
+
+@app.command()
+def classify(
+    model: Annotated[Path, typer.Argument(help="A run, or an exported .onnx file.")],
+    files: Annotated[list[Path], typer.Argument(help="Recordings of any rate, length and channel count.")],
+    as_json: Json = False,
+) -> None:
+    """Classify recordings, second by second. Needs no torch."""
+    classifier = load(model)
+    results = [classifier.classify(path) for path in files]
+    lines = []
+    for result in results:
+        best = sorted(result["scores"].items(), key=lambda item: -item[1])[:3]
+        scores = ", ".join(f"{label} {score:.1%}" for label, score in best)
+        notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
+        lines.append(f"{result['file']}: {scores}{notes}")
+    _show(results, as_json, "\n".join(lines))
+
+
+@app.command(name="import")
+def import_(
+    weights: Annotated[Path, typer.Argument(help="A .safetensors file in the published parameter names.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    recipe: Annotated[str, typer.Option(help="Recipe whose network the weights are.")] = "baseline",
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run of weights trained elsewhere."""
+    _needs("torch")
+    from train.recipe import load_recipe
+    from train.run import import_weights
+
+    run = import_weights(weights, load_recipe(recipe, settings), out)
+    _show({"run": str(run)}, as_json, f"{run}: imported; next: tinyscene evaluate {run} --data DATA")
+
+
+def _clips(folder: Path, splits: Path | None, fold_pattern: str, front_end: FrontEnd) -> tuple[Any, Any]:
+    """A dataset and its prepared clips at the front end's rate."""
+    _needs("pooch")
+    from train.cache import prepare as prepare_clips
+    from train.data import open_dataset
+
+    dataset = open_dataset(folder, splits, fold_pattern)
+    return dataset, prepare_clips(dataset, front_end.sample_rate)
+
+
+def _needs(package: str) -> None:
+    if find_spec(package) is None:
+        raise InputError(f"{package} is not installed: pip install 'tinyscene[train]'")
+
+
+def _show(result: object, as_json: bool, shown: str | Group) -> None:
+    """Print a result: as JSON, or as a person reads it."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        console.print(shown, soft_wrap=isinstance(shown, str), markup=False, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; one line for what the user can mend, a traceback only for our own mistakes."""
+    try:
+        app()
+    except TinysceneError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", InputError.exit_code)
+
+
+def _fail(line: str, code: int) -> None:
+    messages.print(f"tinyscene: {line}", soft_wrap=True, markup=False, highlight=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Augmentation of a batch, each a recipe key under `augment`, all batched on the model's device.
+
+Order: device impulse response and time roll on the waveform, masks on the mel power (as the DCASE 2024
+baseline does, so masked values become the logarithm's floor), Freq-MixStyle and mixup on the log-mel.
+
+The transforms are pure functions of explicit numbers. `draw` makes those numbers with numpy on the CPU,
+from a generator seeded by run, epoch and step: the same on every device, and a resumed run repeats them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deploy.audio import SUFFIXES, Recording
+from deploy.errors import InputError
+from deploy.frontend import PCM_SCALE, FrontEnd
+from train.recipe import Augment
+
+MIXSTYLE_EPSILON = 1e-6  # of the variance, as published
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one batch. None where an augmentation is off or not drawn."""
+
+    shift: Tensor | None = None  # (batch,) samples to roll by
+    response: Tensor | None = None  # (batch,) index of an impulse response, -1 for none
+    freq_mask: tuple[Tensor, Tensor] | None = None  # first band and number of bands, (batch,) each
+    time_mask: tuple[Tensor, Tensor] | None = None  # first frame and number of frames, (batch,) each
+    mixstyle: tuple[Tensor, Tensor] | None = None  # own share and partner, (batch,) each
+    mixup: tuple[Tensor, Tensor] | None = None  # own share and partner, (batch,) each
+
+
+def draw(
+    settings: Augment,
+    front_end: FrontEnd,
+    devices: NDArray[np.str_],
+    responses: int,
+    rng: np.random.Generator,
+    target: torch.device,
+) -> Draw:
+    """Draw a batch's random numbers. `devices` (batch,) names each clip's; `responses` counts the impulse responses."""
+    batch = len(devices)
+
+    def send(values: NDArray[np.generic]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return (tensor.float() if tensor.is_floating_point() else tensor).to(target)
+
+    def mask(most: int, size: int) -> tuple[Tensor, Tensor]:
+        width = rng.uniform(0, 1, batch) * min(most, size)
+        first = rng.uniform(0, 1, batch) * (size - width)
+        return send(first.astype(np.int64)), send(width.astype(np.int64))
+
+    def mix(alpha: float) -> tuple[Tensor, Tensor]:
+        return send(rng.beta(alpha, alpha, batch)), send(rng.permutation(batch))
+
+    roll = int(settings.roll_seconds * front_end.sample_rate)
+    shift = send(rng.integers(-roll, roll, batch, endpoint=True)) if roll else None
+    response = None
+    if responses and settings.dir_p:
+        chosen = rng.integers(0, responses, batch)
+        applies = np.isin(devices, settings.dir_devices) & (rng.uniform(0, 1, batch) < settings.dir_p)
+        response = send(np.where(applies, chosen, -1))
+    return Draw(
+        shift=shift,
+        response=response,
+        freq_mask=mask(settings.freq_mask, front_end.n_mels) if settings.freq_mask else None,
+        time_mask=mask(settings.time_mask, front_end.frames) if settings.time_mask else None,
+        mixstyle=mix(settings.mixstyle_alpha) if rng.uniform() < settings.mixstyle_p else None,
+        mixup=mix(settings.mixup_alpha) if settings.mixup_alpha else None,
+    )
+
+
+def on_waveform(clips: Tensor, drawn: Draw, responses: Tensor | None) -> Tensor:
+    """Clips (batch, samples) with impulse responses (response, frequency) and rolls applied."""
+    if drawn.response is not None and responses is not None:
+        clips = convolve(clips, responses, drawn.response)
+    return clips if drawn.shift is None else roll(clips, drawn.shift)
+
+
+def on_power(power: Tensor, drawn: Draw) -> Tensor:
+    """Mel power (batch, 1, mel, frame) with bands and frames masked."""
+    if drawn.freq_mask is not None:
+        power = mask(power, *drawn.freq_mask, dim=2)
+    return power if drawn.time_mask is None else mask(power, *drawn.time_mask, dim=3)
+
+
+def on_log_mel(log_mel: Tensor, targets: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+    """Log-mel (batch, 1, mel, frame) and targets (batch, classes), mixed."""
+    if drawn.mixstyle is not None:
+        log_mel = freq_mixstyle(log_mel, *drawn.mixstyle)
+    return (log_mel, targets) if drawn.mixup is None else mixup(log_mel, targets, *drawn.mixup)
+
+
+def roll(clips: Tensor, shift: Tensor) -> Tensor:
+    """Roll each clip (batch, samples) by its own number of samples; what leaves at one end enters at the other."""
+    samples = clips.shape[1]
+    source = (torch.arange(samples, device=clips.device) - shift[:, None]) % samples  # (batch, samples)
+    return clips.gather(1, source)
+
+
+def convolve(clips: Tensor, responses: Tensor, chosen: Tensor) -> Tensor:
+    """Convolve clips (batch, samples) with impulse responses, cut to the clip; index -1 leaves a clip alone.
+
+    `responses` (response, frequency) are spectra of twice a clip's length, so nothing wraps around.
+    """
+    selected = chosen >= 0
+    spectrum = torch.fft.rfft(clips[selected], n=2 * clips.shape[1])
+    convolved = torch.fft.irfft(spectrum * responses[chosen[selected]], n=2 * clips.shape[1])
+    result = clips.clone()
+    result[selected] = convolved[:, : clips.shape[1]]
+    return result
+
+
+def mask(power: Tensor, first: Tensor, width: Tensor, dim: int) -> Tensor:
+    """Zero `width` neighbours from `first` on along `dim`, a stretch of its own for each example."""
+    shape = [1] * power.dim()
+    shape[dim] = -1
+    position = torch.arange(power.shape[dim], device=power.device).view(shape)
+    first, width = (value.view(-1, *[1] * (power.dim() - 1)) for value in (first, width))
+    return power.masked_fill((position >= first) & (position < first + width), 0.0)
+
+
+def freq_mixstyle(log_mel: Tensor, share: Tensor, partner: Tensor) -> Tensor:
+    """Give each example (batch, channel, mel, frame) a mix of its own and its partner's statistics of each band.
+
+    F. Schmid et al., "CP-JKU submission to DCASE22", 2022: mean and deviation over channel and time,
+    gradients blocked, one share an example.
+    """
+    with torch.no_grad():
+        mean = log_mel.mean((1, 3), keepdim=True)  # (batch, 1, mel, 1)
+        deviation = (log_mel.var((1, 3), keepdim=True) + MIXSTYLE_EPSILON).sqrt()
+        share = share.view(-1, 1, 1, 1)
+        mixed_mean = share * mean + (1 - share) * mean[partner]
+        mixed_deviation = share * deviation + (1 - share) * deviation[partner]
+    return (log_mel - mean) / deviation * mixed_deviation + mixed_mean
+
+
+def mixup(log_mel: Tensor, targets: Tensor, share: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix examples (batch, 1, mel, frame) and their targets (batch, classes) alike (H. Zhang et al., ICLR 2018)."""
+    wide = share.view(-1, 1, 1, 1)
+    mixed = wide * log_mel + (1 - wide) * log_mel[partner]
+    return mixed, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
+
+
+def load_responses(folder: Path, front_end: FrontEnd) -> Tensor:
+    """Spectra (response, frequency) of a folder's impulse responses, for `convolve`.
+
+    Each is resampled, cut to one second and scaled to unit energy, so that the level at which a response
+    was recorded does not become the clip's. Raises InputError if the folder holds none or a file cannot be read.
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(f"augment.dir_folder {folder}: no such folder, or no audio files in it")
+    signals = np.stack([next(Recording(path, front_end.sample_rate).clips()) for path in paths]) / PCM_SCALE
+    energy = np.sqrt((signals**2).sum(axis=1, keepdims=True))
+    if not energy.all():
+        raise InputError(f"augment.dir_folder {folder}: {paths[int(energy.argmin())].name} is silent")
+    return torch.fft.rfft(torch.from_numpy(signals / energy), n=2 * front_end.clip_samples)

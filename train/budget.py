@@ -1,0 +1,221 @@
+"""The budget: parameters, bytes and MACs of one second of sound, against the limits of the challenge.
+
+    tinyscene budget RECIPE | RUN | MODEL.safetensors | MODEL.onnx | MODEL.tflite
+
+A network is counted before BatchNorm is folded, by torchinfo, as NeSsi counts torch models: the DCASE
+2024 baseline has 61,148 parameters and 29,419,156 MACs. Exported files are counted as they are deployed:
+the multiplications of convolutions and fully connected layers, and the bytes of the constants stored.
+"""
+
+import contextlib
+import importlib
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from pathlib import Path
+
+import torchinfo
+from torch import Tensor, nn
+
+from deploy.errors import InputError, OverBudgetError
+from train.data import SCENES
+from train.models import build
+from train.models.cp_mobile import CPMobile, fold_branches
+from train.recipe import Budget, Recipe, load_recipe, recipe_names
+from train.run import load_tensors, model_path, network_with, read_card
+
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a model costs. `bytes` is in the precision the limits are held against."""
+
+    source: str
+    parameters: int
+    macs: int
+    bytes: int
+    precision: str
+    layers: tuple[Layer, ...]
+    deployed: dict[str, int] | None = None  # the same with BatchNorm folded; none for a file, which is
+
+    def faults(self, limits: Budget) -> list[str]:
+        """One line for each limit that is passed."""
+        pairs = (("bytes", self.bytes, limits.max_bytes), ("MACs", self.macs, limits.max_macs))
+        return [f"{value:,} {what} is over the limit of {most:,}" for what, value, most in pairs if value > most]
+
+    def require(self, limits: Budget, allow_over: bool = False) -> None:
+        """Raise OverBudgetError if a limit is passed, unless that is allowed."""
+        if not allow_over and (faults := self.faults(limits)):
+            raise OverBudgetError(
+                f"{self.source}: {' and '.join(faults)}; make the model smaller or say --allow-over-budget"
+            )
+
+    def as_dict(self, limits: Budget) -> dict[str, object]:
+        limit = {"bytes": limits.max_bytes, "macs": limits.max_macs}
+        return {**asdict(self), "limits": limit, "within_budget": not self.faults(limits)}
+
+
+def count_target(target: str, recipe: str | None, overrides: list[str] | None) -> tuple[Count, Budget]:
+    """Count a recipe, a run or a model file, and say which limits it is held against."""
+    path = Path(target)
+    if path.suffix in (".onnx", ".tflite") and not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix == ".onnx":
+        return count_onnx(path), Budget()
+    if path.suffix == ".tflite":
+        return count_tflite(path), Budget()
+    if path.suffix != ".safetensors" and not path.is_dir():
+        chosen = load_recipe(target, overrides)
+        return count_recipe(chosen), chosen.budget
+    tensors, header = load_tensors(model_path(path))
+    card = read_card(header, path)
+    if card is not None and recipe is None:
+        chosen, classes = card.parsed_recipe, len(card.labels)
+    else:
+        chosen, classes = load_recipe(recipe or _fitting_recipe(tensors, path), overrides), len(SCENES)
+    network = network_with(tensors, chosen, classes, path)
+    return replace(count_network(network, chosen), source=target), chosen.budget
+
+
+def _fitting_recipe(tensors: dict[str, Tensor], path: Path) -> str:
+    """The shipped recipe whose network has tensors of these names and shapes."""
+    for name in recipe_names():
+        with contextlib.suppress(InputError):
+            network_with(tensors, load_recipe(name), len(SCENES), path)
+            return name
+    raise InputError(f"{path}: carries no recipe and fits none of ours; name it with --recipe")
+
+
+def count_recipe(recipe: Recipe, classes: int = 10) -> Count:
+    """Count the network that a recipe deploys: its branches, if any, folded."""
+    return count_network(build(recipe.model, classes), recipe)
+
+
+def count_network(network: nn.Module, recipe: Recipe) -> Count:
+    """Count a torch network on the recipe's log-mel, layer by layer."""
+    folded = fold_branches(network) if isinstance(network, CPMobile) else network
+    summary = torchinfo.summary(folded, (1, 1, *recipe.features.shape), verbose=0, mode="eval", device="cpu")
+    names = {id(module): name for name, module in folded.named_modules()}
+    layers = tuple(
+        Layer(names[layer.layer_id], layer.class_name, tuple(layer.output_size), layer.num_params, layer.macs)
+        for layer in summary.summary_list
+        if layer.is_leaf_layer
+    )
+    return Count(
+        source=recipe.name,
+        parameters=summary.total_params,
+        macs=summary.total_mult_adds,
+        bytes=summary.total_params * BYTES[recipe.budget.precision],
+        precision=recipe.budget.precision,
+        layers=layers,
+        deployed=_folded(layers),
+    )
+
+
+def _folded(layers: tuple[Layer, ...]) -> dict[str, int]:
+    """What is left when every BatchNorm is a bias: convolution weights, one bias an output channel."""
+    convolutions = [layer for layer in layers if layer.kind == "Conv2d"]
+    weights = sum(layer.parameters for layer in convolutions)
+    biases = sum(layer.output[1] for layer in convolutions)
+    return {
+        "parameters": weights + biases,
+        "int8_bytes": weights + 4 * biases,
+        "macs": sum(layer.macs for layer in convolutions),
+    }
+
+
+def count_onnx(path: Path) -> Count:
+    """Count an ONNX file's convolutions and matrix products; bytes are those of its initializers."""
+    onnx = _library("onnx", "onnx")
+    try:
+        model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf, onnx and the C++ beneath raise what they like at a hostile file
+        raise InputError(f"{path}: not an ONNX model that can be read ({_first_line(error)})") from None
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    values = (*model.graph.value_info, *model.graph.output)
+    shapes = {value.name: tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim) for value in values}
+    layers = []
+    for node in model.graph.node:
+        weights = [constants[name] for name in node.input if name in constants]
+        macs = 0
+        if node.op_type in ("Conv", "Gemm", "MatMul") and weights and node.output[0] in shapes:
+            macs = _macs(node.op_type, weights[0], shapes[node.output[0]])
+        parameters = sum(prod(shape) for shape in weights)
+        layers.append(Layer(node.name, node.op_type, shapes.get(node.output[0], ()), parameters, macs))
+    stored = sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer)
+    kinds = {onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in model.graph.initializer}
+    return _deployed(path, layers, stored, kinds)
+
+
+def count_tflite(path: Path) -> Count:
+    """Count a TFLite file's convolutions and fully connected layers; bytes are those of its constant tensors."""
+    schema = _library("ai_edge_litert.schema_py_generated", "tflite")
+    try:
+        content = path.read_bytes()
+        if content[4:8] != b"TFL3":
+            raise ValueError("it lacks the identifier TFL3")
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        return _count_tflite(path, model, schema)
+    except InputError:
+        raise
+    except Exception as error:  # flatbuffers follows a hostile file's offsets wherever they lead
+        raise InputError(f"{path}: not a TFLite model that can be read ({_first_line(error)})") from None
+
+
+def _count_tflite(path: Path, model, schema) -> Count:
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    graph = model.subgraphs[0]
+    constant = [tensor for tensor in graph.tensors if model.buffers[tensor.buffer].data is not None]
+    layers = []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        output = graph.tensors[operator.outputs[0]]
+        inputs = [graph.tensors[index] for index in operator.inputs if index >= 0]
+        weights = [tuple(int(size) for size in tensor.shape) for tensor in inputs if tensor in constant]
+        shape, macs = tuple(int(size) for size in output.shape), 0
+        if kind == "DEPTHWISE_CONV_2D":
+            macs = prod(shape) * prod(weights[0][1:3])
+        elif kind in ("CONV_2D", "FULLY_CONNECTED"):
+            macs = prod(shape) * prod(weights[0][1:])
+        parameters = sum(prod(each) for each in weights) if macs else 0
+        name = output.name.decode() if output.name else kind
+        layers.append(Layer(name, kind, shape, parameters, macs))
+    stored = sum(len(model.buffers[tensor.buffer].data) for tensor in constant)
+    return _deployed(path, layers, stored, {kinds[tensor.type] for tensor in constant})
+
+
+def _deployed(path: Path, layers: list[Layer], stored: int, kinds: set[str]) -> Count:
+    parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+    return Count(str(path), parameters, macs, stored, "+".join(sorted(kinds)), tuple(layers))
+
+
+def _macs(kind: str, weight: tuple[int, ...], output: tuple[int, ...]) -> int:
+    """Multiplications of an ONNX layer: each output value takes one for each weight it sees."""
+    if kind == "Conv":
+        return prod(output) * prod(weight[1:])
+    return prod(output) * (prod(weight) // output[-1])
+
+
+def _library(name: str, extra: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(
+            f"{name.split('.', maxsplit=1)[0]} is not installed: pip install 'tinyscene[{extra}]'"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]

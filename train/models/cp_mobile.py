@@ -1,0 +1,157 @@
+"""CP-Mobile: the factorized inverted-residual network of the DCASE 2024 Task 1 baseline.
+
+F. Schmid et al., "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023.
+Parameter names are those of the published baseline, so its released weights load as they are.
+
+With `branches`, a depthwise or pointwise convolution trains beside parallel ones (1x1, identity), each
+with its own BatchNorm, after X. Ding et al., "RepVGG", CVPR 2021. `fold_branches` turns them into one
+convolution: the same network as without branches, in parameters, MACs and names.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deploy.errors import InputError
+from train.recipe import Model
+
+
+def round_channels(channels: float) -> int:
+    """The nearest multiple of 8, never less than 90 % of `channels` (MobileNetV2)."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution (0), BatchNorm (1), optional parallel branches, and ReLU."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        relu: bool = True,
+        branches: bool = False,
+    ) -> None:
+        super().__init__()
+        self.append(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False))
+        self.append(nn.BatchNorm2d(outputs))
+        self.relu = relu
+        self.parallel = nn.ModuleList()
+        if branches:
+            point = nn.Conv2d(inputs, outputs, 1, stride, groups=groups, bias=False)
+            self.parallel.append(nn.Sequential(point, nn.BatchNorm2d(outputs)))
+            if inputs == outputs and stride == (1, 1):
+                self.parallel.append(nn.Sequential(nn.Identity(), nn.BatchNorm2d(outputs)))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Sequential's name
+        """(batch, inputs, mel, frame) -> (batch, outputs, mel', frame')."""
+        y = self[1](self[0](input))
+        for branch in self.parallel:
+            y = y + branch(input)
+        return F.relu(y) if self.relu else y
+
+
+class Block(nn.Module):
+    """Inverted residual: pointwise expansion, depthwise 3x3, pointwise projection, and a shortcut if channels agree.
+
+    A strided block's shortcut is a 3x3 average pool that counts its padding, as published.
+    """
+
+    def __init__(self, inputs: int, outputs: int, expansion: float, stride: tuple[int, int], branches: bool) -> None:
+        super().__init__()
+        wide = round_channels(inputs * expansion)
+        self.block = nn.Sequential(
+            ConvNorm(inputs, wide, 1, branches=branches),
+            ConvNorm(wide, wide, 3, stride, groups=wide, branches=branches),
+            ConvNorm(wide, outputs, 1, relu=False, branches=branches),
+        )
+        self.use_shortcut = inputs == outputs
+        self.shortcut = nn.Identity() if stride == (1, 1) else nn.AvgPool2d(3, stride, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, inputs, mel, frame) -> (batch, outputs, mel', frame')
+        y = self.block(x)
+        return F.relu(y + self.shortcut(x) if self.use_shortcut else y)
+
+
+class CPMobile(nn.Module):
+    """Log-mel (batch, 1, mel, frame) -> logits (batch, classes)."""
+
+    def __init__(self, model: Model, classes: int) -> None:
+        super().__init__()
+        base = round_channels(model.base_channels)
+        widths = [round_channels(base * model.channels_multiplier**stage) for stage in range(len(model.n_blocks))]
+        blocks = [f"b{index + 1}" for index in range(sum(model.n_blocks))]
+        if unknown := sorted(set(model.strides) - set(blocks)):
+            raise InputError(f"model.strides names block {unknown[0]!r}: the model has {blocks[0]} to {blocks[-1]}")
+        self.settings, self.classes = model, classes
+        self.in_c = nn.Sequential(ConvNorm(1, base // 4, 3, (2, 2)), ConvNorm(base // 4, base, 3, (2, 2)))
+        self.stages = nn.Sequential()
+        inputs, names = base, iter(blocks)
+        for stage, (count, outputs) in enumerate(zip(model.n_blocks, widths, strict=True), start=1):
+            members = nn.Sequential()
+            for name in (next(names) for _ in range(count)):
+                stride = model.strides.get(name, (1, 1))
+                members.add_module(name, Block(inputs, outputs, model.expansion_rate, stride, model.branches))
+                inputs = outputs
+            self.stages.add_module(f"s{stage}", members)
+        self.feed_forward = nn.Sequential(
+            nn.Conv2d(inputs, classes, 1, bias=False), nn.BatchNorm2d(classes), nn.AdaptiveAvgPool2d(1)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.in_c(x)  # (batch, base, mel / 4, frame / 4)
+        x = self.stages(x)  # (batch, widest, mel / 8, frame / 8)
+        return self.feed_forward(x).flatten(1)  # (batch, classes)
+
+
+def fold_branches(network: CPMobile) -> CPMobile:
+    """The same function without branches: every parallel set summed into one convolution and BatchNorm."""
+    if not network.settings.branches:
+        return network
+    plain = CPMobile(network.settings.model_copy(update={"branches": False}), network.classes)
+    state = network.state_dict()
+    plain.load_state_dict({name: tensor for name, tensor in state.items() if ".parallel." not in name})
+    modules = dict(plain.named_modules())
+    for name, source in network.named_modules():
+        if isinstance(source, ConvNorm) and len(source.parallel):
+            target = modules[name]
+            assert isinstance(target, ConvNorm)
+            _fold(source, target)
+    return plain.train(network.training)
+
+
+@torch.no_grad()
+def _fold(source: ConvNorm, target: ConvNorm) -> None:
+    convolution, norm = target[0], target[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    pairs = [(branch[0], branch[1]) for branch in (source, *source.parallel)]  # type: ignore[index]
+    terms = [_kernel_and_bias(first, second, convolution) for first, second in pairs]
+    convolution.weight.copy_(torch.stack([kernel for kernel, _ in terms]).sum(0))
+    norm.reset_running_stats()
+    norm.weight.fill_((1.0 + norm.eps) ** 0.5)  # undoes the division by sqrt(running_var + eps)
+    norm.bias.copy_(torch.stack([bias for _, bias in terms]).sum(0))
+
+
+def _kernel_and_bias(first: nn.Module, norm: nn.Module, like: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """A branch, convolution or identity and its BatchNorm, as a kernel of `like`'s shape and a bias."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()  # (outputs,)
+    kernel = torch.zeros_like(like.weight)  # (outputs, inputs / groups, height, width)
+    centre = kernel.shape[2] // 2
+    if isinstance(first, nn.Conv2d):
+        reach = first.kernel_size[0] // 2
+        inside = slice(centre - reach, centre + reach + 1)
+        kernel[:, :, inside, inside] = first.weight
+    else:  # identity: each output is its own input, wherever that is in its group
+        outputs = torch.arange(kernel.shape[0])
+        kernel[outputs, outputs % kernel.shape[1], centre, centre] = 1.0
+    return kernel * gain[:, None, None, None], norm.bias - norm.running_mean * gain

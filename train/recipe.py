@@ -1,0 +1,181 @@
+"""Recipes: strict, frozen, typed settings of a run, read from YAML and overridden by `key=value`.
+
+A recipe names only what differs from the defaults here, which are the DCASE 2024 Task 1 baseline's.
+An unknown key, a wrong type or a value out of range is an error that names the key:
+
+    recipe = load_recipe("baseline", ["train.epochs=5", "model.base_channels=16"])
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deploy.errors import InputError
+from deploy.frontend import FrontEnd
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]]  # mel, frame
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Section):
+    """A network of `train/models`."""
+
+    family: Literal["cp_mobile"] = "cp_mobile"
+    base_channels: Annotated[int, Field(ge=8, le=512)] = 32
+    channels_multiplier: Annotated[float, Field(ge=0.5, le=4)] = 1.8
+    expansion_rate: Annotated[float, Field(ge=0.5, le=8)] = 2.1
+    n_blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=6)] = (3, 2, 1)
+    strides: dict[str, Stride] = {"b2": (1, 1), "b3": (1, 2), "b4": (2, 1)}  # by block; the others do not stride
+    branches: bool = False  # parallel branches while training, folded into one convolution afterwards
+
+
+class Augment(Section):
+    """Augmentation of a training batch (definitions in train/augment.py). Zero turns one off."""
+
+    roll_seconds: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # shift in time, either way
+    freq_mask: Annotated[int, Field(ge=0)] = 48  # mel bands at most
+    time_mask: Annotated[int, Field(ge=0)] = 0  # frames at most
+    mixstyle_p: Fraction = 0.4  # Freq-MixStyle: share of batches
+    mixstyle_alpha: Positive = 0.3
+    dir_folder: str | None = None  # impulse responses of microphones
+    dir_p: Fraction = 0.0  # share of clips
+    dir_devices: tuple[str, ...] = ("a",)  # only clips of these devices
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Train(Section):
+    epochs: Count = 150
+    batch_size: Count = 256
+    micro_batch: Count | None = None  # clips a forward pass; none: 32 on a CPU, the whole batch on a GPU
+    lr: Positive = 0.005  # peak
+    warmup: Fraction = 0.0245  # share of all steps; the published 2,000 of 81,900
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    evaluate_every: Annotated[int, Field(ge=0)] = 0  # epochs between evaluations on the test list; 0: none
+    tensorboard: bool = False
+
+
+class Budget(Section):
+    """Limits of DCASE 2024 Task 1: 128 kB of parameters, 30 million MACs for one second of sound."""
+
+    max_bytes: Count = 128_000
+    max_macs: Count = 30_000_000
+    precision: Literal["float32", "float16", "int8"] = "float16"  # in which the parameters are counted
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    features: FrontEnd = FrontEnd()
+    augment: Augment = Augment()
+    model: Model = Model()
+    train: Train = Train()
+    budget: Budget = Budget()
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: 1e-3 is a float, as everyone who types a learning rate expects."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by name or by the path of a YAML file, and apply `key=value` overrides.
+
+    Raises InputError for a recipe that does not exist, an unknown key, a wrong type or a bad value.
+    """
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else RECIPES / f"{name}.yaml"
+    if not is_path and name not in recipe_names():
+        raise InputError(f"there is no recipe {name!r}: {_hint(name, recipe_names())}")
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"recipe {path}: must be a mapping of keys to values")
+    settings = {"name": path.stem, **settings}
+    for override in overrides or []:
+        _override(settings, override)
+    return parse_recipe(settings, f"recipe {name}")
+
+
+def parse_recipe(settings: object, source: str) -> Recipe:
+    """Validate plain data, such as a run keeps, as a recipe. `source` names it in errors."""
+    try:
+        return Recipe.model_validate_json(json.dumps(settings))
+    except ValidationError as error:
+        raise InputError(f"{source}: {_describe(error)}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not (key and equals):
+        raise InputError(f"--set {override}: must be key=value, such as train.epochs=5")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise InputError(f"--set {override}: {section!r} is a value, not a section")
+    settings[last] = value
+
+
+def _describe(error: ValidationError) -> str:
+    """The first fault on one line, with its key and, for an unknown key, the nearest known one."""
+    fault = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {key!r}: {_hint(key, _keys(Recipe))}"
+    if fault["type"] == "value_error":  # a check of our own, which says it all
+        return fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {fault['msg']} (given: {fault['input']!r})"
+
+
+def _keys(section: type, prefix: str = "") -> list[str]:
+    """Every key of a section, dotted."""
+    fields = (
+        {name: field.annotation for name, field in section.model_fields.items()}
+        if issubclass(section, BaseModel)
+        else dict.fromkeys(FrontEnd.__dataclass_fields__)
+    )
+    keys = []
+    for name, annotation in fields.items():
+        nested = isinstance(annotation, type) and (issubclass(annotation, Section) or annotation is FrontEnd)
+        keys += _keys(annotation, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+    return keys
+
+
+def _hint(given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

@@ -1,0 +1,150 @@
+"""Run folders and model files: what training writes, `evaluate`, `export` and `budget` read.
+
+A run holds `recipe.yaml`, `metrics.jsonl`, `checkpoint.safetensors` to resume from and, when it is done,
+`model.safetensors`: the weights with their branches folded, and in its header a card with the recipe,
+labels, data, versions and git state that made it. Nothing in either is executed when read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from deploy.errors import InputError
+from deploy.files import sha256, write_whole
+from deploy.provenance import provenance
+from train.data import SCENES
+from train.models import build
+from train.recipe import Recipe, parse_recipe
+
+MODEL, CHECKPOINT, METRICS = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl"
+_CARD = "tinyscene"  # key of the card in a safetensors header
+
+
+class Card(BaseModel):
+    """What made a model: all that is needed to use it and to make it again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    recipe: dict[str, Any]
+    labels: tuple[str, ...]
+    split: str | None  # of the dataset; none for imported weights
+    data_hash: str | None
+    micro_batch: int | None
+    made_by: dict[str, Any]
+    source: str | None = None  # file that imported weights came from, and its hash
+
+    @property
+    def parsed_recipe(self) -> Recipe:
+        return parse_recipe(self.recipe, "the model's recipe")
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], card: Card, state: dict[str, Any] | None = None) -> None:
+    """Write tensors with a card and optional state as one safetensors file, whole or not at all."""
+    header = {_CARD: card.model_dump_json()} | ({"state": json.dumps(state)} if state else {})
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, safetensors.torch.save(content, header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header strings of a safetensors file. Raises InputError if it is none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, "pt") as handle:
+            header = handle.metadata() or {}
+            return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118 - not a dict
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a safetensors file that can be read ({error})") from None
+
+
+def read_card(header: dict[str, str], path: Path) -> Card | None:
+    """The card in a header, or none where the file is not tinyscene's."""
+    if _CARD not in header:
+        return None
+    try:
+        return Card.model_validate_json(header[_CARD])
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise InputError(f"{path}: its card cannot be read ({key}: {fault['msg']})") from None
+
+
+def model_path(run: Path) -> Path:
+    """The model file of a run folder, or the file itself. Raises InputError if there is none."""
+    if run.is_dir() and not (run / MODEL).exists():
+        hint = "its training is not finished: go on with --resume" if (run / CHECKPOINT).exists() else "not a run"
+        raise InputError(f"{run}: holds no {MODEL} ({hint})")
+    if not run.exists():
+        raise InputError(f"{run}: no such run or file")
+    return run / MODEL if run.is_dir() else run
+
+
+def load_model(run: Path) -> tuple[nn.Module, Card]:
+    """The network of a run folder or model file, in evaluation mode, and its card."""
+    path = model_path(run)
+    tensors, header = load_tensors(path)
+    card = read_card(header, path)
+    if card is None:
+        raise InputError(f"{path}: was not made by tinyscene; bring it in with `tinyscene import`")
+    return network_with(tensors, card.parsed_recipe, len(card.labels), path), card
+
+
+def network_with(tensors: dict[str, Tensor], recipe: Recipe, classes: int, path: Path) -> nn.Module:
+    """The recipe's network, without branches, holding these weights. Raises InputError where they do not fit."""
+    network = build(recipe.model.model_copy(update={"branches": False}), classes)
+    expected = network.state_dict()
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise InputError(f"{path}: lacks {name}, which recipe {recipe.name} needs")
+        if tensors[name].shape != tensor.shape:
+            shapes = f"{list(tensors[name].shape)}, not {list(tensor.shape)}"
+            raise InputError(f"{path}: {name} is {shapes} as recipe {recipe.name} has it")
+        if not torch.isfinite(tensors[name]).all():
+            raise InputError(f"{path}: {name} holds NaN or infinite values")
+    if unknown := sorted(set(tensors) - set(expected)):
+        raise InputError(f"{path}: holds {unknown[0]}, which recipe {recipe.name} does not have")
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def new_folder(out: Path) -> None:
+    """Make sure a run can be written here: the folder is new or empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: already exists and is not empty; choose another --out, or go on with --resume")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_recipe(out: Path, recipe: Recipe) -> None:
+    write_whole(out / "recipe.yaml", yaml.safe_dump(recipe.as_dict(), sort_keys=False))
+
+
+def write_evaluation(path: Path, evaluation: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(evaluation | {"made_by": provenance()}, indent=2) + "\n")
+
+
+def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
+    """Make a run of weights trained elsewhere, in the published baseline's parameter names and scene order."""
+    tensors, header = load_tensors(weights)
+    network_with(tensors, recipe, len(SCENES), weights)
+    known = read_card(header, weights)
+    card = Card(
+        recipe=recipe.as_dict(),
+        labels=known.labels if known else SCENES,
+        split=None,
+        data_hash=None,
+        micro_batch=None,
+        made_by=provenance(),
+        source=f"{weights.name} sha256:{sha256(weights)}",
+    )
+    new_folder(out)
+    write_recipe(out, recipe)
+    save_tensors(out / MODEL, tensors, card)
+    return out
