@@ -20,6 +20,7 @@ Exit codes: 0 done, 2 bad input, 3 over budget, 130 interrupted.
 """
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -274,7 +275,9 @@ def _needs(package: str) -> None:
 
 
 def _show(result: object, as_json: bool, shown: str | Group) -> None:
-    """Print a result: as JSON, or as a person reads it."""
+    """Print a result: as JSON, or as a person reads it. Of the processes of torchrun only the first speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:

@@ -23,7 +23,7 @@ SOURCE_RATES = (1_000, 768_000)  # Hz a recording may have: beyond is a broken h
 
 SINC_ZERO_CROSSINGS = 6  # torchaudio's lowpass_filter_width
 SINC_ROLLOFF = 0.99
-_PHASES_A_BLOCK = 16  # phases of the resampler computed in one matrix product
+PHASES_A_BLOCK = 16  # phases of the resampler computed in one matrix product
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _constants(front_end: FrontEnd) -> tuple[Float32, Float32]:
 
 
 @lru_cache(maxsize=16)
-def _sinc_blocks(source: int, target: int) -> tuple[int, list[tuple[int, Float32]]]:
+def sinc_blocks(source: int, target: int) -> tuple[int, list[tuple[int, Float32]]]:
     """Windowed-sinc kernels for the reduced ratio source:target, as torchaudio's `Resample` computes them.
 
     Returns the padding on the left and, for each block of phases, the first tap used and the weights
@@ -136,8 +136,8 @@ def _sinc_blocks(source: int, target: int) -> tuple[int, list[tuple[int, Float32
     # torchaudio divides the phase in float32 and everything else in float64; so do we
     phases = (-np.arange(target, dtype=np.float32) / np.float32(target)).astype(np.float64)
     blocks = []
-    for first in range(0, target, _PHASES_A_BLOCK):
-        phase = phases[first : first + _PHASES_A_BLOCK]
+    for first in range(0, target, PHASES_A_BLOCK):
+        phase = phases[first : first + PHASES_A_BLOCK]
         low = math.floor(-phase[0] * source)  # the earliest tap of the block, counted from -width
         high = math.ceil(-phase[-1] * source) + 2 * width + 1
         taps = np.arange(low - width, high - width, dtype=np.float64) / source
@@ -160,13 +160,13 @@ def resample(signal: Float32, source_rate: int, target_rate: int) -> Float32:
         return signal
     divisor = math.gcd(source_rate, target_rate)
     source, target = source_rate // divisor, target_rate // divisor
-    width, blocks = _sinc_blocks(source, target)
+    width, blocks = sinc_blocks(source, target)
     steps = len(signal) // source + 1  # each step makes `target` samples from `source` new ones
     widest = max(low + len(weights) for low, weights in blocks)
     padded = np.pad(signal, (width, steps * source + widest))
     resampled = np.empty((steps, target), np.float32)
     for index, (low, weights) in enumerate(blocks):
-        first = index * _PHASES_A_BLOCK
+        first = index * PHASES_A_BLOCK
         windows = np.lib.stride_tricks.as_strided(
             padded[low:], (steps, len(weights)), (padded.strides[0] * source, padded.strides[0])
         )

@@ -79,7 +79,7 @@ class Clips:
         """Indices of the clips of these recordings; those left out have none. Raises InputError if none is left."""
         wanted = set(paths)
         ranges = [
-            item.first_clip + np.setdiff1d(np.arange(item.clips), item.silent)
+            np.delete(np.arange(item.first_clip, item.first_clip + item.clips), item.silent)
             for item in self.recordings
             if item.path in wanted and item.clips
         ]
@@ -200,12 +200,15 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
 
 def _plan(dataset: Dataset, sample_rate: int) -> tuple[list[int], int]:
     """The first clip of each recording, from the headers, and the room that all of them need."""
-    counts = []
-    for entry in dataset.entries:
+
+    def count(entry: Entry) -> int:
         try:
-            counts.append(Recording(dataset.root / entry.path, sample_rate).clip_count)
+            return Recording(dataset.root / entry.path, sample_rate).clip_count
         except InputError:
-            counts.append(0)  # _decode says why
+            return 0  # _decode says why
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = list(pool.map(count, dataset.entries))
     ends = np.cumsum(counts)
     return [int(end) - count for end, count in zip(ends, counts, strict=True)], int(ends[-1])
 

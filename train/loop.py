@@ -19,6 +19,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
@@ -30,18 +31,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.errors import InputError, TinysceneError
-from deploy.files import write_whole
 from deploy.provenance import provenance
 from train import augment
 from train.budget import count_network
 from train.cache import Clips
+from train.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
 from train.evaluate import evaluate, predictor
 from train.features import LogMel, waveform
 from train.models import build
 from train.models.cp_mobile import CPMobile, fold_branches
 from train.progress import progress
 from train.recipe import Recipe, Train
-from train.run import CHECKPOINT, METRICS, MODEL, Card, load_tensors, new_folder, read_card, save_tensors, write_recipe
+from train.run import METRICS, MODEL, Card, new_folder, save_tensors, write_recipe
 
 CPU_MICRO_BATCH = 32  # clips
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
@@ -51,19 +52,6 @@ class InterruptedRunError(TinysceneError):
     """Training stopped by Ctrl-C or SIGTERM, after saving."""
 
     exit_code = 130
-
-
-@dataclass
-class Place:
-    """Where the run stands: the epoch under way, its batches done, and its sums so far."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    clips: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,13 +102,16 @@ def train(
         made_by=provenance(),
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
-    place = _resume(out, network, optimizer, card) if resume else Place()
-    if not resume and ranks.rank == 0:
-        new_folder(out)
-        write_recipe(out, recipe)
+    place = resume_run(out, network, optimizer, card) if resume else Place()
     if resume and (out / MODEL).exists():
         return out / MODEL
-    trainer = _Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch)
+    if ranks.rank == 0:
+        if resume:
+            drop_metrics_after(out, place.epoch)
+        else:
+            new_folder(out)
+            write_recipe(out, recipe)
+    trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch)
     stop = _StopFlag()
     steps_an_epoch = math.ceil(len(chosen) / recipe.train.batch_size)
     writer = _tensorboard(out) if recipe.train.tensorboard and ranks.rank == 0 else None
@@ -135,25 +126,27 @@ def train(
                 advance(min(recipe.train.batch_size, len(chosen) - (place.batch - 1) * recipe.train.batch_size))
                 if stopping:
                     place.seconds = time.monotonic() - started
-                    _save_checkpoint(out, network, optimizer, card, place, ranks)
+                    if ranks.rank == 0:
+                        save_checkpoint(out, network, optimizer, card, place)
                     raise InterruptedRunError(
                         f"{out}: stopped and saved in epoch {place.epoch + 1}; go on with --resume"
                     )
             place.seconds = time.monotonic() - started
             metrics = trainer.finish_epoch(place)
-            if recipe.train.evaluate_every and (place.epoch % recipe.train.evaluate_every == 0):
-                result = evaluate(predictor(network, recipe.features, device), clips, test)
-                metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
             if ranks.rank == 0:
+                if recipe.train.evaluate_every and place.epoch % recipe.train.evaluate_every == 0:
+                    result = evaluate(predictor(network, recipe.features, device), clips, test)
+                    metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
                 _append_metrics(out, metrics, writer)
-            _save_checkpoint(out, network, optimizer, card, place, ranks)
+                save_checkpoint(out, network, optimizer, card, place)
     if ranks.rank == 0:
         final = fold_branches(network.cpu()) if isinstance(network, CPMobile) else network
         save_tensors(out / MODEL, final.state_dict(), card)
+    ranks.sum(torch.zeros(1, device=device))  # no process leaves before the files are written
     return out / MODEL
 
 
-class _Trainer:
+class Trainer:
     """Everything a step needs, made once."""
 
     def __init__(
@@ -194,20 +187,28 @@ class _Trainer:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=False)
         loss, correct = self._accumulate(mine, len(batch), place) if len(mine) else (0.0, 0)
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         tally = torch.tensor([loss, correct, stopping], device=self.device)
-        shared = self.ranks.sum(torch.cat([*(gradient.flatten() for gradient in gradients), tally]))
-        if self.ranks.count > 1:
-            for parameter, gradient in zip(
-                self.parameters, shared.split([g.numel() for g in gradients] + [3]), strict=False
-            ):
-                parameter.grad = gradient.view_as(parameter)
+        loss, correct, stopping = self._share(tally).tolist()
         self.optimizer.step()
-        place.loss += float(shared[-3])
-        place.correct += round(float(shared[-2]))
+        place.loss += loss
+        place.correct += round(correct)
         place.clips += len(batch)
         place.batch, place.step = place.batch + 1, place.step + 1
-        return bool(shared[-1] > 0)
+        return bool(stopping)
+
+    def _share(self, tally: Tensor) -> Tensor:
+        """Sum gradients and tally over the ranks, in one message."""
+        if self.ranks.count == 1:
+            return tally
+        for parameter in self.parameters:
+            if parameter.grad is None:  # this rank had no clips yet
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        message = self.ranks.sum(torch.cat([*(gradient.flatten() for gradient in gradients), tally]))
+        *shared, tally = message.split([*(gradient.numel() for gradient in gradients), len(tally)])
+        for gradient, total in zip(gradients, shared, strict=True):
+            gradient.copy_(total.view_as(gradient))
+        return tally
 
     def _accumulate(self, mine: NDArray[np.int64], batch_size: int, place: Place) -> tuple[float, int]:
         """Sum the gradients of the mean loss of the batch over micro-batches. Returns summed loss, correct guesses."""
@@ -223,7 +224,8 @@ class _Trainer:
             targets = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
             features, targets = augment.on_log_mel(self.log_mel.log(power), targets, drawn)
         loss, correct = 0.0, 0
-        for part in torch.arange(len(mine), device=self.device).split(self.micro_batch):
+        for start in range(0, len(mine), self.micro_batch):
+            part = slice(start, start + self.micro_batch)
             with self.autocast:
                 logits = self.network(features[part].contiguous(memory_format=torch.channels_last))
             part_loss = F.cross_entropy(logits.float(), targets[part], reduction="sum")
@@ -302,48 +304,12 @@ class _StopFlag:
         self.raised = True
 
     def __enter__(self) -> None:
-        self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+        self._former = {number: signal.signal(number, self._note) for number in heard}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
-
-
-def _save_checkpoint(
-    out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, card: Card, place: Place, ranks: Ranks
-) -> None:
-    if ranks.rank:
-        return
-    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        state = optimizer.state[parameter]
-        tensors |= {f"optimizer.{key}.{name}": tensor for key, tensor in state.items()}
-    save_tensors(out / CHECKPOINT, tensors, card, vars(place))
-
-
-def _resume(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, card: Card) -> Place:
-    """Load a checkpoint into the network and the optimizer; drop the metrics written after it."""
-    path = out / CHECKPOINT
-    if not path.exists():
-        raise InputError(f"{out}: holds no checkpoint to resume from; train without --resume")
-    tensors, header = load_tensors(path)
-    saved = read_card(header, path)
-    for key in ("recipe", "labels", "split", "data_hash", "micro_batch"):
-        if saved is None or getattr(saved, key) != getattr(card, key):
-            raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
-    try:
-        place = Place(**json.loads(header["state"]))
-        network.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-        for name, parameter in network.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            optimizer.state[parameter] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
-        optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
-    metrics = out / METRICS
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    write_whole(metrics, "".join(line + "\n" for line in lines[: place.epoch]))
-    return place
 
 
 def _append_metrics(out: Path, metrics: dict[str, Any], writer: Any) -> None:

@@ -1,6 +1,7 @@
 """Progress bars of long jobs: items done, rate and time left, on stderr, silent when it is no terminal."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -18,6 +19,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
     """Show a bar while the block runs; call what is yielded with the number of items just finished."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    silent = not console.is_terminal or os.environ.get("RANK", "0") != "0"  # of torchrun's processes one speaks
+    with Progress(*columns, console=console, disable=silent, transient=True) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda items: bar.advance(task, items)

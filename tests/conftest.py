@@ -1,0 +1,110 @@
+"""What the tests share: a synthetic dataset, the real recordings where they are, and the golden values."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinyscene
+from train.cache import Clips, prepare
+from train.data import Dataset, open_dataset
+from train.sample import write_sample
+
+ROOT = Path(__file__).parent.parent
+REAL_DATA = Path(os.environ.get("TINYSCENE_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of the test session's own, so that no test reads or leaves one of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["TINYSCENE_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic dataset of `tinyscene sample`. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("sample") / "sample"
+    write_sample(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_dataset(sample: Path) -> Dataset:
+    return open_dataset(sample)
+
+
+@pytest.fixture(scope="session")
+def sample_clips(sample_dataset: Dataset, cache: Path) -> Clips:
+    return prepare(sample_dataset, 32_000, cache)
+
+
+@pytest.fixture
+def small_dataset(sample: Path, tmp_path: Path) -> Path:
+    """A copy of the sample with its 5 % split and a test list of 20, for tests that change files."""
+    folder = tmp_path / "small"
+    shutil.copytree(sample / "evaluation_setup", folder / "evaluation_setup")
+    lists = {name: (sample / "evaluation_setup" / name).read_text().splitlines() for name in ("split5.csv", "test.csv")}
+    lists["test.csv"] = lists["test.csv"][:1] + lists["test.csv"][1::21]
+    (folder / "evaluation_setup" / "test.csv").write_text("\n".join(lists["test.csv"]) + "\n")
+    for name in ("split10.csv", "split25.csv", "split50.csv", "split100.csv"):
+        (folder / "evaluation_setup" / name).unlink()
+    kept = {line.split("\t")[0] for lines in lists.values() for line in lines[1:]}
+    meta = (sample / "meta.csv").read_text().splitlines()
+    (folder / "meta.csv").write_text(
+        "\n".join(line for line in meta if line.split("\t")[0] in {*kept, "filename"}) + "\n"
+    )
+    (folder / "audio").mkdir()
+    for name in kept:
+        shutil.copy(sample / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """torchaudio's values, described in tests/golden/README.md."""
+    with np.load(ROOT / "tests" / "golden" / "torchaudio-v1.npz") as values:
+        return {key: values[key] for key in values.files}
+
+
+@pytest.fixture(scope="session")
+def tau_mini() -> Path:
+    return _real("tau_mini")
+
+
+@pytest.fixture(scope="session")
+def esc10() -> Path:
+    return _real("esc10")
+
+
+@pytest.fixture(scope="session")
+def baseline_weights() -> Path:
+    return _real("models/dcase24_baseline_61k.safetensors")
+
+
+def _real(name: str) -> Path:
+    path = REAL_DATA / name
+    if not path.exists():
+        pytest.skip(f"{path} is missing: set TINYSCENE_DATA to the folder of the development recordings")
+    return path
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line in this process. Returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tinyscene", *map(str, arguments)])
+        code = 0
+        try:
+            tinyscene.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

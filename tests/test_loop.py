@@ -1,0 +1,232 @@
+"""The training loop: what a step does, what a run writes, and that a broken run ends like an unbroken one."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deploy.errors import InputError
+from train.cache import Clips
+from train.data import Dataset
+from train.loop import learning_rate, train
+from train.recipe import Recipe, Train, load_recipe
+from train.run import load_model
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["train.batch_size=32", "train.micro_batch=16", "features.n_mels=64", "features.hop_length=1000"]
+STILL = ["augment.roll_seconds=0", "augment.freq_mask=0", "augment.mixstyle_p=0"]  # no random numbers in a step
+SPLIT = "5"
+CLIPS_IN_SPLIT = 120
+
+
+@pytest.fixture
+def quick() -> Recipe:
+    """The smallest network on a coarse log-mel: seconds for an epoch."""
+    return load_recipe("nano", [*QUICK, "train.epochs=3"])
+
+
+@pytest.fixture
+def split(sample_dataset: Dataset) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    return (SPLIT, *sample_dataset.split(SPLIT))
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key not in ("seconds", "clips_per_second")} for line in lines]
+
+
+def command(sample: Path, out: Path, *more: str, epochs: int = 3) -> list[str]:
+    """The command line of the quick run."""
+    settings = [word for setting in (*QUICK, f"train.epochs={epochs}") for word in ("--set", setting)]
+    arguments = ["train", "nano", "--data", str(sample), "--split", SPLIT, "--out", str(out)]
+    return ["-m", "tinyscene", *arguments, *settings, *more]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "TINYSCENE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def unbroken(sample: Path, sample_clips: Clips, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from start to end on one thread."""
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    subprocess.run([sys.executable, *command(sample, out)], check=True, cwd=ROOT, env=environment(cache))
+    return out
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> None:
+    settings = Train(lr=1.0, warmup=0.1)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([step / 10 for step in range(10)])
+    assert rates[10:] == pytest.approx([(1 + math.cos(math.pi * k / 90)) / 2 for k in range(90)])
+
+
+def test_the_published_warm_up_is_2000_of_81900_steps() -> None:
+    assert round(Train().warmup * 81_900) == pytest.approx(2000, abs=10)
+
+
+def test_a_run_holds_one_line_of_metrics_an_epoch(unbroken: Path) -> None:
+    lines = metrics_of(unbroken)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert all(line["clips"] == CLIPS_IN_SPLIT for line in lines)
+
+
+def test_the_loss_falls_from_that_of_a_guess(
+    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+) -> None:
+    train(load_recipe("nano", [*QUICK, *STILL, "train.epochs=10"]), sample_clips, split, tmp_path / "run")
+    losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
+    assert losses[0] == pytest.approx(math.log(10), rel=0.3)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_model_carries_the_recipe_versions_data_and_git_state_that_made_it(
+    unbroken: Path, sample_clips: Clips
+) -> None:
+
+    card = load_model(unbroken)[1]
+    assert card.parsed_recipe == load_recipe("nano", [*QUICK, "train.epochs=3"])
+    assert card.data_hash == sample_clips.data_hash
+    assert card.made_by["versions"]["torch"] == torch.__version__
+    assert "git" in card.made_by
+
+
+def test_a_killed_and_resumed_run_ends_with_the_metrics_and_weights_of_an_unbroken_one(
+    unbroken: Path, sample: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    killed = subprocess.Popen(
+        [sys.executable, *command(sample, out)], cwd=ROOT, env=environment(cache), stderr=subprocess.PIPE, text=True
+    )
+    wait_for((out / "checkpoint.safetensors").exists, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (out / "model.safetensors").exists()
+    subprocess.run([sys.executable, *command(sample, out, "--resume")], check=True, cwd=ROOT, env=environment(cache))
+    assert metrics_of(out) == metrics_of(unbroken)
+    assert same_weights(out, unbroken)
+
+
+def test_ctrl_c_finishes_the_step_and_saves_and_the_resumed_run_is_the_unbroken_one(
+    unbroken: Path, sample: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    stopped = subprocess.Popen(
+        [sys.executable, *command(sample, out)], cwd=ROOT, env=environment(cache), stderr=subprocess.PIPE, text=True
+    )
+    wait_for((out / "checkpoint.safetensors").exists, stopped)
+    stopped.send_signal(signal.SIGINT)
+    _, errors = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert errors.count("\n") == 1
+    assert "go on with --resume" in errors
+    subprocess.run([sys.executable, *command(sample, out, "--resume")], check=True, cwd=ROOT, env=environment(cache))
+    assert metrics_of(out) == metrics_of(unbroken)
+    assert same_weights(out, unbroken)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_file(run / "model.safetensors") for run in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_learn_what_one_does(sample: Path, sample_clips: Clips, cache: Path, tmp_path: Path) -> None:
+    # random numbers each process draws for itself; without them both see the same micro-batches of 15
+    settings = [*STILL, "train.batch_size=30", "train.micro_batch=15"]
+    plain = [word for setting in settings for word in ("--set", setting)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        arguments = command(sample, tmp_path / name, *plain, epochs=2)
+        subprocess.run([sys.executable, *launcher, *arguments], check=True, cwd=ROOT, env=environment(cache))
+    alone, together = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    learnt = [name for name in alone if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    for name in learnt:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-3, atol=1e-4)
+    assert [line["loss"] for line in metrics_of(tmp_path / "two")] == pytest.approx(
+        [line["loss"] for line in metrics_of(tmp_path / "one")], rel=1e-4
+    )
+
+
+def test_branches_train_and_leave_a_plain_network(
+    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+) -> None:
+    recipe = load_recipe("nano", [*QUICK, "train.epochs=1", "model.branches=true"])
+    model = train(recipe, sample_clips, split, tmp_path / "run")
+    trained = load_file(tmp_path / "run" / "checkpoint.safetensors")
+    assert any(".parallel." in name for name in trained)
+    assert not any(".parallel." in name for name in load_file(model))
+
+
+def test_every_augmentation_at_once_trains(
+    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], sample: Path, tmp_path: Path
+) -> None:
+    settings = ["time_mask=8", "mixstyle_p=1", "dir_p=1", f"dir_folder={sample / 'audio'}", "mixup_alpha=0.3"]
+    recipe = load_recipe("nano", [*QUICK, "train.epochs=1", *(f"augment.{setting}" for setting in settings)])
+    train(recipe, sample_clips, split, tmp_path / "run")
+    assert math.isfinite(metrics_of(tmp_path / "run")[0]["loss"])
+
+
+def test_bfloat16_trains_to_nearly_the_same_first_loss(
+    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        recipe = load_recipe("nano", [*QUICK, "train.epochs=1", f"train.precision={precision}"])
+        train(recipe, sample_clips, split, tmp_path / precision)
+        losses.append(metrics_of(tmp_path / precision)[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+
+
+def test_the_test_list_is_evaluated_when_asked(
+    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+) -> None:
+    recipe = load_recipe("nano", [*QUICK, "train.epochs=2", "train.evaluate_every=2"])
+    train(recipe, sample_clips, split, tmp_path / "run")
+    first, second = metrics_of(tmp_path / "run")
+    assert "test_accuracy" not in first
+    assert 0 <= second["test_accuracy"] <= 1
+
+
+def test_tensorboard_gets_the_metrics(
+    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+) -> None:
+    recipe = load_recipe("nano", [*QUICK, "train.epochs=1", "train.tensorboard=true"])
+    train(recipe, sample_clips, split, tmp_path / "run")
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_resuming_with_another_recipe_is_refused(
+    quick: Recipe, unbroken: Path, sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]]
+) -> None:
+    other = quick.model_copy(update={"seed": 1})
+    with pytest.raises(InputError, match="was trained with another recipe"):
+        train(other, sample_clips, split, unbroken, resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    unbroken: Path, sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]]
+) -> None:
+    before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
+    train(load_recipe("nano", [*QUICK, "train.epochs=3"]), sample_clips, split, unbroken, resume=True)
+    assert {path.name: path.read_bytes() for path in unbroken.iterdir()} == before

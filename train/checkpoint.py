@@ -1,0 +1,63 @@
+"""Checkpoints: where a run stands, with the weights and the optimizer's moments, in one safetensors file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deploy.errors import InputError
+from deploy.files import write_whole
+from train.run import CHECKPOINT, METRICS, Card, load_tensors, read_card, save_tensors
+
+
+@dataclass
+class Place:
+    """Where the run stands: the epoch under way, its batches done, and its sums so far."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, card: Card, place: Place) -> None:
+    """Write everything that going on with the run needs."""
+    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        state = optimizer.state[parameter]
+        tensors |= {f"optimizer.{key}.{name}": tensor for key, tensor in state.items()}
+    save_tensors(out / CHECKPOINT, tensors, card, vars(place))
+
+
+def resume_run(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, card: Card) -> Place:
+    """Load a checkpoint into the network and the optimizer, and say where it stands."""
+    path = out / CHECKPOINT
+    if not path.exists():
+        raise InputError(f"{out}: holds no checkpoint to resume from; train without --resume")
+    tensors, header = load_tensors(path)
+    saved = read_card(header, path)
+    for key in ("recipe", "labels", "split", "data_hash", "micro_batch"):
+        if saved is None or getattr(saved, key) != getattr(card, key):
+            raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
+    try:
+        place = Place(**json.loads(header["state"]))
+        network.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        for name, parameter in network.named_parameters():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            optimizer.state[parameter] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
+        optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
+    return place
+
+
+def drop_metrics_after(out: Path, epoch: int) -> None:
+    """Drop what was written after the checkpoint, and so will be written again."""
+    metrics = out / METRICS
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    write_whole(metrics, "".join(line + "\n" for line in lines[:epoch]))
