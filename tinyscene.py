@@ -22,6 +22,7 @@ Exit codes: 0 done, 2 bad input, 3 over budget, 130 interrupted.
 import json
 import os
 import sys
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +42,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Acoustic scene classification on a microcontroller, from recordings to a model.",
 )
 console, messages = Console(), Console(stderr=True)
 
@@ -49,11 +49,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object or lis
 Data = Annotated[Path, typer.Option("--data", help="Folder of the dataset: TAU's layout, or a folder a class.")]
 Splits = Annotated[Path | None, typer.Option("--splits", help="Folder of TAU's split lists, if not in the dataset.")]
 FoldPattern = Annotated[
-    str, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
+    str | None, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")]
 AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Go on with a model that is over budget.")]
-FOLD_PATTERN = r"^([0-9]+)-"
 
 
 def load(model: str | Path) -> SceneClassifier:
@@ -81,6 +80,14 @@ def load(model: str | Path) -> SceneClassifier:
     return SceneClassifier(export_onnx(path, allow_over_budget=True))
 
 
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    """Acoustic scene classification on a microcontroller, from recordings to a model."""
+    if show:
+        typer.echo(f"tinyscene {metadata.version('tinyscene')}")
+        raise typer.Exit
+
+
 @app.command()
 def sample(folder: Path, seed: int = 0, as_json: Json = False) -> None:
     """Make a small synthetic dataset in TAU's layout."""
@@ -99,7 +106,7 @@ def sample(folder: Path, seed: int = 0, as_json: Json = False) -> None:
 def prepare(
     folder: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
     splits: Splits = None,
-    fold_pattern: FoldPattern = FOLD_PATTERN,
+    fold_pattern: FoldPattern = None,
     sample_rate: Annotated[int, typer.Option(help="Hz, of the recipe's features.")] = FrontEnd.sample_rate,
     as_json: Json = False,
 ) -> None:
@@ -124,7 +131,7 @@ def train(
     settings: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     splits: Splits = None,
-    fold_pattern: FoldPattern = FOLD_PATTERN,
+    fold_pattern: FoldPattern = None,
     allow_over_budget: AllowOver = False,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +159,7 @@ def evaluate(
     data: Data,
     split: Annotated[str | None, typer.Option(help="Whose test list; by default the one trained on.")] = None,
     splits: Splits = None,
-    fold_pattern: FoldPattern = FOLD_PATTERN,
+    fold_pattern: FoldPattern = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate on the test list: by class, device and device group, with a confusion matrix."""
@@ -176,12 +183,11 @@ def evaluate(
     name = split or trained_on or ("100" if "100" in dataset.splits else next(iter(dataset.splits)))
     result = run_evaluation(predict, clips, dataset.split(name)[1])
     result |= {"model": str(model), "data_hash": clips.data_hash, "split": name}
-    stem = model.with_suffix("") if model.suffix else model / "evaluation"
-    stem = stem.with_name(f"{stem.name}-evaluation") if model.suffix else stem
-    write_evaluation(stem.with_suffix(".json"), result)
-    plot_confusion(result, stem.with_suffix(".png"))
+    folder, name = (model, "evaluation") if model.is_dir() else (model.parent, f"{model.stem}-evaluation")
+    write_evaluation(folder / f"{name}.json", result)
+    plot_confusion(result, folder / f"{name}.png")
     _show(result, as_json, evaluation_tables(result))
-    messages.print(f"{stem}.json and the confusion matrix {stem}.png written", soft_wrap=True)
+    messages.print(f"{folder / name}.json and the confusion matrix {folder / name}.png written", soft_wrap=True)
 
 
 @app.command()
@@ -259,7 +265,7 @@ def import_(
     _show({"run": str(run)}, as_json, f"{run}: imported; next: tinyscene evaluate {run} --data DATA")
 
 
-def _clips(folder: Path, splits: Path | None, fold_pattern: str, front_end: FrontEnd) -> tuple[Any, Any]:
+def _clips(folder: Path, splits: Path | None, fold_pattern: str | None, front_end: FrontEnd) -> tuple[Any, Any]:
     """A dataset and its prepared clips at the front end's rate."""
     _needs("pooch")
     from train.cache import prepare as prepare_clips

@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, mkdtemp
 
 
 @contextlib.contextmanager
@@ -14,6 +15,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     When the block raises, nothing is left and an older file at `path` stays as it was.
     """
+    is_new_folder = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as handle:
         temporary = Path(handle.name)
@@ -23,8 +25,29 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        if is_new_folder:
+            with contextlib.suppress(OSError):  # somebody else's file may be in it by now
+                path.parent.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` to fill; rename it to `path`, which must not hold anything, at the end.
+
+    When the block raises, nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -74,13 +74,14 @@ class Dataset:
         return self.splits[name]
 
 
-def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str = FOLD_PATTERN) -> Dataset:
+def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str | None = None) -> Dataset:
     """Read the lists of a dataset.
 
     Args:
         root: folder of the dataset, in either layout.
         splits: folder of the TAU lists, when they are not in the dataset.
-        fold_pattern: regular expression on a file's name whose first group is its fold (folder layout).
+        fold_pattern: regular expression on a file's name whose first group is its fold (folder layout);
+            none for FOLD_PATTERN.
 
     Raises:
         InputError: no such folder, a list without its columns, an unknown scene, no recording at all.
@@ -89,7 +90,7 @@ def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str = FOL
         raise InputError(f"{root}: no such folder; --data takes the folder of a dataset")
     if (root / "meta.csv").exists():
         return _open_tau(root, splits)
-    return _open_folders(root, fold_pattern)
+    return _open_folders(root, fold_pattern or FOLD_PATTERN)
 
 
 def _open_tau(root: Path, splits: Path | None) -> Dataset:

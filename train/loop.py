@@ -42,7 +42,7 @@ from train.models import build
 from train.models.cp_mobile import CPMobile, fold_branches
 from train.progress import progress
 from train.recipe import Recipe, Train
-from train.run import METRICS, MODEL, Card, new_folder, save_tensors, write_recipe
+from train.run import METRICS, MODEL, Card, require_free, save_tensors, write_recipe
 
 CPU_MICRO_BATCH = 32  # clips
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
@@ -109,7 +109,7 @@ def train(
         if resume:
             drop_metrics_after(out, place.epoch)
         else:
-            new_folder(out)
+            require_free(out)
             write_recipe(out, recipe)
     trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch)
     stop = _StopFlag()

@@ -115,11 +115,10 @@ def network_with(tensors: dict[str, Tensor], recipe: Recipe, classes: int, path:
     return network.eval()
 
 
-def new_folder(out: Path) -> None:
-    """Make sure a run can be written here: the folder is new or empty."""
+def require_free(out: Path) -> None:
+    """Make sure a new run or dataset can be written here: nothing is there, or an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists and is not empty; choose another --out, or go on with --resume")
-    out.mkdir(parents=True, exist_ok=True)
+        raise InputError(f"{out}: already exists and is not empty; choose another name, or go on with --resume")
 
 
 def write_recipe(out: Path, recipe: Recipe) -> None:
@@ -144,7 +143,7 @@ def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
         made_by=provenance(),
         source=f"{weights.name} sha256:{sha256(weights)}",
     )
-    new_folder(out)
+    require_free(out)
     write_recipe(out, recipe)
     save_tensors(out / MODEL, tensors, card)
     return out

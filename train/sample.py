@@ -7,6 +7,8 @@ and, through filters and level changes, by devices s1 to s6. It says nothing abo
 TAU, s4 to s6 are in the test only, no location is in both lists, and the training lists are nested.
 """
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from deploy.errors import InputError
-from deploy.files import write_whole
+from deploy.files import replacing_folder, write_whole
 from train.data import SCENES, TAU_COLUMNS, TAU_SPLITS
 from train.progress import progress
 
@@ -55,34 +57,47 @@ def write_sample(folder: Path, seed: int = 0) -> dict[str, int]:
     """Write the dataset into a new folder. Returns the number of clips of each list."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists and is not empty; name a new folder")
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
-    rows: list[tuple[str, str, str, str]] = []
-    lists: dict[str, list[tuple[str, str]]] = {name: [] for name in (*TAU_SPLITS, "test")}
+    with replacing_folder(folder) as temporary:
+        return _write(temporary, seed)
+
+
+def _write(folder: Path, seed: int) -> dict[str, int]:
+    rows: list[tuple[str, ...]] = []
+    lists: dict[str, list[tuple[str, ...]]] = {name: [] for name in (*TAU_SPLITS, "test")}
+    (folder / "audio").mkdir()
     locations = TRAIN_LOCATIONS + TEST_LOCATIONS
     with progress("synthesising", len(SCENES) * locations) as advance:
         for scene in SCENES:
             for location in range(locations):
-                place = np.random.default_rng([seed, SCENES.index(scene), location])
-                character = place.uniform(0.85, 1.15)  # of this location: its pitch and its pace
                 in_test = location >= TRAIN_LOCATIONS
-                for segment in range(SEGMENTS):
-                    clean = synthesise(SOUNDS[scene], character, place)
-                    for device in TEST_DEVICES if in_test else TRAIN_DEVICES:
-                        name = f"audio/{scene}-synthetic-{location}-{location}-{segment}-{device}.wav"
-                        soundfile.write(folder / name, record(clean, device), RATE, "PCM_16")
-                        rows.append((name, scene, f"synthetic-{location}", device))
-                        for split in ("test",) if in_test else TAU_SPLITS:
-                            if in_test or location < LOCATIONS_IN_SPLIT[split]:
-                                lists[split].append((name, scene))
+                for name, device in _write_location(folder, scene, location, in_test, seed):
+                    rows.append((name, scene, f"synthetic-{location}", device))
+                    for split in ("test",) if in_test else TAU_SPLITS:
+                        if in_test or location < LOCATIONS_IN_SPLIT[split]:
+                            lists[split].append((name, scene))
                 advance(1)
     for split, members in lists.items():
         name = "test.csv" if split == "test" else f"split{split}.csv"
         _write_table(folder / "evaluation_setup" / name, TAU_COLUMNS[:2], members)
+    _write_table(folder / "meta.csv", TAU_COLUMNS, rows)
     write_whole(
         folder / "README.txt", "Synthetic sounds in the layout of TAU 2022 Mobile, made by `tinyscene sample`.\n"
     )
-    _write_table(folder / "meta.csv", TAU_COLUMNS, rows)  # last: with it the dataset is whole
     return {split: len(members) for split, members in lists.items()}
+
+
+def _write_location(folder: Path, scene: str, location: int, in_test: bool, seed: int) -> Iterator[tuple[str, str]]:
+    """Write the seconds of a place, as every device of its list records them; yield their names and devices."""
+    place = np.random.default_rng([seed, SCENES.index(scene), location])
+    character = place.uniform(0.85, 1.15)  # of this place: its pitch and its pace
+    for segment in range(SEGMENTS):
+        clean = synthesise(SOUNDS[scene], character, place)
+        for device in TEST_DEVICES if in_test else TRAIN_DEVICES:
+            name = f"audio/{scene}-synthetic-{location}-{location}-{segment}-{device}.wav"
+            content = io.BytesIO()  # so that a full disk is an error of the disk, not of the encoder
+            soundfile.write(content, record(clean, device), RATE, "PCM_16", format="WAV")
+            (folder / name).write_bytes(content.getvalue())
+            yield name, device
 
 
 def synthesise(sound: Sound, character: float, rng: np.random.Generator) -> NDArray[np.float64]:
