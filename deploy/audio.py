@@ -39,15 +39,16 @@ class Recording:
         if self.path.stat().st_size == 0:
             raise InputError(f"{self.path}: the file is empty")
         try:
-            self._sound = soundfile.SoundFile(self.path)
+            with soundfile.SoundFile(self.path) as sound:
+                self.rate, self.channels, self.frames = sound.samplerate, sound.channels, sound.frames
+                log = sound.extra_info
         except (soundfile.SoundFileError, OSError) as error:
             raise InputError(f"{self.path}: not an audio file that can be read ({_reason(error)})") from None
-        self.rate, self.channels, self.frames = self._sound.samplerate, self._sound.channels, self._sound.frames
         if not SOURCE_RATES[0] <= self.rate <= SOURCE_RATES[1]:
             raise InputError(f"{self.path}: its sample rate of {self.rate} Hz cannot be used")
         if self.frames <= 0:
             raise InputError(f"{self.path}: holds no samples")
-        if "(should be" in self._sound.extra_info or "ended unexpectedly" in self._sound.extra_info:
+        if "(should be" in log or "ended unexpectedly" in log:
             self.notes.append(f"truncated: {self.frames / self.rate:.2f} s are left")
         if self.channels > 1:
             self.notes.append(f"{self.channels} channels mixed down")
@@ -60,25 +61,26 @@ class Recording:
     def clips(self) -> Iterator[NDArray[np.int16]]:
         """Yield one-second clips (sample_rate,), one second of the file in memory at a time.
 
-        Raises InputError at the first second if it does not decode or holds NaN or infinity. Damage
-        further on ends the recording there, with a note.
+        Raises InputError if nothing at the start decodes or it holds NaN or infinity. Damage further on
+        ends the recording there, with a note.
         """
-        with self._sound as sound:
+        with soundfile.SoundFile(self.path) as sound:
             for index in range(self.clip_count):
-                try:
-                    second = sound.read(self.rate, dtype="float32", always_2d=True)
-                    if not np.isfinite(second).all():
-                        raise InputError("holds NaN or infinite samples")
+                second, fault = _read(sound, min(self.rate, self.frames - index * self.rate))
+                if fault:
+                    if index == 0 and len(second) == 0:
+                        raise InputError(f"{self.path}: damaged: {fault}")
+                    if index and 2 * len(second) < self.rate:
+                        second = second[:0]
+                    used = round(index + len(second) / self.rate, 2)
+                    self.notes.append(f"damaged: {fault}; the first {used:g} s are used")
                     if len(second) == 0:
-                        raise InputError("ends before its header says")
-                except (soundfile.SoundFileError, InputError) as error:
-                    if index == 0:
-                        raise InputError(f"{self.path}: damaged: {_reason(error)}") from None
-                    self.notes.append(f"damaged: {_reason(error)}; the first {index} s are used")
-                    return
+                        return
                 if len(second) < self.rate:
                     self.notes.append(f"the last {len(second) / self.rate:.2f} s padded to one second")
                 yield self._clip(second.mean(axis=1))
+                if fault:
+                    return
 
     def _clip(self, mono: NDArray[np.float32]) -> NDArray[np.int16]:
         signal = resample(mono, self.rate, self.sample_rate)[: self.sample_rate]
@@ -89,6 +91,19 @@ class Recording:
         return clip
 
 
+def _read(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:
+    """Samples (frames, channels) and what is wrong with them, if anything."""
+    nothing = np.zeros((0, sound.channels), np.float32)
+    try:
+        samples = np.asarray(sound.read(frames, dtype="float32", always_2d=True), np.float32)
+    except soundfile.SoundFileError as error:
+        return nothing, _reason(error)
+    if not np.isfinite(samples).all():
+        return nothing, "holds NaN or infinite samples"
+    return samples, "" if len(samples) == frames else "ends before its header says"
+
+
 def _reason(error: Exception) -> str:
     """libsndfile's own words on one line, without the path that the caller names."""
-    return str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")
+    words = str(getattr(error, "error_string", error)).removeprefix("Error : ")
+    return words.strip().rstrip(".").replace("\n", " ")

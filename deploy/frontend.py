@@ -49,8 +49,8 @@ class FrontEnd:
             "hop_length": (1, self.sample_rate),
             "n_mels": (1, 1024),
             "log_offset": (1e-20, 1.0),
-            "f_min": (0.0, self.top_frequency - 1.0),
             "top_frequency": (1.0, self.sample_rate / 2),
+            "f_min": (0.0, self.top_frequency - 1.0),
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:

@@ -109,6 +109,8 @@ def convolve(clips: Tensor, responses: Tensor, chosen: Tensor) -> Tensor:
     `responses` (response, frequency) are spectra of twice a clip's length, so nothing wraps around.
     """
     selected = chosen >= 0
+    if not selected.any():
+        return clips
     spectrum = torch.fft.rfft(clips[selected], n=2 * clips.shape[1])
     convolved = torch.fft.irfft(spectrum * responses[chosen[selected]], n=2 * clips.shape[1])
     result = clips.clone()
