@@ -20,7 +20,7 @@ from train.cache import Clips
 from train.data import Dataset
 from train.loop import learning_rate, train
 from train.recipe import Recipe, Train, load_recipe
-from train.run import load_model
+from train.run import load_model, write_recipe
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["train.batch_size=32", "train.micro_batch=16", "features.n_mels=64", "features.hop_length=1000"]
@@ -222,6 +222,15 @@ def test_resuming_with_another_recipe_is_refused(
     other = quick.model_copy(update={"seed": 1})
     with pytest.raises(InputError, match="was trained with another recipe"):
         train(other, sample_clips, split, unbroken, resume=True)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(
+    quick: Recipe, sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+) -> None:
+    write_recipe(tmp_path / "run", quick)
+    (tmp_path / "run" / "metrics.jsonl").write_text("a line cut sh")
+    train(quick, sample_clips, split, tmp_path / "run", resume=True)
+    assert [line["epoch"] for line in metrics_of(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_resuming_a_finished_run_changes_nothing(

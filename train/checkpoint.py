@@ -9,7 +9,7 @@ from torch import nn
 
 from deploy.errors import InputError
 from deploy.files import write_whole
-from train.run import CHECKPOINT, METRICS, Card, load_tensors, read_card, save_tensors
+from train.run import CHECKPOINT, METRICS, RECIPE, Card, load_tensors, read_card, save_tensors
 
 
 @dataclass
@@ -35,10 +35,15 @@ def save_checkpoint(out: Path, network: nn.Module, optimizer: torch.optim.Optimi
 
 
 def resume_run(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, card: Card) -> Place:
-    """Load a checkpoint into the network and the optimizer, and say where it stands."""
+    """Load a checkpoint into the network and the optimizer, and say where it stands.
+
+    A run that was killed before its first checkpoint starts anew.
+    """
     path = out / CHECKPOINT
+    if not path.exists() and (out / RECIPE).exists():
+        return Place()
     if not path.exists():
-        raise InputError(f"{out}: holds no checkpoint to resume from; train without --resume")
+        raise InputError(f"{out}: holds no run to resume; train without --resume")
     tensors, header = load_tensors(path)
     saved = read_card(header, path)
     for key in ("recipe", "labels", "split", "data_hash", "micro_batch"):

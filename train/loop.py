@@ -12,6 +12,7 @@ Every random number comes from a generator seeded by run, epoch, step and rank, 
 the numbers of an unbroken one and ends with the same metrics. Ctrl-C finishes the step and saves.
 """
 
+import atexit
 import json
 import math
 import os
@@ -45,6 +46,7 @@ from train.recipe import Recipe, Train
 from train.run import METRICS, MODEL, Card, require_free, save_tensors, write_recipe
 
 CPU_MICRO_BATCH = 32  # clips
+SECONDS_A_CHECKPOINT = 300  # at most, besides the one after each epoch
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
 
 
@@ -106,44 +108,53 @@ def train(
     if resume and (out / MODEL).exists():
         return out / MODEL
     if ranks.rank == 0:
-        if resume:
-            drop_metrics_after(out, place.epoch)
-        else:
+        if not resume:
             require_free(out)
-            write_recipe(out, recipe)
+        write_recipe(out, recipe)
+        drop_metrics_after(out, place.epoch)
     trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch)
-    stop = _StopFlag()
-    steps_an_epoch = math.ceil(len(chosen) / recipe.train.batch_size)
-    writer = _tensorboard(out) if recipe.train.tensorboard and ranks.rank == 0 else None
-    with (
-        stop,
-        progress("training", recipe.train.epochs * len(chosen), place.epoch * len(chosen) + place.clips) as advance,
-    ):
-        while place.epoch < recipe.train.epochs:
-            started = time.monotonic() - place.seconds
-            while place.batch < steps_an_epoch:
-                stopping = trainer.step(place, steps_an_epoch * recipe.train.epochs, stop.raised)
-                advance(min(recipe.train.batch_size, len(chosen) - (place.batch - 1) * recipe.train.batch_size))
-                if stopping:
-                    place.seconds = time.monotonic() - started
-                    if ranks.rank == 0:
-                        save_checkpoint(out, network, optimizer, card, place)
-                    raise InterruptedRunError(
-                        f"{out}: stopped and saved in epoch {place.epoch + 1}; go on with --resume"
-                    )
-            place.seconds = time.monotonic() - started
-            metrics = trainer.finish_epoch(place)
-            if ranks.rank == 0:
-                if recipe.train.evaluate_every and place.epoch % recipe.train.evaluate_every == 0:
-                    result = evaluate(predictor(network, recipe.features, device), clips, test)
-                    metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
-                _append_metrics(out, metrics, writer)
-                save_checkpoint(out, network, optimizer, card, place)
+    _run_epochs(trainer, place, out, card, test)
     if ranks.rank == 0:
         final = fold_branches(network.cpu()) if isinstance(network, CPMobile) else network
         save_tensors(out / MODEL, final.state_dict(), card)
     ranks.sum(torch.zeros(1, device=device))  # no process leaves before the files are written
     return out / MODEL
+
+
+def _run_epochs(trainer: "Trainer", place: Place, out: Path, card: Card, test: tuple[str, ...]) -> None:
+    """Train from where the run stands to its end, writing metrics and checkpoints, or until it is interrupted."""
+    settings, clips, first = trainer.recipe.train, len(trainer.chosen), trainer.ranks.rank == 0
+    steps_an_epoch = math.ceil(clips / settings.batch_size)
+    total_steps = settings.epochs * steps_an_epoch
+    writer = _tensorboard(out) if settings.tensorboard and first else None
+    saved = time.monotonic()
+    with (
+        _StopFlag() as stop,
+        progress("training", settings.epochs * clips, place.epoch * clips + place.clips) as advance,
+    ):
+        while place.epoch < settings.epochs:
+            started = time.monotonic() - place.seconds
+            while place.batch < steps_an_epoch:
+                before = place.clips
+                stopping = trainer.step(place, total_steps, stop.raised)
+                place.seconds = time.monotonic() - started
+                advance(place.clips - before)
+                if first and (stopping or time.monotonic() - saved > SECONDS_A_CHECKPOINT):
+                    save_checkpoint(out, trainer.network, trainer.optimizer, card, place)
+                    saved = time.monotonic()
+                if stopping:
+                    raise InterruptedRunError(
+                        f"{out}: stopped and saved in epoch {place.epoch + 1}; go on with --resume"
+                    )
+            metrics = trainer.finish_epoch(place)
+            if first:
+                if settings.evaluate_every and place.epoch % settings.evaluate_every == 0:
+                    predict = predictor(trainer.network, trainer.recipe.features, trainer.device)
+                    result = evaluate(predict, trainer.clips, test)
+                    metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
+                _append_metrics(out, metrics, writer)
+                save_checkpoint(out, trainer.network, trainer.optimizer, card, place)
+                saved = time.monotonic()
 
 
 class Trainer:
@@ -277,8 +288,11 @@ def _distribute() -> tuple[Ranks, torch.device]:
     """Join the processes that torchrun started, if it did, and choose this one's device."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
     ranks = Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
     return ranks, device
 
@@ -303,9 +317,10 @@ class _StopFlag:
             raise KeyboardInterrupt
         self.raised = True
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_StopFlag":
         heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
         self._former = {number: signal.signal(number, self._note) for number in heard}
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():

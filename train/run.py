@@ -23,7 +23,8 @@ from train.data import SCENES
 from train.models import build
 from train.recipe import Recipe, parse_recipe
 
-MODEL, CHECKPOINT, METRICS = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl"
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
+RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 _CARD = "tinyscene"  # key of the card in a safetensors header
 
 
@@ -122,7 +123,7 @@ def require_free(out: Path) -> None:
 
 
 def write_recipe(out: Path, recipe: Recipe) -> None:
-    write_whole(out / "recipe.yaml", yaml.safe_dump(recipe.as_dict(), sort_keys=False))
+    write_whole(out / RECIPE, yaml.safe_dump(recipe.as_dict(), sort_keys=False))
 
 
 def write_evaluation(path: Path, evaluation: dict[str, Any]) -> None:
