@@ -142,7 +142,7 @@ def train(
 
     chosen = load_recipe(recipe, settings)
     dataset, clips = _clips(data, splits, fold_pattern, chosen.features)
-    model = run_training(chosen, clips, (split, *dataset.split(split)), out, resume, allow_over_budget)
+    model = run_training(chosen, dataset, clips, split, out, resume, allow_over_budget)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last = json.loads(lines[-1])
     _show(

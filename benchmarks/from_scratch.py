@@ -20,7 +20,7 @@ from train.loop import train
 from train.recipe import load_recipe
 from train.run import CHECKPOINT, load_model
 
-app = typer.Typer(add_completion=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Data = Annotated[Path, typer.Option(help="Folder of the dataset.")]
 Runs = Annotated[Path, typer.Option(help="Where the runs are kept.")]
 
@@ -65,10 +65,9 @@ def _run(
         chosen = load_recipe(recipe, settings)
         dataset = open_dataset(data)
         clips = prepare(dataset, chosen.features.sample_rate)
-        training, test = dataset.split(split)
-        train(chosen, clips, (split, training, test), folder, resume=(folder / CHECKPOINT).exists())
+        train(chosen, dataset, clips, split, folder, resume=(folder / CHECKPOINT).exists())
         network, card = load_model(folder)
-        measured = evaluate(predictor(network, chosen.features), clips, test)
+        measured = evaluate(predictor(network, chosen.features), clips, dataset.split(split)[1])
         groups = {group: each["accuracy"] for group, each in measured["by_device_group"].items()}
         rows.append(
             {"run": folder.name, "name": name, "split": split, "seed": chosen.seed, "settings": settings}

@@ -25,7 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say whose bytes were too many
         temporary.unlink(missing_ok=True)
         if is_new_folder:
             with contextlib.suppress(OSError):  # somebody else's file may be in it by now

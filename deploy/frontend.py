@@ -42,6 +42,9 @@ class FrontEnd:
     log_offset: float = 1e-5  # of power, before the logarithm
 
     def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels"):
+            if type(getattr(self, name)) is not int:
+                raise InputError(f"features.{name} is {getattr(self, name)!r}: it must be a whole number")
         limits = {
             "sample_rate": (4_000, 192_000),
             "n_fft": (16, 65_536),

@@ -40,8 +40,10 @@ class SceneClassifier:
         self.labels: tuple[str, ...] = tuple(self.card["labels"])
         self.front_end = FrontEnd(**self.card["front_end"])
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or inputs[0].shape[1:] != [1, *self.front_end.shape]:
-            raise InputError(f"{model}: its input does not fit its front end, 1 x {self.front_end.shape}")
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [1, *self.front_end.shape]:
+            raise InputError(f"{model}: its input does not fit its front end, float 1 x {self.front_end.shape}")
+        if isinstance(inputs[0].shape[0], int):
+            raise InputError(f"{model}: takes batches of {inputs[0].shape[0]} only; export it with a free batch size")
         if len(outputs) != 1 or outputs[0].shape[1:] != [len(self.labels)]:
             raise InputError(f"{model}: its output does not fit its {len(self.labels)} labels")
 
@@ -92,9 +94,11 @@ def _read_card(metadata: dict[str, str], model: Path) -> dict[str, Any]:
         labels = card["labels"]
         if not (isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)):
             raise ValueError("labels must be a list of names")
+        if len(set(labels)) < len(labels):
+            raise ValueError("a label stands twice")
         FrontEnd(**card["front_end"])
         return card
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{model}: carries no labels and front end of tinyscene ({error}); export it with `tinyscene export`"
         ) from None

@@ -35,11 +35,6 @@ def quick() -> Recipe:
     return load_recipe("nano", [*QUICK, "train.epochs=3"])
 
 
-@pytest.fixture
-def split(sample_dataset: Dataset) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    return (SPLIT, *sample_dataset.split(SPLIT))
-
-
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """The metrics of a run without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -91,10 +86,10 @@ def test_a_run_holds_one_line_of_metrics_an_epoch(unbroken: Path) -> None:
     assert all(line["clips"] == CLIPS_IN_SPLIT for line in lines)
 
 
-def test_the_loss_falls_from_that_of_a_guess(
-    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
-) -> None:
-    train(load_recipe("nano", [*QUICK, *STILL, "train.epochs=10"]), sample_clips, split, tmp_path / "run")
+def test_the_loss_falls_from_that_of_a_guess(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
+    train(
+        load_recipe("nano", [*QUICK, *STILL, "train.epochs=10"]), sample_dataset, sample_clips, SPLIT, tmp_path / "run"
+    )
     losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
     assert losses[0] == pytest.approx(math.log(10), rel=0.3)
     assert losses[-1] < 0.8 * losses[0]
@@ -167,75 +162,67 @@ def test_two_processes_learn_what_one_does(sample: Path, sample_clips: Clips, ca
     )
 
 
-def test_branches_train_and_leave_a_plain_network(
-    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
-) -> None:
+def test_branches_train_and_leave_a_plain_network(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
     recipe = load_recipe("nano", [*QUICK, "train.epochs=1", "model.branches=true"])
-    model = train(recipe, sample_clips, split, tmp_path / "run")
+    model = train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
     trained = load_file(tmp_path / "run" / "checkpoint.safetensors")
     assert any(".parallel." in name for name in trained)
     assert not any(".parallel." in name for name in load_file(model))
 
 
 def test_every_augmentation_at_once_trains(
-    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], sample: Path, tmp_path: Path
+    sample_dataset: Dataset, sample_clips: Clips, sample: Path, tmp_path: Path
 ) -> None:
     settings = ["time_mask=8", "mixstyle_p=1", "dir_p=1", f"dir_folder={sample / 'audio'}", "mixup_alpha=0.3"]
     recipe = load_recipe("nano", [*QUICK, "train.epochs=1", *(f"augment.{setting}" for setting in settings)])
-    train(recipe, sample_clips, split, tmp_path / "run")
+    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
     assert math.isfinite(metrics_of(tmp_path / "run")[0]["loss"])
 
 
 def test_bfloat16_trains_to_nearly_the_same_first_loss(
-    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
 ) -> None:
     losses = []
     for precision in ("float32", "bfloat16"):
         recipe = load_recipe("nano", [*QUICK, "train.epochs=1", f"train.precision={precision}"])
-        train(recipe, sample_clips, split, tmp_path / precision)
+        train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / precision)
         losses.append(metrics_of(tmp_path / precision)[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
 
 
-def test_the_test_list_is_evaluated_when_asked(
-    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
-) -> None:
+def test_the_test_list_is_evaluated_when_asked(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
     recipe = load_recipe("nano", [*QUICK, "train.epochs=2", "train.evaluate_every=2"])
-    train(recipe, sample_clips, split, tmp_path / "run")
+    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
     first, second = metrics_of(tmp_path / "run")
     assert "test_accuracy" not in first
     assert 0 <= second["test_accuracy"] <= 1
 
 
-def test_tensorboard_gets_the_metrics(
-    sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
-) -> None:
+def test_tensorboard_gets_the_metrics(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
     recipe = load_recipe("nano", [*QUICK, "train.epochs=1", "train.tensorboard=true"])
-    train(recipe, sample_clips, split, tmp_path / "run")
+    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
 def test_resuming_with_another_recipe_is_refused(
-    quick: Recipe, unbroken: Path, sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]]
+    quick: Recipe, unbroken: Path, sample_dataset: Dataset, sample_clips: Clips
 ) -> None:
     other = quick.model_copy(update={"seed": 1})
     with pytest.raises(InputError, match="was trained with another recipe"):
-        train(other, sample_clips, split, unbroken, resume=True)
+        train(other, sample_dataset, sample_clips, SPLIT, unbroken, resume=True)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(
-    quick: Recipe, sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+    quick: Recipe, sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
 ) -> None:
     write_recipe(tmp_path / "run", quick)
     (tmp_path / "run" / "metrics.jsonl").write_text("a line cut sh")
-    train(quick, sample_clips, split, tmp_path / "run", resume=True)
+    train(quick, sample_dataset, sample_clips, SPLIT, tmp_path / "run", resume=True)
     assert [line["epoch"] for line in metrics_of(tmp_path / "run")] == [1, 2, 3]
 
 
-def test_resuming_a_finished_run_changes_nothing(
-    unbroken: Path, sample_clips: Clips, split: tuple[str, tuple[str, ...], tuple[str, ...]]
-) -> None:
+def test_resuming_a_finished_run_changes_nothing(unbroken: Path, sample_dataset: Dataset, sample_clips: Clips) -> None:
     before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
-    train(load_recipe("nano", [*QUICK, "train.epochs=3"]), sample_clips, split, unbroken, resume=True)
+    train(load_recipe("nano", [*QUICK, "train.epochs=3"]), sample_dataset, sample_clips, SPLIT, unbroken, resume=True)
     assert {path.name: path.read_bytes() for path in unbroken.iterdir()} == before

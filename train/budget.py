@@ -69,6 +69,8 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
     path = Path(target)
     if path.suffix in (".onnx", ".tflite") and not path.is_file():
         raise InputError(f"{path}: no such file")
+    if path.suffix in (".onnx", ".tflite") and overrides:
+        raise InputError(f"--set: {target} has no recipe; only --max-bytes and --max-macs can be changed")
     if path.suffix == ".onnx":
         return count_onnx(path), Budget()
     if path.suffix == ".tflite":
@@ -78,6 +80,8 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
         return count_recipe(chosen), chosen.budget
     tensors, header = load_tensors(model_path(path))
     card = read_card(header, path)
+    if card is not None and overrides:
+        raise InputError(f"--set: {target} has a recipe of its own; only --max-bytes and --max-macs can be changed")
     if card is not None and recipe is None:
         chosen, classes = card.parsed_recipe, len(card.labels)
     else:
@@ -134,27 +138,55 @@ def _folded(layers: tuple[Layer, ...]) -> dict[str, int]:
 
 
 def count_onnx(path: Path) -> Count:
-    """Count an ONNX file's convolutions and matrix products; bytes are those of its initializers."""
+    """Count an ONNX file's convolutions and matrix products; bytes are those of its constants.
+
+    Raises InputError for a file that is no model, and for a product whose weights cannot be found: nothing
+    is passed over in silence.
+    """
     onnx = _library("onnx", "onnx")
     try:
         model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
         onnx.checker.check_model(model)
+        return _count_onnx(path, model.graph, onnx)
     except Exception as error:  # protobuf, onnx and the C++ beneath raise what they like at a hostile file
-        raise InputError(f"{path}: not an ONNX model that can be read ({_first_line(error)})") from None
-    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    values = (*model.graph.value_info, *model.graph.output)
+        raise InputError(f"{path}: not an ONNX model that can be counted ({_first_line(error)})") from None
+
+
+def _count_onnx(path: Path, graph, onnx) -> Count:
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            tensors[node.output[0]] = onnx.helper.get_node_attr_value(node, "value")
+    weights = {
+        name: tuple(tensor.dims) for name, tensor in tensors.items() if tensor.data_type != onnx.TensorProto.INT64
+    }
+    values = (*graph.value_info, *graph.output)
     shapes = {value.name: tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim) for value in values}
     layers = []
-    for node in model.graph.node:
-        weights = [constants[name] for name in node.input if name in constants]
-        macs = 0
-        if node.op_type in ("Conv", "Gemm", "MatMul") and weights and node.output[0] in shapes:
-            macs = _macs(node.op_type, weights[0], shapes[node.output[0]])
-        parameters = sum(prod(shape) for shape in weights)
-        layers.append(Layer(node.name, node.op_type, shapes.get(node.output[0], ()), parameters, macs))
-    stored = sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer)
-    kinds = {onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in model.graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("DequantizeLinear", "Identity") and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]  # counted where it is used
+            continue
+        shape = shapes.get(node.output[0], ())
+        macs = prod(shape) * _depth(node, weights, onnx) if node.op_type in ("Conv", "Gemm", "MatMul") else 0
+        used = [] if node.op_type == "QuantizeLinear" else [weights[name] for name in node.input if name in weights]
+        layers.append(Layer(node.name, node.op_type, shape, sum(prod(each) for each in used), macs))
+    stored = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors.values())
+    kinds = {onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in tensors.values()}
     return _deployed(path, layers, stored, kinds)
+
+
+def _depth(node, weights: dict[str, tuple[int, ...]], onnx) -> int:
+    """Multiplications behind each value of a convolution or matrix product."""
+    left, right = (weights.get(name) for name in node.input[:2])
+    attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    if node.op_type == "Conv" and right:
+        return prod(right[1:])
+    if node.op_type != "Conv" and right:
+        return right[-1] if attributes.get("transB") else right[-2 if len(right) > 1 else -1]
+    if node.op_type != "Conv" and left:
+        return left[-2] if attributes.get("transA") else left[-1]
+    raise ValueError(f"the weights of {node.op_type} {node.name!r} are not constants")
 
 
 def count_tflite(path: Path) -> Count:
@@ -166,16 +198,16 @@ def count_tflite(path: Path) -> Count:
             raise ValueError("it lacks the identifier TFL3")
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         return _count_tflite(path, model, schema)
-    except InputError:
-        raise
     except Exception as error:  # flatbuffers follows a hostile file's offsets wherever they lead
-        raise InputError(f"{path}: not a TFLite model that can be read ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a TFLite model that can be counted ({_first_line(error)})") from None
 
 
 def _count_tflite(path: Path, model, schema) -> Count:
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
     graph = model.subgraphs[0]
+    if any(size < 1 for tensor in graph.tensors for size in ([] if tensor.shape is None else tensor.shape)):
+        raise ValueError("a tensor has a dimension below one")
     constant = [tensor for tensor in graph.tensors if model.buffers[tensor.buffer].data is not None]
     layers = []
     for operator in graph.operators:
@@ -201,20 +233,12 @@ def _deployed(path: Path, layers: list[Layer], stored: int, kinds: set[str]) -> 
     return Count(str(path), parameters, macs, stored, "+".join(sorted(kinds)), tuple(layers))
 
 
-def _macs(kind: str, weight: tuple[int, ...], output: tuple[int, ...]) -> int:
-    """Multiplications of an ONNX layer: each output value takes one for each weight it sees."""
-    if kind == "Conv":
-        return prod(output) * prod(weight[1:])
-    return prod(output) * (prod(weight) // output[-1])
-
-
 def _library(name: str, extra: str):
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise InputError(
-            f"{name.split('.', maxsplit=1)[0]} is not installed: pip install 'tinyscene[{extra}]'"
-        ) from None
+        package = name.partition(".")[0]
+        raise InputError(f"{package} is not installed: pip install 'tinyscene[{extra}]'") from None
 
 
 def _first_line(error: Exception) -> str:

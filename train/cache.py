@@ -152,17 +152,14 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(exist_ok=True)
     first_clips, total = _plan(dataset, sample_rate)
-    if not total:
-        shutil.rmtree(partial)
-        raise InputError(f"{dataset.root}: not one of its {len(dataset.entries)} recordings can be used")
     try:
         with (partial / "pcm.i16").open("ab") as handle:
             # reserving the room now turns a full disk into an error here, not a crash in the memory map
-            os.posix_fallocate(handle.fileno(), 0, total * sample_rate * 2)
+            os.posix_fallocate(handle.fileno(), 0, max(1, total) * sample_rate * 2)
     except OSError:
         shutil.rmtree(partial)
         raise
-    pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(total, sample_rate))
+    pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(max(1, total), sample_rate))
     done = _read_journal(partial / "journal.jsonl")
     waiting = [
         (entry, first) for entry, first in zip(dataset.entries, first_clips, strict=True) if entry.path not in done
@@ -183,6 +180,9 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    if not any(item.clips for item in done.values()):
+        shutil.rmtree(partial)
+        raise InputError(f"{dataset.root}: not one of its {len(dataset.entries)} recordings can be used")
     pcm.flush()
     recordings = tuple(done[entry.path] for entry in dataset.entries)
     index = Index(
@@ -249,7 +249,7 @@ def _decode(root: Path, entry: Entry, first: int, pcm: NDArray[np.int16]) -> Cac
 def _read_journal(path: Path) -> dict[str, CachedRecording]:
     """What an earlier, interrupted build finished. A last line cut short is not counted."""
     done = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
         with contextlib.suppress(ValidationError):
             item = CachedRecording.model_validate_json(line)
             done[item.path] = item
@@ -266,12 +266,12 @@ def _open(folder: Path) -> Clips:
     try:
         index = Index.model_validate_json((folder / "index.json").read_bytes())
         pcm = np.memmap(folder / "pcm.i16", np.int16, "r", shape=(index.total_clips, index.sample_rate))
-    except (OSError, ValidationError, ValueError) as error:
+        label = np.full(index.total_clips, -1, np.int64)
+        recording = np.full(index.total_clips, -1, np.int64)
+        for number, item in enumerate(index.recordings):
+            span = slice(item.first_clip, item.first_clip + item.clips)
+            label[span], recording[span] = index.labels.index(item.label), number
+    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: not a cache that can be read ({reason}); remove it and prepare again") from None
-    label = np.full(index.total_clips, -1, np.int64)
-    recording = np.full(index.total_clips, -1, np.int64)
-    for number, item in enumerate(index.recordings):
-        span = slice(item.first_clip, item.first_clip + item.clips)
-        label[span], recording[span] = index.labels.index(item.label), number
     return Clips(folder, pcm, label, recording, index.recordings, index.labels, index.data_hash)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 
 from deploy.errors import InputError
 from deploy.files import write_whole
-from train.run import CHECKPOINT, METRICS, RECIPE, Card, load_tensors, read_card, save_tensors
+from train.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, load_tensors, read_card, save_tensors
 
 
 @dataclass
@@ -40,13 +41,15 @@ def resume_run(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, 
     A run that was killed before its first checkpoint starts anew.
     """
     path = out / CHECKPOINT
-    if not path.exists() and (out / RECIPE).exists():
-        return Place()
     if not path.exists():
-        raise InputError(f"{out}: holds no run to resume; train without --resume")
+        if (out / MODEL).exists() or not (out / RECIPE).exists():
+            raise InputError(f"{out}: holds no run to resume; train without --resume into a new folder")
+        if yaml.safe_load((out / RECIPE).read_text(encoding="utf-8")) != card.recipe:
+            raise InputError(f"{out}: was started with another recipe; resume with the same, or choose another --out")
+        return Place()
     tensors, header = load_tensors(path)
     saved = read_card(header, path)
-    for key in ("recipe", "labels", "split", "data_hash", "micro_batch"):
+    for key in ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch"):
         if saved is None or getattr(saved, key) != getattr(card, key):
             raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
     try:

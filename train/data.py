@@ -95,7 +95,7 @@ def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str | Non
 
 def _open_tau(root: Path, splits: Path | None) -> Dataset:
     entries = []
-    for line, row in enumerate(_read_table(root / "meta.csv", TAU_COLUMNS), start=2):
+    for line, row in _read_table(root / "meta.csv", TAU_COLUMNS):
         if row["scene_label"] not in SCENES:
             raise InputError(
                 f"{root / 'meta.csv'} line {line}: unknown scene {row['scene_label']!r}; known are {', '.join(SCENES)}"
@@ -112,6 +112,9 @@ def _open_tau(root: Path, splits: Path | None) -> Dataset:
     test = _read_list(folder / "test.csv", known)
     lists = {name: folder / f"split{name}.csv" for name in TAU_SPLITS}
     found = {name: (_read_list(path, known), test) for name, path in lists.items() if path.exists()}
+    for name, (training, _) in found.items():
+        if both := set(training) & set(test):
+            raise InputError(f"{lists[name]}: {min(both)!r} is in the test list too")
     if not found:
         raise InputError(f"{folder}: holds none of {', '.join(path.name for path in lists.values())}")
     return Dataset(root, "tau", SCENES, tuple(entries), found)
@@ -144,7 +147,7 @@ def _splits_folder(root: Path, splits: Path | None) -> Path:
 def _read_list(path: Path, known: set[str]) -> tuple[str, ...]:
     """The recordings a list names, each of which meta.csv must know."""
     names = []
-    for line, row in enumerate(_read_table(path, ("filename",)), start=2):
+    for line, row in _read_table(path, ("filename",)):
         if row["filename"] not in known:
             raise InputError(f"{path} line {line}: {row['filename']!r} is not in meta.csv")
         names.append(row["filename"])
@@ -153,20 +156,21 @@ def _read_list(path: Path, known: set[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a tab-separated table that must have `columns`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t")
-    if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
-        raise InputError(f"{path}: lacks the column {missing[0]!r}; a tab-separated table needs {', '.join(columns)}")
+def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """Rows, with their line numbers, of a tab-separated table that must have `columns`."""
     rows = []
-    for line, row in enumerate(reader, start=2):
-        if empty := [column for column in columns if not row[column]]:
-            raise InputError(f"{path} line {line}: {empty[0]} is empty")
-        rows.append(row)
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), delimiter="\t")
+        if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
+            raise InputError(
+                f"{path}: lacks the column {missing[0]!r}; a tab-separated table needs {', '.join(columns)}"
+            )
+        for row in reader:
+            if empty := [column for column in columns if not row[column]]:
+                raise InputError(f"{path} line {reader.line_num}: {empty[0]} is empty")
+            rows.append((reader.line_num, row))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
     return rows
 
 
@@ -191,6 +195,9 @@ def _open_folders(root: Path, fold_pattern: str) -> Dataset:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES
     ]
+    for entry in entries:
+        if not entry.path.isprintable():  # such as bytes that are not UTF-8
+            raise InputError(f"{root}: {entry.path!r} has a name that cannot be written down; rename it")
     labels = tuple(sorted({entry.label for entry in entries}))
     if len(labels) < 2:
         found = f"sounds of {len(labels)} class" if labels else "no sounds"
@@ -210,6 +217,6 @@ def _open_folders(root: Path, fold_pattern: str) -> Dataset:
 
 def _fold(path: str, pattern: re.Pattern[str]) -> str:
     name = Path(path).name
-    if match := pattern.search(name):
+    if (match := pattern.search(name)) and match.group(1):
         return match.group(1)
     return str(int(hashlib.sha256(name.encode()).hexdigest(), 16) % HASHED_FOLDS + 1)

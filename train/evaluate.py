@@ -117,6 +117,8 @@ def plot_confusion(evaluation: dict[str, Any], path: Path) -> None:
         colour = "white" if share > 0.5 else "black"
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, label="share of the true class")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120)
+    finally:
+        pyplot.close(figure)

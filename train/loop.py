@@ -13,6 +13,7 @@ the numbers of an unbroken one and ends with the same metrics. Ctrl-C finishes t
 """
 
 import atexit
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ from train import augment
 from train.budget import count_network
 from train.cache import Clips
 from train.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
+from train.data import Dataset
 from train.evaluate import evaluate, predictor
 from train.features import LogMel, waveform
 from train.models import build
@@ -71,20 +73,21 @@ class Ranks:
 
 def train(
     recipe: Recipe,
+    dataset: Dataset,
     clips: Clips,
-    split: tuple[str, tuple[str, ...], tuple[str, ...]],
+    split: str,
     out: Path,
     resume: bool = False,
     allow_over_budget: bool = False,
 ) -> Path:
-    """Train a recipe on a split (name, training paths, test paths) and return the finished model's path.
+    """Train a recipe on a split of a dataset, whose prepared clips are given, and return the finished model's path.
 
     Raises:
         OverBudgetError: the network is over its limits and that is not allowed.
         InputError: `out` holds another run, or nothing to resume.
         InterruptedRunError: Ctrl-C; the run can be resumed.
     """
-    name, training, test = split
+    training, test = dataset.split(split)
     ranks, device = _distribute()
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.deterministic = True
@@ -98,7 +101,8 @@ def train(
     card = Card(
         recipe=recipe.as_dict(),
         labels=clips.labels,
-        split=name,
+        split=split,
+        split_hash=hashlib.sha256("\n".join((*training, "", *test)).encode()).hexdigest(),
         data_hash=clips.data_hash,
         micro_batch=micro_batch,
         made_by=provenance(),

@@ -9,6 +9,7 @@ An unknown key, a wrong type or a value out of range is an error that names the 
 import difflib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,7 @@ Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -90,9 +91,13 @@ class Recipe(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: 1e-3 is a float, as everyone who types a learning rate expects."""
+    """YAML's plain data with 1.2's numbers: 1e-3 is a float, as everyone who types a learning rate expects."""
 
 
+_Loader.yaml_implicit_resolvers = {  # without dates, which no key takes
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -112,17 +117,29 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     if not is_path and name not in recipe_names():
         raise InputError(f"there is no recipe {name!r}: {_hint(name, recipe_names())}")
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        settings = _plain_data(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from None
+    except ValueError as error:
+        raise InputError(f"recipe {path}: not YAML ({error})") from None
     if not isinstance(settings, dict):
         raise InputError(f"recipe {path}: must be a mapping of keys to values")
-    settings = {"name": path.stem, **settings}
-    for override in overrides or []:
+    source = f"recipe {name}"
+    recipe = parse_recipe({"name": path.stem, **settings}, source)
+    if not overrides:
+        return recipe
+    settings = recipe.as_dict()
+    for override in overrides:
         _override(settings, override)
-    return parse_recipe(settings, f"recipe {name}")
+    return parse_recipe(settings, source)
+
+
+def _plain_data(text: str) -> Any:
+    """Parse YAML. Whatever is wrong with it is a ValueError of one line."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def parse_recipe(settings: object, source: str) -> Recipe:
@@ -140,9 +157,9 @@ def _override(settings: dict[str, Any], override: str) -> None:
     if not (key and equals):
         raise InputError(f"--set {override}: must be key=value, such as train.epochs=5")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
-        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+        value = _plain_data(text)
+    except ValueError:
+        raise InputError(f"--set {override[:100]}: not a YAML value") from None
     *sections, last = key.split(".")
     for section in sections:
         settings = settings.setdefault(section, {})
@@ -156,24 +173,18 @@ def _describe(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key!r}: {_hint(key, _keys(Recipe))}"
+        return f"unknown key {key!r}: {_hint(key, list(_keys(Recipe(name='any').as_dict())))}"
     if fault["type"] == "value_error":  # a check of our own, which says it all
         return fault["msg"].removeprefix("Value error, ")
     return f"{key}: {fault['msg']} (given: {fault['input']!r})"
 
 
-def _keys(section: type, prefix: str = "") -> list[str]:
-    """Every key of a section, dotted."""
-    fields = (
-        {name: field.annotation for name, field in section.model_fields.items()}
-        if issubclass(section, BaseModel)
-        else dict.fromkeys(FrontEnd.__dataclass_fields__)
-    )
-    keys = []
-    for name, annotation in fields.items():
-        nested = isinstance(annotation, type) and (issubclass(annotation, Section) or annotation is FrontEnd)
-        keys += _keys(annotation, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
-    return keys
+def _keys(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key and section of a recipe, dotted."""
+    for name, value in settings.items():
+        yield prefix + name
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
 
 
 def _hint(given: str, known: list[str]) -> str:

@@ -36,10 +36,11 @@ class Card(BaseModel):
     format: Literal[1] = 1
     recipe: dict[str, Any]
     labels: tuple[str, ...]
-    split: str | None  # of the dataset; none for imported weights
-    data_hash: str | None
-    micro_batch: int | None
     made_by: dict[str, Any]
+    split: str | None = None  # of the dataset; like the next three, none for imported weights
+    split_hash: str | None = None  # of the names in its lists
+    data_hash: str | None = None
+    micro_batch: int | None = None
     source: str | None = None  # file that imported weights came from, and its hash
 
     @property
@@ -119,7 +120,7 @@ def network_with(tensors: dict[str, Tensor], recipe: Recipe, classes: int, path:
 def require_free(out: Path) -> None:
     """Make sure a new run or dataset can be written here: nothing is there, or an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists and is not empty; choose another name, or go on with --resume")
+        raise InputError(f"{out}: already exists and is not empty; choose another name (`train` goes on with --resume)")
 
 
 def write_recipe(out: Path, recipe: Recipe) -> None:
@@ -133,14 +134,12 @@ def write_evaluation(path: Path, evaluation: dict[str, Any]) -> None:
 def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
     """Make a run of weights trained elsewhere, in the published baseline's parameter names and scene order."""
     tensors, header = load_tensors(weights)
-    network_with(tensors, recipe, len(SCENES), weights)
     known = read_card(header, weights)
+    labels = known.labels if known else SCENES
+    network_with(tensors, recipe, len(labels), weights)
     card = Card(
         recipe=recipe.as_dict(),
-        labels=known.labels if known else SCENES,
-        split=None,
-        data_hash=None,
-        micro_batch=None,
+        labels=labels,
         made_by=provenance(),
         source=f"{weights.name} sha256:{sha256(weights)}",
     )

@@ -55,6 +55,8 @@ SOUNDS = {
 
 def write_sample(folder: Path, seed: int = 0) -> dict[str, int]:
     """Write the dataset into a new folder. Returns the number of clips of each list."""
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must not be negative")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists and is not empty; name a new folder")
     with replacing_folder(folder) as temporary:
