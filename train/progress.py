@@ -18,8 +18,10 @@ class _Rate(ProgressColumn):
 def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs; call what is yielded with the number of items just finished."""
     console = Console(stderr=True)
+    if not console.is_terminal or os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
+        yield lambda items: None  # noqa: ARG005 - nobody watches
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    silent = not console.is_terminal or os.environ.get("RANK", "0") != "0"  # of torchrun's processes one speaks
-    with Progress(*columns, console=console, disable=silent, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda items: bar.advance(task, items)
