@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deploy.errors import InputError
 from deploy.frontend import PCM_SCALE, SOURCE_RATES, resample
 
+SAMPLES_A_BYTE = 10_000  # more than any format packs, digital silence in FLAC (5,461) included
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
 
 
@@ -48,6 +49,8 @@ class Recording:
             raise InputError(f"{self.path}: its sample rate of {self.rate} Hz cannot be used")
         if self.frames <= 0:
             raise InputError(f"{self.path}: holds no samples")
+        if self.frames > SAMPLES_A_BYTE * self.path.stat().st_size:
+            raise InputError(f"{self.path}: its header promises {self.frames / self.rate:.0f} s, more than it can hold")
         if "(should be" in log or "ended unexpectedly" in log:
             self.notes.append(f"truncated: {self.frames / self.rate:.2f} s are left")
         if self.channels > 1:

@@ -195,3 +195,14 @@ def test_not_a_number_further_on_ends_the_recording(tmp_path: Path) -> None:
     clips, notes = read(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
     assert len(clips) == 1
     assert notes == ["damaged: holds NaN or infinite samples; the first 1 s are used"]
+
+
+def test_a_header_that_promises_more_than_the_file_can_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.zeros(44_100), 44_100)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the 36 bits of STREAMINFO's total samples end at byte 25
+    content[22:26] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"long\.flac: its header promises 1558265 s"):
+        Recording(path, 32_000)

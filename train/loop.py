@@ -178,6 +178,7 @@ class Trainer:
         self.recipe, self.clips, self.chosen = recipe, clips, chosen
         self.network, self.optimizer, self.ranks, self.device = network, optimizer, ranks, device
         self.micro_batch = micro_batch
+        self.order, self.shuffled = np.arange(len(chosen)), -1  # positions in `chosen`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.log_mel = LogMel(recipe.features).to(device)
         self.label = torch.from_numpy(clips.label[chosen])
@@ -196,8 +197,10 @@ class Trainer:
         rate = learning_rate(settings, place.step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        order = _rng(self.recipe.seed, place.epoch).permutation(len(self.chosen))
-        batch = order[place.batch * settings.batch_size : (place.batch + 1) * settings.batch_size]
+        if place.epoch != self.shuffled:
+            self.shuffled = place.epoch
+            self.order = _rng(self.recipe.seed, place.epoch).permutation(len(self.chosen))
+        batch = self.order[place.batch * settings.batch_size : (place.batch + 1) * settings.batch_size]
         mine = np.array_split(batch, self.ranks.count)[self.ranks.rank]  # positions in `chosen`
         self.network.train()
         self.optimizer.zero_grad(set_to_none=False)

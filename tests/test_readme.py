@@ -1,0 +1,45 @@
+"""The README's figures are those that the commands and the measured tables give."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.budget import count_recipe
+from train.recipe import load_recipe, recipe_names
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def measured(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_recipe_table_is_what_the_budget_counts(name: str) -> None:
+    count = count_recipe(load_recipe(name))
+    assert f"| `{name}` | {count.parameters:,} | {count.macs:,} |" in README
+
+
+@pytest.mark.parametrize("row", ["baseline", "without_freq_mixstyle"])
+def test_the_table_from_scratch_is_what_was_measured(row: str) -> None:
+    summary = measured("from_scratch_tau_mini")["summary"][row]
+    accuracy, loss = summary["macro_accuracy"], summary["log_loss"]
+    assert (
+        f"| {100 * accuracy['mean']:.2f} ± {100 * accuracy['sd']:.2f} | {loss['mean']:.3f} ± {loss['sd']:.3f} |"
+        in README
+    )
+
+
+def test_the_accuracy_on_esc10_is_what_was_measured() -> None:
+    accuracy = measured("from_scratch_esc10")["summary"]["sounds"]["accuracy"]
+    assert f"**{100 * accuracy['mean']:.2f} ± {100 * accuracy['sd']:.2f} %**" in README
+
+
+def test_the_training_speed_is_what_was_measured() -> None:
+    speed = measured("training_speed")
+    ours, published = (speed["clips_per_second"][name] for name in ("ours", "published"))
+    assert f"{ours:.0f} clips a second against {published:.0f}: **{speed['ratio']:.2f} times**" in README
+    assert speed["ratio"] >= 2.5
