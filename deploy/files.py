@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 
+from deploy.errors import InputError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -56,6 +58,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a whole file or none. Text is UTF-8."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def require_free(folder: Path) -> None:
+    """Make sure a new folder can be written here: nothing is there, or an empty one. Raises InputError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: already exists and is not empty; choose another name")
 
 
 def sha256(path: Path) -> str:

@@ -45,7 +45,7 @@ CASES = {  # a command, and what its line names
     "train nano --data scene --out new": "'spaceport'",
     "train nano --data sample --splits empty --out new": "--splits",
     "train nano --data sample --split 7 --out new": "'7'",
-    "train nano --data sample --split 5 --out run": "run: already exists",
+    "train nano --data sample --split 5 --out run": "run: holds a run; go on with --resume",
     "train nano --data sample --split 5 --out new --resume": "new: holds no run",
     "train nano --data sample --split 5 --out run --resume": "run: ",
     "train nano --data sample --split 5 --out sprung --resume": "sprung/checkpoint.safetensors",

@@ -106,35 +106,29 @@ def test_a_model_carries_the_recipe_versions_data_and_git_state_that_made_it(
     assert "git" in card.made_by
 
 
-def test_a_killed_and_resumed_run_ends_with_the_metrics_and_weights_of_an_unbroken_one(
-    unbroken: Path, sample: Path, cache: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "killed"
-    killed = subprocess.Popen(
+def interrupt(sample: Path, cache: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
+    """Start the quick run, send it a signal once it has a checkpoint; its exit code and stderr."""
+    run = subprocess.Popen(
         [sys.executable, *command(sample, out)], cwd=ROOT, env=environment(cache), stderr=subprocess.PIPE, text=True
     )
-    wait_for((out / "checkpoint.safetensors").exists, killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    wait_for((out / "checkpoint.safetensors").exists, run)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    return run.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_and_resumed_run_ends_with_the_metrics_and_weights_of_an_unbroken_one(
+    number: signal.Signals, unbroken: Path, sample: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "broken"
+    code, errors = interrupt(sample, cache, out, number)
     assert not (out / "model.safetensors").exists()
-    subprocess.run([sys.executable, *command(sample, out, "--resume")], check=True, cwd=ROOT, env=environment(cache))
-    assert metrics_of(out) == metrics_of(unbroken)
-    assert same_weights(out, unbroken)
-
-
-def test_ctrl_c_finishes_the_step_and_saves_and_the_resumed_run_is_the_unbroken_one(
-    unbroken: Path, sample: Path, cache: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "stopped"
-    stopped = subprocess.Popen(
-        [sys.executable, *command(sample, out)], cwd=ROOT, env=environment(cache), stderr=subprocess.PIPE, text=True
-    )
-    wait_for((out / "checkpoint.safetensors").exists, stopped)
-    stopped.send_signal(signal.SIGINT)
-    _, errors = stopped.communicate(timeout=60)
-    assert stopped.returncode == 130
-    assert errors.count("\n") == 1
-    assert "go on with --resume" in errors
+    if number == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert (code, errors.count("\n")) == (130, 1)
+        assert "go on with --resume" in errors
     subprocess.run([sys.executable, *command(sample, out, "--resume")], check=True, cwd=ROOT, env=environment(cache))
     assert metrics_of(out) == metrics_of(unbroken)
     assert same_weights(out, unbroken)

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.errors import InputError, TinysceneError
+from deploy.files import require_free
 from deploy.provenance import provenance
 from train import augment
 from train.budget import count_network
@@ -45,7 +46,7 @@ from train.models import build
 from train.models.cp_mobile import CPMobile, fold_branches
 from train.progress import progress
 from train.recipe import Recipe, Train
-from train.run import METRICS, MODEL, Card, require_free, save_tensors, write_recipe
+from train.run import METRICS, MODEL, RECIPE, Card, save_tensors, write_recipe
 
 CPU_MICRO_BATCH = 32  # clips
 SECONDS_A_CHECKPOINT = 300  # at most, besides the one after each epoch
@@ -112,6 +113,8 @@ def train(
     if resume and (out / MODEL).exists():
         return out / MODEL
     if ranks.rank == 0:
+        if not resume and (out / RECIPE).exists():
+            raise InputError(f"{out}: holds a run; go on with --resume, or choose another --out")
         if not resume:
             require_free(out)
         write_recipe(out, recipe)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from deploy.errors import InputError
-from deploy.files import sha256, write_whole
+from deploy.files import require_free, sha256, write_whole
 from deploy.provenance import provenance
 from train.data import SCENES
 from train.models import build
@@ -115,12 +115,6 @@ def network_with(tensors: dict[str, Tensor], recipe: Recipe, classes: int, path:
         raise InputError(f"{path}: holds {unknown[0]}, which recipe {recipe.name} does not have")
     network.load_state_dict(tensors)
     return network.eval()
-
-
-def require_free(out: Path) -> None:
-    """Make sure a new run or dataset can be written here: nothing is there, or an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists and is not empty; choose another name (`train` goes on with --resume)")
 
 
 def write_recipe(out: Path, recipe: Recipe) -> None:

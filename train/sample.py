@@ -17,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from deploy.errors import InputError
-from deploy.files import replacing_folder, write_whole
+from deploy.files import replacing_folder, require_free, write_whole
 from train.data import SCENES, TAU_COLUMNS, TAU_SPLITS
 from train.progress import progress
 
@@ -57,8 +57,7 @@ def write_sample(folder: Path, seed: int = 0) -> dict[str, int]:
     """Write the dataset into a new folder. Returns the number of clips of each list."""
     if seed < 0:
         raise InputError(f"--seed {seed}: must not be negative")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: already exists and is not empty; name a new folder")
+    require_free(folder)
     with replacing_folder(folder) as temporary:
         return _write(temporary, seed)
 
