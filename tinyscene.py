@@ -19,6 +19,7 @@ Every command takes --json and then prints one JSON object or list on stdout; me
 Exit codes: 0 done, 2 bad input, 3 over budget, 130 interrupted.
 """
 
+import errno
 import json
 import os
 import sys
@@ -298,7 +299,8 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", InputError.exit_code)
+        remedy = "; free some room and run it again" if error.errno == errno.ENOSPC else ""
+        _fail(f"{where}{error.strerror or error}{remedy}", InputError.exit_code)
 
 
 def _fail(line: str, code: int) -> None:

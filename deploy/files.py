@@ -28,8 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say whose bytes were too many
+        _name(error, path)
         temporary.unlink(missing_ok=True)
         if is_new_folder:
             with contextlib.suppress(OSError):  # somebody else's file may be in it by now
@@ -49,9 +48,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        _name(error, path)
         shutil.rmtree(temporary)
         raise
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """A full disk does not say whose bytes were too many; say it."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -156,9 +156,9 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
         with (partial / "pcm.i16").open("ab") as handle:
             # reserving the room now turns a full disk into an error here, not a crash in the memory map
             os.posix_fallocate(handle.fileno(), 0, max(1, total) * sample_rate * 2)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(partial)
-        raise
+        raise OSError(error.errno, error.strerror, str(partial)) from None
     pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(max(1, total), sample_rate))
     done = _read_journal(partial / "journal.jsonl")
     waiting = [
