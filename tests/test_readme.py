@@ -33,6 +33,11 @@ def test_the_table_from_scratch_is_what_was_measured(row: str) -> None:
     )
 
 
+def test_the_accuracy_on_esc10_is_what_was_measured() -> None:
+    accuracy = measured("from_scratch_esc10")["summary"]["sounds"]["accuracy"]
+    assert f"**{100 * accuracy['mean']:.2f} ± {100 * accuracy['sd']:.2f} %**" in README
+
+
 def test_the_training_speed_is_what_was_measured() -> None:
     speed = measured("training_speed")
     ours, published = (speed["clips_per_second"][name] for name in ("ours", "published"))
