@@ -140,12 +140,12 @@ def train(
     _needs("torch")
     from train.loop import train as run_training
     from train.recipe import load_recipe
+    from train.run import METRICS
 
     chosen = load_recipe(recipe, settings)
     dataset, clips = _clips(data, splits, fold_pattern, chosen.features)
     model = run_training(chosen, dataset, clips, split, out, resume, allow_over_budget)
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1])
+    last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     _show(
         {"run": str(out), "model": str(model), "data_hash": clips.data_hash, **last},
         as_json,

@@ -18,7 +18,7 @@ from train.data import open_dataset
 from train.evaluate import evaluate, predictor
 from train.loop import train
 from train.recipe import load_recipe
-from train.run import CHECKPOINT, load_model
+from train.run import load_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Data = Annotated[Path, typer.Option(help="Folder of the dataset.")]
@@ -65,7 +65,7 @@ def _run(
         chosen = load_recipe(recipe, settings)
         dataset = open_dataset(data)
         clips = prepare(dataset, chosen.features.sample_rate)
-        train(chosen, dataset, clips, split, folder, resume=(folder / CHECKPOINT).exists())
+        train(chosen, dataset, clips, split, folder, resume=folder.exists())
         network, card = load_model(folder)
         measured = evaluate(predictor(network, chosen.features), clips, dataset.split(split)[1])
         groups = {group: each["accuracy"] for group, each in measured["by_device_group"].items()}

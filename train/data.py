@@ -61,7 +61,6 @@ class Dataset:
     """Recordings and the lists that divide them. `splits` maps a name to (training paths, test paths)."""
 
     root: Path
-    layout: str  # "tau" or "folders"
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
     splits: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
@@ -117,7 +116,7 @@ def _open_tau(root: Path, splits: Path | None) -> Dataset:
             raise InputError(f"{lists[name]}: {min(both)!r} is in the test list too")
     if not found:
         raise InputError(f"{folder}: holds none of {', '.join(path.name for path in lists.values())}")
-    return Dataset(root, "tau", SCENES, tuple(entries), found)
+    return Dataset(root, SCENES, tuple(entries), found)
 
 
 def _splits_folder(root: Path, splits: Path | None) -> Path:
@@ -212,7 +211,7 @@ def _open_folders(root: Path, fold_pattern: str) -> Dataset:
     }
     if len(splits) < 2:
         raise InputError(f"{root}: --fold-pattern {fold_pattern} puts every file in one fold")
-    return Dataset(root, "folders", labels, tuple(entries), splits)
+    return Dataset(root, labels, tuple(entries), splits)
 
 
 def _fold(path: str, pattern: re.Pattern[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from deploy.errors import InputError
-from deploy.files import replacing, sha256
+from deploy.files import sha256, write_whole
 from deploy.runners import CARD_KEY
 from train.budget import count_network
 from train.run import load_model, model_path
@@ -59,6 +59,5 @@ def export_onnx(run: Path, out: Path | None = None, allow_over_budget: bool = Fa
     onnx.helper.set_model_props(model, {CARD_KEY: json.dumps(content)})
     onnx.checker.check_model(model)
     out = out or weights.with_name("model.onnx")
-    with replacing(out) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    write_whole(out, model.SerializeToString())
     return out
