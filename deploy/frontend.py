@@ -90,11 +90,15 @@ class FrontEnd:
         n = np.arange(self.win_length, dtype=np.float64)
         return (0.5 - 0.5 * np.cos(2 * np.pi * n / self.win_length)).astype(np.float32)
 
+    def mel_edges(self) -> NDArray[np.float64]:
+        """Where the mel triangles begin, peak and end, in Hz, (n_mels + 2,): band m spans edges m to m + 2."""
+        top, bottom = _hertz_to_mel(self.top_frequency), _hertz_to_mel(self.f_min)
+        return 700.0 * (10.0 ** (np.linspace(bottom, top, self.n_mels + 2) / 2595.0) - 1.0)
+
     def filterbank(self) -> Float32:
         """Mel weights of the power spectrum, (n_mels, n_fft // 2 + 1): HTK scale, triangles of height one."""
         bins = np.linspace(0, self.sample_rate / 2, self.n_fft // 2 + 1)  # Hz
-        top, bottom = _hertz_to_mel(self.top_frequency), _hertz_to_mel(self.f_min)
-        edges = 700.0 * (10.0 ** (np.linspace(bottom, top, self.n_mels + 2) / 2595.0) - 1.0)  # Hz
+        edges = self.mel_edges()
         rising = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
         falling = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
         return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
