@@ -5,18 +5,23 @@
     tinyscene train    baseline --data data/sample --split 25 --out runs/first
     tinyscene evaluate runs/first --data data/sample
     tinyscene budget   baseline                                            # or a run, or a model file
-    tinyscene export   runs/first --to onnx
-    tinyscene classify runs/first some.wav more/*.flac
+    tinyscene quantize runs/first --data data/sample --out bundles/first   # integers only; --qat to fine-tune
+    tinyscene export   bundles/first --to tflite,onnx,onnx-int8            # or a run, --to onnx
+    tinyscene verify   bundles/first                                       # every runtime against the reference
+    tinyscene inspect  bundles/first                                       # layers, scales, bytes and errors
+    tinyscene classify bundles/first some.wav more/*.flac                  # or a run, or an .onnx file
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
 
 In Python:
 
     import tinyscene
-    scene = tinyscene.load("runs/first")
-    scene.classify("some.wav")
+    scene = tinyscene.load("bundles/first")
+    scene.classify("some.wav")                  # scores by label, for each second
+    stream = scene.stream(sample_rate=32000)
+    stream.push(samples)                        # a decision for each second that is complete
 
 Every command takes --json and then prints one JSON object or list on stdout; messages go to stderr.
-Exit codes: 0 done, 2 bad input, 3 over budget, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 3 over budget, 4 not verified, 130 interrupted.
 """
 
 import errno
@@ -28,13 +33,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console, Group
 
+from deploy.audio import Recording
+from deploy.bundle import EXPORTS, INDEX, open_bundle
+from deploy.classifier import SceneClassifier, bundle_classifier, onnx_classifier
 from deploy.errors import InputError, TinysceneError
-from deploy.files import sha256
+from deploy.exports import export as write_export
+from deploy.files import sha256, write_whole
 from deploy.frontend import FrontEnd
-from deploy.runners import SceneClassifier
+from deploy.inspection import inspect_errors, inspect_graph
+from deploy.tables import inspection_table, verification_table
+from deploy.verify import require as require_verified
+from deploy.verify import verify as run_verification
 
 __all__ = ["FrontEnd", "InputError", "SceneClassifier", "TinysceneError", "load", "main"]
 
@@ -45,6 +58,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 console, messages = Console(), Console(stderr=True)
+tables = Console(width=max(console.width, 150))  # a narrower terminal wraps, which beats figures cut short
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object or list on stdout.")]
 Data = Annotated[Path, typer.Option("--data", help="Folder of the dataset: TAU's layout, or a folder a class.")]
@@ -53,23 +67,29 @@ FoldPattern = Annotated[
     str | None, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")]
+Runner = Annotated[str, typer.Option(help="What runs a bundle: reference, litert, tflite-runtime or onnxruntime.")]
 AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Go on with a model that is over budget.")]
 
 
-def load(model: str | Path) -> SceneClassifier:
-    """A classifier from a run folder or an exported .onnx file.
+def load(model: str | Path, runner: str = "reference") -> SceneClassifier:
+    """A classifier from a bundle, a run folder or an exported .onnx file.
 
-    A run is exported to ONNX first if it has not been since its weights changed, which needs the extras
-    `train` and `onnx`; an exported one needs only a runtime. Raises InputError if neither can be.
+    A bundle is run by `runner`: reference (what a device computes), litert, tflite-runtime or onnxruntime. A
+    run is exported to ONNX first if it has not been since its weights changed, which needs the extras `train`
+    and `onnx`; an exported one needs only ONNX Runtime. Raises InputError if the model cannot be used.
     """
     path = Path(model)
+    if (path / INDEX).exists():
+        return bundle_classifier(open_bundle(path), runner)
+    if runner not in ("reference", "onnxruntime"):
+        raise InputError(f"--runner {runner}: {path} is no bundle and is run by ONNX Runtime; see `tinyscene quantize`")
     if path.suffix == ".onnx":
-        return SceneClassifier(path)
+        return onnx_classifier(path)
     exported, weights = path / "model.onnx", path / "model.safetensors"
     if not weights.is_file() and not exported.is_file():
-        raise InputError(f"{path}: neither a finished run nor an .onnx file")
+        raise InputError(f"{path}: neither a bundle, nor a finished run, nor an .onnx file")
     if exported.is_file():
-        classifier = SceneClassifier(exported)
+        classifier = onnx_classifier(exported)
         if not weights.is_file() or classifier.card.get("weights_sha256") == sha256(weights):
             return classifier
     if find_spec("torch") is None:
@@ -78,7 +98,7 @@ def load(model: str | Path) -> SceneClassifier:
         )
     from train.export import export_onnx
 
-    return SceneClassifier(export_onnx(path, allow_over_budget=True))
+    return onnx_classifier(export_onnx(path, allow_over_budget=True))
 
 
 @app.callback(invoke_without_command=True)
@@ -156,9 +176,10 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run, or an exported .onnx file.")],
+    model: Annotated[Path, typer.Argument(help="A run, a bundle, or an exported .onnx file.")],
     data: Data,
     split: Annotated[str | None, typer.Option(help="Whose test list; by default the one trained on.")] = None,
+    runner: Runner = "reference",
     splits: Splits = None,
     fold_pattern: FoldPattern = None,
     as_json: Json = False,
@@ -170,10 +191,10 @@ def evaluate(
     from train.run import load_model, write_evaluation
     from train.tables import evaluation_tables
 
-    if model.suffix == ".onnx":
-        classifier = SceneClassifier(model)
+    if model.suffix == ".onnx" or (model / INDEX).exists():
+        classifier = load(model, runner)
         predict, front_end, labels = classifier.probabilities, classifier.front_end, classifier.labels
-        trained_on = classifier.card.get("split")
+        trained_on = classifier.card.get("quantized", classifier.card).get("split")
     else:
         network, card = load_model(model)
         front_end, labels, trained_on = card.parsed_recipe.features, card.labels, card.split
@@ -181,7 +202,7 @@ def evaluate(
     dataset, clips = _clips(data, splits, fold_pattern, front_end)
     if labels != clips.labels:
         raise InputError(f"{model} knows the labels {', '.join(labels)}; {data} has {', '.join(clips.labels)}")
-    name = split or trained_on or ("100" if "100" in dataset.splits else next(iter(dataset.splits)))
+    name = split or trained_on or dataset.default_split
     result = run_evaluation(predict, clips, dataset.split(name)[1])
     result |= {"model": str(model), "data_hash": clips.data_hash, "split": name}
     folder, name = (model, "evaluation") if model.is_dir() else (model.parent, f"{model.stem}-evaluation")
@@ -214,31 +235,114 @@ def budget(
 
 
 @app.command()
-def export(
+def quantize(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
-    to: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="File to write; by default model.onnx in the run.")] = None,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    qat: Annotated[bool, typer.Option("--qat", help="Fine-tune with rounding, after the calibration.")] = False,
+    split: Annotated[str | None, typer.Option(help="Whose training list; by default the one trained on.")] = None,
+    settings: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with interrupted fine-tuning.")] = False,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
     allow_over_budget: AllowOver = False,
     as_json: Json = False,
 ) -> None:
-    """Export a run to float ONNX."""
-    if to != "onnx":
-        raise InputError(f"--to {to}: known is onnx")
+    """Make a run integer-only and write it as a bundle."""
     _needs("torch")
-    from train.export import export_onnx
+    from train.quantize import quantize as run_quantization
+    from train.run import load_model
 
-    path = export_onnx(run, out, allow_over_budget)
-    _show({"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}, as_json, f"{path} written")
+    dataset, clips = _clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
+    bundle = run_quantization(run, dataset, clips, out, qat, split, settings, resume, allow_over_budget)
+    budget = bundle.content["budget"]
+    _show(
+        {"bundle": str(out), **budget},
+        as_json,
+        f"{out}: {budget['deployed_bytes']:,} bytes of weights and biases, {budget['deployed_macs']:,} MACs; "
+        f"next: tinyscene evaluate {out} --data {data}",
+    )
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A bundle, or a finished run.")],
+    to: Annotated[str, typer.Option(help=f"Formats, with commas between: {', '.join(EXPORTS)}.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; by default in the bundle or run.")] = None,
+    names: Annotated[bool, typer.Option("--names", help="Keep the names of tensors in .tflite files.")] = False,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Export a bundle to TFLite and ONNX, or a run to float ONNX."""
+    kinds = to.split(",")
+    if out and len(kinds) > 1:
+        raise InputError(f"--out {out}: names one file, --to {len(kinds)} formats")
+    if (model / INDEX).exists():
+        bundle = open_bundle(model)
+        contents = {kind: write_export(bundle, kind, names) for kind in kinds}
+        if out:
+            write_whole(out, contents[to])
+        paths = [out] if out else [bundle.add_export(kind, content) for kind, content in contents.items()]
+    else:
+        if kinds != ["onnx"]:
+            raise InputError(f"--to {to}: a run is exported to onnx; `tinyscene quantize` makes a bundle of it")
+        _needs("torch")
+        from train.export import export_onnx
+
+        paths = [export_onnx(model, out, allow_over_budget)]
+    written = [{"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths]
+    _show(
+        written if len(written) > 1 else written[0],
+        as_json,
+        "\n".join(f"{each['file']}: {each['bytes']:,} bytes written" for each in written),
+    )
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Recordings to compare on, too.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="A dataset, whose test list is compared on, too.")] = None,
+    split: Annotated[str | None, typer.Option(help="Whose test list; by default the one trained on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold every installed runtime to the reference (exit code 4 if one that must be equal is not)."""
+    bundle = open_bundle(folder)
+    pcm, truth = _one_second_clips(bundle.front_end, files or []), None
+    if data:
+        dataset, clips = _clips(data, None, None, bundle.front_end)
+        chosen = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
+        pcm, truth = np.concatenate([pcm, clips.pcm[chosen]]), None if files else clips.label[chosen]
+    result = run_verification(bundle, pcm, truth)
+    _show(result, as_json, verification_table(result))
+    require_verified(result)
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Recordings to measure the errors on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show each tensor: shape, scale, range, bytes, MACs and where the error of the integers comes from."""
+    bundle = open_bundle(folder)
+    errors = bundle.content["errors"]
+    if files:
+        pcm = _one_second_clips(bundle.front_end, files)
+        errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
+    rows = [row | errors[row["name"]] for row in inspect_graph(bundle.graph)]
+    _show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(rows))
 
 
 @app.command()
 def classify(
-    model: Annotated[Path, typer.Argument(help="A run, or an exported .onnx file.")],
+    model: Annotated[Path, typer.Argument(help="A bundle, a run, or an exported .onnx file.")],
     files: Annotated[list[Path], typer.Argument(help="Recordings of any rate, length and channel count.")],
+    runner: Runner = "reference",
     as_json: Json = False,
 ) -> None:
     """Classify recordings, second by second. Needs no torch."""
-    classifier = load(model)
+    classifier = load(model, runner)
     results = [classifier.classify(path) for path in files]
     lines = []
     for result in results:
@@ -276,6 +380,12 @@ def _clips(folder: Path, splits: Path | None, fold_pattern: str | None, front_en
     return dataset, prepare_clips(dataset, front_end.sample_rate)
 
 
+def _one_second_clips(front_end: FrontEnd, files: list[Path]) -> np.ndarray[Any, Any]:
+    """The int16 clips (clip, samples) of recordings."""
+    clips = [clip for path in files for clip in Recording(path, front_end.sample_rate).clips()]
+    return np.array(clips, np.int16).reshape(-1, front_end.clip_samples)
+
+
 def _needs(package: str) -> None:
     if find_spec(package) is None:
         raise InputError(f"{package} is not installed: pip install 'tinyscene[train]'")
@@ -288,7 +398,8 @@ def _show(result: object, as_json: bool, shown: str | Group) -> None:
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:
-        console.print(shown, soft_wrap=isinstance(shown, str), markup=False, highlight=False)
+        is_text = isinstance(shown, str)
+        (console if is_text else tables).print(shown, soft_wrap=is_text, markup=False, highlight=False)
 
 
 def main() -> None:

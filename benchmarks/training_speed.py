@@ -26,11 +26,13 @@ from benchmarks.results import write_result
 from deploy.frontend import PHASES_A_BLOCK, FrontEnd, sinc_blocks
 from train import augment
 from train.cache import Clips, prepare
+from train.checkpoint import Place
 from train.data import Dataset, open_dataset
-from train.loop import CPU_MICRO_BATCH, Place, Ranks, Trainer
+from train.loop import CPU_MICRO_BATCH
 from train.models import build
 from train.progress import progress
 from train.recipe import Recipe, load_recipe
+from train.trainer import Ranks, Trainer
 
 SOURCE_RATE = 44_100  # Hz, of TAU's recordings
 

@@ -8,6 +8,7 @@ padded with zeros to a clip if it lasts half a second or more, or if it is all t
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -81,17 +82,37 @@ class Recording:
                         return
                 if len(second) < self.rate:
                     self.notes.append(f"the last {len(second) / self.rate:.2f} s padded to one second")
-                yield self._clip(second.mean(axis=1))
+                yield self._clip(mix_down(second))
                 if fault:
                     return
 
     def _clip(self, mono: NDArray[np.float32]) -> NDArray[np.int16]:
-        signal = resample(mono, self.rate, self.sample_rate)[: self.sample_rate]
-        if np.abs(signal).max() > 1.0 and "clipped at full scale" not in self.notes:
+        clip, clipped = make_clip(mono, self.rate, self.sample_rate)
+        if clipped and "clipped at full scale" not in self.notes:
             self.notes.append("clipped at full scale")
-        clip = np.zeros(self.sample_rate, np.int16)
-        clip[: len(signal)] = np.clip(np.rint(signal * PCM_SCALE), -32768, 32767)
         return clip
+
+
+def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Samples (samples,) or (samples, channels), int16 or float within +-1 -> mono float32 (samples,).
+
+    Raises InputError for any other shape or type, and for NaN or infinite samples.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or (samples.dtype != np.int16 and samples.dtype.kind != "f"):
+        raise InputError(f"samples are {samples.dtype} {samples.shape}: needed are int16 or float, (samples, channels)")
+    real = samples / PCM_SCALE if samples.dtype == np.int16 else samples.astype(np.float32)
+    if not np.isfinite(real).all():
+        raise InputError("samples hold NaN or infinite values")
+    return real if real.ndim == 1 else real.mean(axis=1)
+
+
+def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[NDArray[np.int16], bool]:
+    """A second or less at `rate` Hz as an int16 clip (sample_rate,), and whether it was clipped."""
+    signal = resample(mono, rate, sample_rate)[:sample_rate]
+    clip = np.zeros(sample_rate, np.int16)
+    clip[: len(signal)] = np.clip(np.rint(signal * PCM_SCALE), -32768, 32767)
+    return clip, bool(np.abs(signal).max() > 1.0)
 
 
 def _read(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:

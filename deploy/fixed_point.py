@@ -1,25 +1,26 @@
 """The fixed-point log-mel: int16 PCM in, int8 features out, integers only. What the firmware computes, bit for bit.
 
 It follows `FrontEnd.log_mel` without floating point. Floats only make the tables, once, here; a C port prints them
-and repeats the steps. `>>` rounds down (arithmetic shift), every sum is exact, and no value leaves the type named.
+and repeats the steps. `>>` rounds down (arithmetic shift), every sum is exact, no value leaves the type named, and
+  mulr(x, w) = (x * w + 2^31) >> 32, the product in 64 bits, is the Cortex-M4's SMMULR (SMMLAR and SMMLSR with a sum).
 
 Frame f holds samples f * hop - n_fft / 2 + i, 0 <= i < n_fft, reflected at the ends without repeating the end itself.
 
-1. Window. x = (sample * window + half) >> (15 - fraction_bits), half of the shift's divisor: int32 with
-   `fraction_bits` below the binary point. `window_table` is Q15 in the middle win_length samples, zero beside them.
-2. Complex FFT of N = n_fft / 2 points z[n] = x[2n] + i x[2n+1], in place, never scaled. Position p of the
+1. Window. x = mulr(sample << (fraction_bits + 1), window), int32 with `fraction_bits` below the binary point.
+   `window_table` is Q31, for the middle win_length samples; those beside them are zero. (A window in Q15 costs
+   the device the same, and near a full-scale tone puts silent bands 12 steps of int8 off.)
+2. Complex FFT of N = n_fft / 2 points z[n] = x[2n] + i x[2n+1], int32, in place, never scaled. Position p of the
    work area is loaded with z[order[p]]. If log2 N is odd, neighbours (a, b) first become (a + b, a - b). Then, while
    the transforms of length m are shorter than N, four neighbours a, b, c, d make one of length 4m (decimation in time):
      b, c, d at 0 < k < m are rotated by angles k, 2k, 3k times 2 pi / 4m; at k = 0 they stay as they are;
      y[k] = (a+c) + (b+d)   y[k+m] = (a-c) - i(b-d)   y[k+2m] = (a+c) - (b+d)   y[k+3m] = (a-c) + i(b-d).
    A rotation by angle 2 pi j / n_fft takes (cosine, sine) = twiddles[j], Q31, and is twice
      re: mulr(re, cosine) + mulr(im, sine)   im: mulr(im, cosine) + mulr(re, -sine)
-   where mulr(x, w) = (x * w + 2^31) >> 32, the product in 64 bits: the Cortex-M4's SMMULR, SMMLAR and SMMLSR.
    The doubling comes after the sum.
 3. Real spectrum, as Y = 2 X. For 0 < k < N/2: E = Z[k] + conj Z[N-k], O = -i (Z[k] - conj Z[N-k]); T is O rotated
    by angle 2 pi k / n_fft, not doubled; Y[k] = E + 2T, Y[N-k] = conj(E - 2T). Y[N/2] = 2 conj Z[N/2]. Bins 0 and N
    lie outside every triangle and are not computed.
-4. Power. p = (re^2 + im^2 + half) >> power_shift, in 64 bits.
+4. Power. p = (re^2 + im^2 + half) >> power_shift of Y, half of 2^power_shift (0 for 1), in 64 bits.
 5. Mel. Neighbouring triangles sum to one between their centres, so the n_mels + 2 edges part the bins into
    n_mels + 1 segments, s the bins from segment_starts[s] up to segment_starts[s+1], each with one weight w, Q16, the
    rising one. P[s] = sum p, R[s] = sum w p; energy[m] = R[m] + (P[m+1] << 16) - R[m+1]. In 64 bits.
@@ -43,7 +44,7 @@ from deploy.frontend import FrontEnd
 Int64 = NDArray[np.int64]
 
 LOWEST_FFT = 64
-Q31_ONE = 2**31 - 1  # the largest of int32, so that a twiddle and its negative both fit
+Q31_ONE = 2**31 - 1  # one is stored as this, the largest of int32; its negative fits too
 THRESHOLDS = 255  # between the 256 values of int8
 
 
@@ -72,15 +73,15 @@ class FixedPointLogMel:
         self.front_end = front_end
         self.scale, self.zero_point = float(np.float32(scale)), zero_point
 
-        self.window_table = np.rint(front_end.window().astype(np.float64) * 2**15).astype(np.uint16)  # (win_length,)
+        self.window_table = _q31(front_end.window())  # (win_length,)
         self.fraction_bits = 16 - win_length.bit_length()
-        energy = int((self.window_table.astype(np.int64) ** 2).sum())  # of the loudest frame, by 4^-fraction_bits
-        self.power_shift = max(0, (2 * n_fft * energy << (16 + 2 * self.fraction_bits)).bit_length() - 63)
+        energy = sum(value**2 for value in self.window_table.tolist())  # of the window, Q62
+        # The bound is 2 n_fft energy 2^-62 (2^15 2^fraction_bits)^2: twice, as Y is 2 X and half the bins are kept
+        self.power_shift = max(0, (2 * n_fft * energy).bit_length() - 62 + 30 + 2 * self.fraction_bits + 16 - 63)
 
         self.order = _digit_reversal(n_fft // 2)  # (N,)
         angles = 2 * np.pi * np.arange(3 * n_fft // 4) / n_fft
-        twiddles = np.rint(np.stack([np.cos(angles), np.sin(angles)], axis=1) * 2**31)
-        self.twiddles = np.clip(twiddles, -Q31_ONE, Q31_ONE).astype(np.int32)  # (3/4 of the circle, cosine and sine)
+        self.twiddles = _q31(np.stack([np.cos(angles), np.sin(angles)], axis=1))  # (3/4 circle, cosine and sine)
 
         self.segment_starts, self.mel_weights = _segments(front_end)  # (n_mels + 2,), (bin,)
         self.thresholds = self._thresholds()  # (255,)
@@ -105,8 +106,8 @@ class FixedPointLogMel:
         framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[:: self.front_end.hop_length]
         left = (n_fft - win_length) // 2
         frames = np.zeros(framed.shape, np.int64)  # (frame, n_fft)
-        products = framed[:, left : left + win_length] * self.window_table.astype(np.int64)
-        frames[:, left : left + win_length] = _rounded_shift(products, 15 - self.fraction_bits)
+        samples = framed[:, left : left + win_length].astype(np.int64) << (self.fraction_bits + 1)
+        frames[:, left : left + win_length] = mulr(samples, self.window_table.astype(np.int64))
         return frames
 
     def spectrum(self, frames: Int64) -> Int64:
@@ -126,7 +127,8 @@ class FixedPointLogMel:
 
     def power(self, spectrum: Int64) -> Int64:
         """Step 4: twice a spectrum (re and im, bin, frame) -> its shifted power (bin, frame)."""
-        return _rounded_shift(spectrum[0] ** 2 + spectrum[1] ** 2, self.power_shift)
+        half = (1 << self.power_shift) >> 1
+        return (spectrum[0] ** 2 + spectrum[1] ** 2 + half) >> self.power_shift
 
     def mel_energy(self, power: Int64) -> Int64:
         """Step 5: the power of bins 1 to N - 1, (bin, frame) -> mel energy in `unit`s (mel, frame)."""
@@ -183,9 +185,9 @@ class FixedPointLogMel:
         return np.array([min(max(int(energy), 0), 2**63 - 1) for energy in least], np.int64)
 
 
-def _rounded_shift(values: Int64, bits: int) -> Int64:
-    """Divided by 2^bits and rounded to nearest, a tie upwards."""
-    return (values + ((1 << bits) >> 1)) >> bits
+def _q31(values: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Values within +-1 as multiples of 2^-31."""
+    return np.clip(np.rint(values.astype(np.float64) * 2**31), -Q31_ONE, Q31_ONE).astype(np.int32)
 
 
 def _digit_reversal(points: int) -> NDArray[np.uint16]:

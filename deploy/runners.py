@@ -1,104 +1,135 @@
-"""Scene classifiers over the runtimes that are installed. Needs numpy, soundfile and a runtime; no torch.
+"""Runtimes that run a bundle's integer graph: int8 features in, int8 logits out.
 
-scene = SceneClassifier(Path("model.onnx"))
-scene.classify(Path("some.wav"))
+    invoke = make_runner("litert", bundle)
+    logits = invoke(features)                # (batch, mel, frame, 1) -> (batch, classes)
+
+`reference` is the definition (numpy); `litert` and `tflite-runtime` are the usual fast kernels (XNNPACK),
+`onnxruntime` its int8 kernels; the names ending in `-reference`, and `tflite-micro`, run the kernels that
+the reference equals to the bit and serve `tinyscene verify`. What a TFLite runtime is given is written
+afresh from the checked graph: no .tflite file is ever loaded, so no hostile one can be.
 """
 
-import json
-from pathlib import Path
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.audio import Recording
+from deploy.bundle import Bundle
 from deploy.errors import InputError
-from deploy.frontend import PCM_SCALE, FrontEnd
+from deploy.exports import export
+from deploy.reference import run
 
-CARD_KEY = "tinyscene"  # of the model's metadata
-BATCH = 16  # seconds of a recording classified at once
+Int8 = NDArray[np.int8]
+Invoke = Callable[[Int8], Int8]
 
-
-class SceneClassifier:
-    """A float ONNX model with its front end and labels, run by ONNX Runtime on the CPU."""
-
-    def __init__(self, model: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise InputError("onnxruntime is not installed: pip install 'tinyscene[onnx]'") from None
-        if not model.is_file():
-            raise InputError(f"{model}: no such model file")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{model}: not a model that ONNX Runtime can run ({reason})") from None
-        self.card = _read_card(self._session.get_modelmeta().custom_metadata_map, model)
-        self.labels: tuple[str, ...] = tuple(self.card["labels"])
-        self.front_end = FrontEnd(**self.card["front_end"])
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [1, *self.front_end.shape]:
-            raise InputError(f"{model}: its input does not fit its front end, float 1 x {self.front_end.shape}")
-        if isinstance(inputs[0].shape[0], int):
-            raise InputError(f"{model}: takes batches of {inputs[0].shape[0]} only; export it with a free batch size")
-        if len(outputs) != 1 or outputs[0].shape[1:] != [len(self.labels)]:
-            raise InputError(f"{model}: its output does not fit its {len(self.labels)} labels")
-
-    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        """One-second clips (batch, samples) at the front end's rate -> logits (batch, classes)."""
-        features = self.front_end.log_mel(pcm / PCM_SCALE)[:, None]  # (batch, 1, mel, frame)
-        return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: features})[0])
-
-    def probabilities(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        """One-second clips (batch, samples) -> probabilities (batch, classes)."""
-        logits = self.logits(pcm)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-    def classify(self, path: Path | str) -> dict[str, Any]:
-        """Classify a recording of any rate, length and channel count.
-
-        Returns: file; scene and scores (label -> mean probability over its seconds); seconds, a list of
-        start, scene and scores; notes on what had to be done to the file.
-        """
-        recording = Recording(Path(path), self.front_end.sample_rate)
-        seconds: list[NDArray[np.float32]] = []
-        batch: list[NDArray[np.int16]] = []
-        for clip in recording.clips():
-            batch.append(clip)
-            if len(batch) == BATCH:
-                seconds.append(self.probabilities(np.stack(batch)))
-                batch = []
-        if batch:
-            seconds.append(self.probabilities(np.stack(batch)))
-        scores = np.concatenate(seconds)  # (second, classes)
-        return {
-            "file": str(path),
-            **self._decision(scores.mean(axis=0)),
-            "seconds": [{"start": start, **self._decision(each)} for start, each in enumerate(scores)],
-            "notes": recording.notes,
-        }
-
-    def _decision(self, scores: NDArray[np.float32]) -> dict[str, Any]:
-        named = {label: float(score) for label, score in zip(self.labels, scores, strict=True)}
-        return {"scene": max(named, key=named.__getitem__), "scores": named}
+MICRO_ARENA = 2**23  # bytes; what is needed is found out when the tensors are placed
 
 
-def _read_card(metadata: dict[str, str], model: Path) -> dict[str, Any]:
-    """Labels, front end and provenance that an export carries."""
+def make_runner(name: str, bundle: Bundle) -> Invoke:
+    """A runtime by name, ready to run a bundle. Raises InputError if it is unknown or not installed."""
+    if name not in RUNNERS:
+        raise InputError(f"runner {name!r} is unknown: known are {', '.join(RUNNERS)}")
+    package, extra, make = RUNNERS[name]
     try:
-        card = json.loads(metadata[CARD_KEY])
-        labels = card["labels"]
-        if not (isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)):
-            raise ValueError("labels must be a list of names")
-        if len(set(labels)) < len(labels):
-            raise ValueError("a label stands twice")
-        FrontEnd(**card["front_end"])
-        return card
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        module = importlib.import_module(package)
+    except ImportError:
         raise InputError(
-            f"{model}: carries no labels and front end of tinyscene ({error}); export it with `tinyscene export`"
+            f"runner {name}: {package.partition('.')[0]} is not installed: pip install '{extra}'"
         ) from None
+    try:
+        return make(module, bundle)
+    except InputError:
+        raise
+    except Exception as error:  # the runtimes' exceptions share no other base
+        raise InputError(f"runner {name} cannot run {bundle.folder} ({_first_line(error)})") from None
+
+
+def installed() -> list[str]:
+    """The runners whose package can be imported here."""
+    found = []
+    for name, (package, _, _) in RUNNERS.items():
+        try:
+            importlib.import_module(package)
+            found.append(name)
+        except ImportError:
+            continue
+    return found
+
+
+def _reference(_numpy: Any, bundle: Bundle) -> Invoke:
+    return lambda features: run(bundle.graph, features)
+
+
+def _tflite(interpreters: Any, bundle: Bundle) -> Invoke:
+    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN)
+
+
+def _tflite_reference(interpreters: Any, bundle: Bundle) -> Invoke:
+    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN_REF)
+
+
+def _interpreter(interpreters: Any, bundle: Bundle, kernels: Any) -> Invoke:
+    content = export(bundle, "tflite")
+    interpreter = interpreters.Interpreter(model_content=content, experimental_op_resolver_type=kernels, num_threads=1)
+    interpreter.allocate_tensors()
+    first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def invoke_one(features: Int8) -> Int8:
+        interpreter.set_tensor(first, features)
+        interpreter.invoke()
+        return interpreter.get_tensor(last)
+
+    return _one_by_one(invoke_one)
+
+
+def _tflite_micro(runtime: Any, bundle: Bundle) -> Invoke:
+    interpreter = runtime.Interpreter.from_bytes(export(bundle, "tflite"), arena_size=MICRO_ARENA)
+
+    def invoke_one(features: Int8) -> Int8:
+        interpreter.set_input(features, 0)
+        interpreter.invoke()
+        return interpreter.get_output(0)
+
+    return _one_by_one(invoke_one)
+
+
+def _onnxruntime(onnxruntime: Any, bundle: Bundle) -> Invoke:
+    content = bundle.exported("onnx-int8")  # which needs no onnx to be read
+    if content is None:
+        content = export(bundle, "onnx-int8")
+    session = onnx_session(onnxruntime, content)
+
+    def invoke(features: Int8) -> Int8:
+        return session.run(None, {bundle.graph.input.name: features.transpose(0, 3, 1, 2)})[0]
+
+    return invoke
+
+
+def onnx_session(onnxruntime: Any, content: bytes) -> Any:
+    """A quiet session on the CPU, of a file's bytes: so it can name no other file to be read."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
+    options.add_session_config_entry("session.qdqisint8allowed", "1")  # or x86 runs an int8 model in float
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _one_by_one(invoke_one: Invoke) -> Invoke:
+    """A batch through a runtime whose model takes one clip."""
+    return lambda features: np.concatenate([invoke_one(features[index : index + 1]) for index in range(len(features))])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+
+
+RUNNERS: dict[str, tuple[str, str, Callable[[Any, Bundle], Invoke]]] = {  # name -> package, extra, how it is made
+    "reference": ("numpy", "tinyscene", _reference),
+    "litert": ("ai_edge_litert.interpreter", "tinyscene", _tflite),
+    "tflite-runtime": ("tflite_runtime.interpreter", "tinyscene[verify]", _tflite),
+    "onnxruntime": ("onnxruntime", "tinyscene[onnx]", _onnxruntime),
+    "litert-reference": ("ai_edge_litert.interpreter", "tinyscene", _tflite_reference),
+    "tflite-runtime-reference": ("tflite_runtime.interpreter", "tinyscene[verify]", _tflite_reference),
+    "tflite-micro": ("tflite_micro.python.tflite_micro.runtime", "tinyscene[verify]", _tflite_micro),
+}

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from deploy.errors import InputError
 from train.cache import Clips
 from train.data import Dataset
-from train.loop import learning_rate, train
+from train.loop import train
 from train.recipe import Recipe, Train, load_recipe
 from train.run import load_model, write_recipe
+from train.trainer import learning_rate
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["train.batch_size=32", "train.micro_batch=16", "features.n_mels=64", "features.hop_length=1000"]

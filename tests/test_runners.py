@@ -17,8 +17,8 @@ import torch
 from onnx import helper, numpy_helper
 
 import tinyscene
+from deploy.classifier import onnx_classifier
 from deploy.errors import InputError
-from deploy.runners import SceneClassifier
 from tests.test_export import TINY, run_of
 from train.cache import Clips
 from train.data import SCENES
@@ -99,7 +99,7 @@ def test_a_run_whose_weights_changed_is_exported_again(run: Path, tmp_path: Path
     other, network = run_of(tmp_path, "nano", TINY, seed=1)
     shutil.copy(other / "model.safetensors", run / "model.safetensors")
     pcm = sample_clips.pcm[[0, 100, 200]]
-    stale = SceneClassifier(run / "model.onnx").probabilities(pcm)
+    stale = onnx_classifier(run / "model.onnx").probabilities(pcm)
     classifier = tinyscene.load(run)
     expected = predictor(network, classifier.front_end, torch.device("cpu"))(pcm)
     np.testing.assert_allclose(classifier.probabilities(pcm), expected, atol=1e-4)
@@ -125,7 +125,7 @@ def test_a_recording_scores_the_mean_of_its_seconds(exported_run: Path, noise: P
 
 def test_a_long_recording_is_classified_whole(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.full(8_000 * 35, 0.1), 8_000)
-    result = SceneClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(tmp_path / "long.wav")
+    result = onnx_classifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(tmp_path / "long.wav")
     assert [second["start"] for second in result["seconds"]] == list(range(35))
 
 
@@ -141,7 +141,7 @@ def test_two_channels_are_classified_as_their_mean(exported_run: Path, tmp_path:
 
 
 def test_scores_are_the_softmax_in_the_order_of_the_labels(tmp_path: Path, noise: Path) -> None:
-    result = SceneClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(noise)
+    result = onnx_classifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(noise)
     assert result["scores"] == pytest.approx({"wind": 0.1, "bells": 0.7, "rain": 0.2}, abs=1e-6)
     assert result["scene"] == "bells"
 
@@ -149,13 +149,13 @@ def test_scores_are_the_softmax_in_the_order_of_the_labels(tmp_path: Path, noise
 @pytest.mark.parametrize("metadata", UNFIT, ids=lambda metadata: str(metadata)[:150])
 def test_metadata_that_does_not_fit_is_refused(metadata: str | None, tmp_path: Path, noise: Path) -> None:
     with pytest.raises(InputError, match=r"model\.onnx"):
-        SceneClassifier(handmade(tmp_path / "model.onnx", metadata)).classify(noise)
+        onnx_classifier(handmade(tmp_path / "model.onnx", metadata)).classify(noise)
 
 
 @pytest.mark.parametrize("change", [{"batch": 1}, {"batch": 2}, {"kind": onnx.TensorProto.DOUBLE}], ids=str)
 def test_a_model_that_cannot_take_float_seconds_is_refused(change: dict[str, int], tmp_path: Path, noise: Path) -> None:
     with pytest.raises(InputError, match=r"model\.onnx"):
-        SceneClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD), **change)).classify(noise)
+        onnx_classifier(handmade(tmp_path / "model.onnx", json.dumps(CARD), **change)).classify(noise)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "missing"])

@@ -169,7 +169,8 @@ def _count_onnx(path: Path, graph, onnx) -> Count:
             continue
         shape = shapes.get(node.output[0], ())
         macs = prod(shape) * _depth(node, weights, onnx) if node.op_type in ("Conv", "Gemm", "MatMul") else 0
-        used = [] if node.op_type == "QuantizeLinear" else [weights[name] for name in node.input if name in weights]
+        is_rounding = node.op_type in ("QuantizeLinear", "DequantizeLinear", "Clip")  # scales are no parameters
+        used = [] if is_rounding else [weights[name] for name in node.input if name in weights]
         layers.append(Layer(node.name, node.op_type, shape, sum(prod(each) for each in used), macs))
     stored = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors.values())
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in tensors.values()}

@@ -72,6 +72,11 @@ class Dataset:
             raise InputError(f"{self.root} has no split {name!r}: say one of {known} with --split")
         return self.splits[name]
 
+    @property
+    def default_split(self) -> str:
+        """The split to use where none is named: all of TAU, or the first fold."""
+        return "100" if "100" in self.splits else next(iter(self.splits))
+
 
 def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str | None = None) -> Dataset:
     """Read the lists of a dataset.

@@ -77,6 +77,20 @@ class Budget(Section):
     precision: Literal["float32", "float16", "int8"] = "float16"  # in which the parameters are counted
 
 
+class Quantize(Section):
+    """How a trained network is made int8: calibration, and fine-tuning where it is asked for (--qat)."""
+
+    calibration: Literal["minmax", "percentile", "mse"] = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
+    clips: Annotated[int, Field(ge=1, le=4096)] = 256  # to calibrate on, from the training list
+    equalize: bool = True
+    bias_correction: bool = True
+    epochs: Count = 8  # of fine-tuning, like the next three
+    lr: Positive = 5e-5  # peak
+    batch_size: Count = 32
+    distill: Fraction = 1.0  # share of the loss that asks for the float network's answers; the rest asks for the labels
+
+
 class Recipe(Section):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -85,6 +99,7 @@ class Recipe(Section):
     model: Model = Model()
     train: Train = Train()
     budget: Budget = Budget()
+    quantize: Quantize = Quantize()
 
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -125,13 +140,15 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     if not isinstance(settings, dict):
         raise InputError(f"recipe {path}: must be a mapping of keys to values")
     source = f"recipe {name}"
-    recipe = parse_recipe({"name": path.stem, **settings}, source)
-    if not overrides:
-        return recipe
+    return override(parse_recipe({"name": path.stem, **settings}, source), overrides or [], source)
+
+
+def override(recipe: Recipe, overrides: list[str], source: str) -> Recipe:
+    """A recipe with `key=value` overrides applied. `source` names it in errors."""
     settings = recipe.as_dict()
-    for override in overrides:
-        _override(settings, override)
-    return parse_recipe(settings, source)
+    for each in overrides:
+        _override(settings, each)
+    return parse_recipe(settings, source) if overrides else recipe
 
 
 def _plain_data(text: str) -> Any:

@@ -1,0 +1,152 @@
+"""The bundle: one folder with all that is shipped, and a hash of every file in it.
+
+    bundle = open_bundle(Path("bundles/first"))
+    bundle.graph, bundle.front_end, bundle.labels
+
+`bundle.json` holds labels, front end, provenance, budget, how it was quantized, and the SHA-256 of each
+other file: the integer graph (`graph.*`), the float graph it came from (`float.*`), golden vectors, a model
+card, and the exports. A folder is written whole or not at all, and read only if every file is as it was
+written: a truncated, changed or missing one is refused by name.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import InputError
+from deploy.files import replacing_folder, require_free, sha256, write_whole
+from deploy.frontend import FrontEnd
+from deploy.golden import Vectors, make_vectors, read_vectors
+from deploy.graph import Graph
+from deploy.graph_file import load_graph, save_graph
+
+SCHEMA = 1
+INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
+GRAPH, FLOAT_GRAPH = "graph", "float"
+MAX_INDEX, MAX_FILE = 2**24, 2**26  # bytes
+EXPORTS = {
+    "tflite": "model.tflite",
+    "tflite-float": "model-float.tflite",
+    "onnx": "model.onnx",
+    "onnx-int8": "model-int8.onnx",
+}
+PARTS = (*(f"{stem}.{kind}" for stem in (GRAPH, FLOAT_GRAPH) for kind in ("json", "safetensors")), VECTORS, CARD)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle, its files checked. Raises InputError where its parts do not fit each other."""
+
+    folder: Path
+    content: dict[str, Any]  # of bundle.json
+    front_end: FrontEnd
+    labels: tuple[str, ...]
+    graph: Graph
+
+    def __post_init__(self) -> None:
+        if not self.graph.is_integer:
+            raise InputError(f"{self.folder}: its graph is not quantized")
+        if self.graph.input.shape != (1, *self.front_end.shape, 1):
+            raise InputError(f"{self.folder}: its graph takes {self.graph.input.shape}, its front end gives another")
+        if self.graph.output.shape != (1, len(self.labels)):
+            raise InputError(f"{self.folder}: its graph gives {self.graph.output.shape} for {len(self.labels)} labels")
+
+    @cached_property
+    def float_graph(self) -> Graph:
+        return load_graph(self.folder, FLOAT_GRAPH)
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        return read_vectors((self.folder / VECTORS).read_bytes())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What an exported file carries: all that is needed to use it, and whose it is."""
+        return {
+            "labels": list(self.labels),
+            "front_end": self.front_end.as_dict(),
+            "graph_sha256": self.content["files"][f"{GRAPH}.safetensors"],
+        }
+
+    def add_export(self, kind: str, content: bytes) -> Path:
+        """Write an export into the bundle and its hash into the index."""
+        path = self.folder / EXPORTS[kind]
+        write_whole(path, content)
+        self.content["files"][EXPORTS[kind]] = sha256(path)
+        write_whole(self.folder / INDEX, _dump(self.content))
+        return path
+
+    def exported(self, kind: str) -> bytes | None:
+        """The bytes of an export, if there is one."""
+        return (self.folder / EXPORTS[kind]).read_bytes() if EXPORTS[kind] in self.content["files"] else None
+
+
+def write_bundle(
+    folder: Path,
+    graph: Graph,
+    float_graph: Graph,
+    front_end: FrontEnd,
+    labels: tuple[str, ...],
+    content: dict[str, Any],
+    model_card: str,
+) -> Bundle:
+    """Write a new bundle, whole or not at all. `content` is what else goes into its index."""
+    require_free(folder)
+    settings = front_end.as_dict()
+    with replacing_folder(folder) as temporary:
+        save_graph(graph, temporary, GRAPH)
+        save_graph(float_graph, temporary, FLOAT_GRAPH)
+        write_whole(temporary / VECTORS, make_vectors(front_end, graph).to_bytes())
+        write_whole(temporary / CARD, model_card)
+        index = {
+            "schema": SCHEMA,
+            "labels": list(labels),
+            "front_end": settings,
+            "front_end_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            **content,
+            "files": {part: sha256(temporary / part) for part in PARTS},
+        }
+        write_whole(temporary / INDEX, _dump(index))
+    return open_bundle(folder)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open a bundle and check every file. Raises InputError, naming the file, for what cannot be trusted."""
+    index = folder / INDEX
+    if not index.is_file():
+        raise InputError(f"{folder}: not a bundle (it holds no {INDEX}); make one with `tinyscene quantize`")
+    if index.stat().st_size > MAX_INDEX:
+        raise InputError(f"{index}: larger than {MAX_INDEX >> 20} MB")
+    try:
+        content = json.loads(index.read_bytes())
+        if content["schema"] != SCHEMA:
+            raise InputError(f"{index}: schema {content['schema']!r}: this tinyscene reads {SCHEMA}; upgrade it")
+        labels, front_end = tuple(content["labels"]), FrontEnd(**content["front_end"])
+        files = dict(content["files"])
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{index}: not the index of a bundle ({type(error).__name__}: {error})") from None
+    if not labels or len(set(labels)) < len(labels) or not all(type(label) is str for label in labels):
+        raise InputError(f"{index}: labels must be different names")
+    for name in (*PARTS, *(name for name in files if name not in PARTS)):
+        if name not in (*PARTS, *EXPORTS.values()):
+            raise InputError(f"{index}: lists {name!r}, which is no file of a bundle")
+        _check_file(folder / name, files.get(name))
+    return Bundle(folder, content, front_end, labels, load_graph(folder, GRAPH))
+
+
+def _check_file(path: Path, expected: object) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: missing from the bundle; make it again with `tinyscene quantize` or `export`")
+    if path.stat().st_size > MAX_FILE:
+        raise InputError(f"{path}: larger than {MAX_FILE >> 20} MB")
+    if sha256(path) != expected:
+        raise InputError(f"{path}: was changed or damaged after the bundle was made (its SHA-256 differs)")
+
+
+def _dump(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

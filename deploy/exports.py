@@ -1,0 +1,22 @@
+"""The formats a bundle is exported to, each written afresh from its checked graphs.
+
+content = export(bundle, "tflite")
+bundle.add_export("tflite", content)
+"""
+
+from deploy.bundle import EXPORTS, Bundle
+from deploy.errors import InputError
+
+
+def export(bundle: Bundle, kind: str, names: bool = False) -> bytes:
+    """The bytes of an export. `names` keeps the names of tensors in .tflite; .onnx needs them always."""
+    if kind not in EXPORTS:
+        raise InputError(f"--to {kind}: known are {', '.join(EXPORTS)}")
+    graph = bundle.graph if kind in ("tflite", "onnx-int8") else bundle.float_graph
+    if kind.startswith("tflite"):
+        from deploy.tflite_writer import write_tflite
+
+        return write_tflite(graph, bundle.metadata, names)
+    from deploy.onnx_writer import write_onnx
+
+    return write_onnx(graph, bundle.metadata)

@@ -1,0 +1,162 @@
+"""Quantization of a trained run: float network in, bundle with an integer-only graph out.
+
+    tinyscene quantize RUN --data DATA --out BUNDLE [--qat [--resume]] [--set quantize.KEY=VALUE]
+
+The network is lowered to a float graph, calibrated on clips of its training list and made integer. With
+`--qat` it is then fine-tuned as the integers it will be (`train/graph_module.py`), by the loop, augmentation
+and recipe it was trained with; `quantize.distill` says how much it listens to the float network rather than
+to the labels. Fine-tuning goes on in `BUNDLE.qat/`, a run of its own that can be resumed, and is removed when
+the bundle is whole.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deploy.bundle import Bundle, write_bundle
+from deploy.errors import InputError
+from deploy.files import require_free
+from deploy.graph import Graph
+from deploy.inspection import inspect_errors, inspect_graph
+from deploy.provenance import provenance
+from train.budget import Count, count_network
+from train.cache import Clips
+from train.calibrate import calibrate, correct_biases, equalize, to_integers
+from train.data import Dataset
+from train.features import LogMel, waveform
+from train.graph_module import GraphModule
+from train.loop import fit
+from train.lower import lower
+from train.model_card import model_card
+from train.recipe import Recipe, override
+from train.run import METRICS, load_model
+from train.trainer import Loss, cross_entropy
+
+BATCH = 32  # clips
+BIAS_CLIPS = 64  # for the bias correction, which holds them in memory
+INSPECTED_CLIPS = 16
+
+
+def quantize(
+    run: Path,
+    dataset: Dataset,
+    clips: Clips,
+    out: Path,
+    qat: bool = False,
+    split: str | None = None,
+    overrides: list[str] | None = None,
+    resume: bool = False,
+    allow_over_budget: bool = False,
+) -> Bundle:
+    """Quantize a run with the training clips of a split of a dataset, and write its bundle.
+
+    Raises:
+        OverBudgetError: the network is over its limits and that is not allowed.
+        InputError: the run, the overrides or the dataset cannot be used, or `out` is taken.
+        InterruptedRunError: Ctrl-C while fine-tuning; it can be resumed.
+    """
+    require_free(out)
+    network, card = load_model(run)
+    if wrong := [each for each in overrides or [] if not each.startswith("quantize.")]:
+        raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section quantize can be changed")
+    recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
+    if card.labels != clips.labels:
+        raise InputError(f"{run} knows the labels {', '.join(card.labels)}; the dataset has {', '.join(clips.labels)}")
+    count = count_network(network, recipe)
+    count.require(recipe.budget, allow_over_budget)
+    split = split or card.split or dataset.default_split
+    chosen = clips.select(dataset.split(split)[0])
+    chosen = np.random.default_rng(recipe.seed).permutation(chosen)[: recipe.quantize.clips]
+    graph, rounded = _post_training(lower(network, recipe.features.shape), recipe, clips, chosen)
+    work = out.with_name(f"{out.name}.qat")
+    training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume) if qat else []
+    integer = to_integers(rounded.cpu().graph(), rounded.ranges())
+    content = {
+        "recipe": recipe.as_dict(),
+        "trained": card.model_dump(mode="json", exclude={"recipe", "labels"}),
+        "quantized": {
+            "split": split,
+            "data_hash": clips.data_hash,
+            "calibration_clips": len(chosen),
+            "training": training,
+            "made_by": provenance(),
+        },
+        "budget": _budget(count, integer),
+        "errors": inspect_errors(integer, graph, recipe.features, clips.pcm[chosen[:INSPECTED_CLIPS]]),
+    }
+    text = model_card(out.name, card.labels, content)
+    bundle = write_bundle(out, integer, graph, recipe.features, card.labels, content, text)
+    if qat:
+        shutil.rmtree(work)
+    return bundle
+
+
+def _post_training(graph: Graph, recipe: Recipe, clips: Clips, chosen: NDArray[np.int64]) -> tuple[Graph, GraphModule]:
+    """The float graph, equalized, and the same in torch, rounded in calibrated ranges, its biases corrected."""
+    log_mel, settings = LogMel(recipe.features), recipe.quantize
+    parts = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
+    batches = [log_mel(waveform(torch.from_numpy(clips.pcm[part]))) for part in parts]
+    if settings.equalize:
+        graph = equalize(graph, batches)
+    exact, rounded = GraphModule(graph), GraphModule(graph)
+    rounded.round_in(calibrate(exact, batches, settings))
+    if settings.bias_correction:
+        correct_biases(rounded, exact, batches[: BIAS_CLIPS // BATCH])
+    return graph, rounded
+
+
+def _fine_tune(
+    rounded: GraphModule,
+    network: nn.Module,
+    recipe: Recipe,
+    dataset: Dataset,
+    clips: Clips,
+    split: str,
+    work: Path,
+    resume: bool,
+) -> list[dict[str, Any]]:
+    """Quantization-aware training, in place. Returns the metrics of its epochs."""
+    settings = recipe.quantize
+    train = recipe.train.model_copy(
+        update={
+            "epochs": settings.epochs,
+            "lr": settings.lr,
+            "batch_size": settings.batch_size,
+            "weight_decay": 0.0,
+            "evaluate_every": 0,
+        }
+    )
+    chosen = recipe.model_copy(update={"train": train})
+    fit(rounded, chosen, dataset, clips, split, work, resume, _distillation(network, settings.distill))
+    return [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
+
+
+def _distillation(teacher: nn.Module, share: float) -> Loss:
+    """Cross-entropy with the labels, and the divergence from the float network's answers with weight `share`."""
+    teacher.eval()
+
+    def loss(logits: Tensor, log_mel: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = teacher.to(log_mel.device)(log_mel).log_softmax(1)
+        divergence = F.kl_div(logits.log_softmax(1), wanted, reduction="sum", log_target=True)
+        return share * divergence + (1 - share) * cross_entropy(logits, log_mel, targets)
+
+    return loss
+
+
+def _budget(count: Count, integer: Graph) -> dict[str, int]:
+    """The network as the challenge counts it, and the integers as they are deployed."""
+    rows = inspect_graph(integer)
+    return {
+        "parameters": count.parameters,
+        "macs": count.macs,
+        "deployed_bytes": sum(row["bytes"] for row in rows),
+        "deployed_macs": sum(row["macs"] for row in rows),
+    }
