@@ -11,7 +11,9 @@ runtime and every kernel may rely on it. Nothing read from a file is trusted bef
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +25,15 @@ MAX_OPERATORS = 1_000
 MAX_ELEMENTS = 2**22  # of an activation
 INT8_MIN, INT8_MAX = -128, 127
 WEIGHT_MAX = 127  # symmetric: -128 is not used
+ARRAYS = ("weights", "bias", "weight_scales")  # of a convolution
+ZERO_POINT_MARGIN = 128  # that is added to an accumulator once it is rescaled
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """A positive real as (multiplier, exponent): multiplier / 2**31 * 2**exponent, multiplier in 2**30 .. 2**31 - 1."""
+    fraction, exponent = math.frexp(real)
+    multiplier = math.floor(fraction * 2**31 + 0.5)
+    return (2**30, exponent + 1) if multiplier == 2**31 else (multiplier, exponent)
 
 
 @dataclass(frozen=True)
@@ -110,9 +121,10 @@ class Operator:
 
     def require_multiplier(self, multiplier: float, largest: float) -> None:
         """Make sure that a rescaling by `multiplier` of values up to `largest` stays within 32 bits."""
-        exponent = math.frexp(multiplier)[1]
         self.require(multiplier >= 2.0**-31, f"its rescaling by {multiplier:.3g} is below 2**-31")
-        self.require(exponent <= 30 and largest * 2.0 ** max(exponent, 0) < 2.0**31, "its accumulator can overflow")
+        exponent = quantize_multiplier(multiplier)[1]
+        highest = largest * 2.0 ** max(exponent, 0) + ZERO_POINT_MARGIN
+        self.require(exponent <= 30 and highest < 2.0**31, "its accumulator can overflow")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +149,9 @@ class Window(Operator):
         top, bottom, left, right = self.padding
         tall, wide = self.size
         self.require(max(top, bottom) < tall and max(left, right) < wide, f"padding {self.padding} exceeds its window")
-        height, width = height + top + bottom - tall, width + left + right - wide
+        height, width = height + top + bottom, width + left + right
+        self.require(height * width * channels <= MAX_ELEMENTS, f"padding {self.padding} makes too many values")
+        height, width = height - tall, width - wide
         self.require(height >= 0 and width >= 0, f"window {self.size} is larger than its input {inputs[0].shape}")
         return (1, height // self.stride[0] + 1, width // self.stride[1] + 1, channels)
 
@@ -156,6 +170,9 @@ class Convolution(Window):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(type(self.relu) is bool, "relu must be true or false")
+        for name in ARRAYS:  # copies, in C order: nobody else can write to them
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, np.array(given, order="C"))
         weights, bias, scales = self.weights, self.bias, self.weight_scales
         kinds = (np.float32, np.float32) if scales is None else (np.int8, np.int32)
         self.require((weights.dtype, bias.dtype) == kinds, f"has weights of {weights.dtype} and a bias of {bias.dtype}")
@@ -191,7 +208,9 @@ class Convolution(Window):
     def accumulator_bounds(self, reach: int) -> NDArray[np.int64]:
         """The largest magnitude of each output channel's accumulator, (outputs,)."""
         axes = tuple(axis for axis in range(self.weights.ndim) if axis != self.channel_axis)
-        return np.abs(self.weights.astype(np.int64)).sum(axes) * reach + np.abs(self.bias.astype(np.int64))
+        return np.abs(self.weights.astype(np.int16)).sum(axes, dtype=np.int64) * reach + np.abs(
+            self.bias.astype(np.int64)
+        )
 
     def multipliers(self, source: Tensor) -> NDArray[np.float64]:
         """What accumulators are multiplied by, (outputs,): input scale * weight scale / output scale."""
@@ -293,9 +312,10 @@ class Graph:
 
     input: Tensor
     operators: tuple[Kind, ...]
-    tensors: dict[str, Tensor] = field(init=False)  # by name, in order
+    tensors: Mapping[str, Tensor] = field(init=False)  # by name, in order
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "operators", tuple(self.operators))
         if not 1 <= len(self.operators) <= MAX_OPERATORS:
             raise InputError(f"a graph of {len(self.operators)} operators: it must have 1 to {MAX_OPERATORS:,}")
         tensors, unread = {self.input.name: self.input}, {self.input.name}
@@ -308,7 +328,7 @@ class Graph:
             unread = (unread - {*operator.inputs}) | {operator.output.name}
         if dangling := sorted(unread - {self.output.name}):
             raise InputError(f"nothing reads tensor {dangling[0]!r}")
-        object.__setattr__(self, "tensors", tensors)
+        object.__setattr__(self, "tensors", MappingProxyType(tensors))
 
     def _check(self, operator: Kind, inputs: list[Tensor]) -> None:
         shape = operator.output_shape(*inputs)
@@ -336,4 +356,5 @@ class Graph:
 def _whole_numbers(values: object, lengths: tuple[int, ...], least: int, name: str) -> None:
     good = isinstance(values, tuple) and len(values) in lengths
     if not good or not all(type(value) is int and least <= value < 2**31 for value in values):  # type: ignore[union-attr]
-        raise InputError(f"{name} is {values!r}: it must be {' or '.join(map(str, lengths))} numbers from {least}")
+        given = ascii(values)[:100]
+        raise InputError(f"{name} is {given}: it must be {' or '.join(map(str, lengths))} numbers from {least}")

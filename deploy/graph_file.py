@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from deploy.errors import InputError
 from deploy.files import write_whole
-from deploy.graph import Graph, Kind, Operator, Quantization, Tensor
+from deploy.graph import ARRAYS, Graph, Kind, Operator, Quantization, Tensor
 
 FORMAT = 1
-MAX_FILE = 2**26  # bytes of either file
+MAX_BYTES = {".json": 2**22, ".safetensors": 2**26}
 KINDS: dict[str, type[Kind]] = {kind.__name__: kind for kind in get_args(Kind)}
 
 
@@ -53,14 +53,14 @@ def load_graph(folder: Path, stem: str) -> Graph:
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: not a graph ({type(error).__name__}: {error})") from None
+        raise InputError(f"{path}: not a graph ({type(error).__name__}: {ascii(str(error))[:200]})") from None
 
 
 def _arrays(graph: Graph) -> Iterator[tuple[str, NDArray[Any]]]:
     for operator in graph.operators:
-        for each in fields(operator):
-            if isinstance(value := getattr(operator, each.name), np.ndarray):
-                yield f"{operator.output.name}/{each.name}", value
+        for each in ARRAYS:
+            if (value := getattr(operator, each, None)) is not None:
+                yield f"{operator.output.name}/{each}", value
 
 
 def _plain(item: Operator | Tensor | Quantization) -> dict[str, Any]:
@@ -86,13 +86,13 @@ def _operator(content: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Kind:
     kind, output = settings.pop("kind"), _tensor(settings.pop("output"))
     if kind not in KINDS:
         raise InputError(f"operator {kind!r} is unknown: known are {', '.join(KINDS)}")
-    for each in fields(KINDS[kind]):
-        if (name := f"{output.name}/{each.name}") in arrays:
-            settings[each.name] = arrays.pop(name)
+    for each in ARRAYS:
+        if (name := f"{output.name}/{each}") in arrays:
+            settings[each] = arrays.pop(name)
     return KINDS[kind](output=output, **settings)
 
 
 def _read(path: Path) -> bytes:
-    if path.stat().st_size > MAX_FILE:
-        raise InputError(f"{path.name} is larger than {MAX_FILE >> 20} MB")
+    if path.stat().st_size > (most := MAX_BYTES[path.suffix]):
+        raise InputError(f"{path.name} is larger than {most >> 20} MB")
     return path.read_bytes()

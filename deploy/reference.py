@@ -30,6 +30,7 @@ from deploy.graph import (
     Quantization,
     Tensor,
     Window,
+    quantize_multiplier,
 )
 
 Values = NDArray[Any]  # int8 or float32, (batch, mel, frame, channels) or (batch, channels)
@@ -96,13 +97,6 @@ def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) 
             y = _mean(sources[0].q, output, arguments[0]) + output.zero_point
     least = output.zero_point if getattr(operator, "relu", False) else INT8_MIN
     return np.clip(y, least, INT8_MAX).astype(np.int8)
-
-
-def quantize_multiplier(real: float) -> tuple[int, int]:
-    """A positive real as (multiplier, exponent): multiplier / 2**31 * 2**exponent, multiplier in 2**30 .. 2**31 - 1."""
-    fraction, exponent = math.frexp(real)
-    multiplier = math.floor(fraction * 2**31 + 0.5)
-    return (2**30, exponent + 1) if multiplier == 2**31 else (multiplier, exponent)
 
 
 def rescale(x: NDArray[np.int64], multiplier: Any, exponent: Any) -> NDArray[np.int64]:
