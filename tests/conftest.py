@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tinyscene
+from deploy.bundle import Bundle
 from train.cache import Clips, prepare
 from train.data import Dataset, open_dataset
 from train.sample import write_sample
@@ -41,6 +42,17 @@ def sample_dataset(sample: Path) -> Dataset:
 @pytest.fixture(scope="session")
 def sample_clips(sample_dataset: Dataset, cache: Path) -> Clips:
     return prepare(sample_dataset, 32_000, cache)
+
+
+@pytest.fixture(scope="session")
+def bundle(sample_dataset: Dataset, sample_clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small bundle of a network that was not trained. Not to be changed: copy its folder."""
+    from tests.test_export import TINY, run_of
+    from train.quantize import quantize
+
+    folder = tmp_path_factory.mktemp("bundle")
+    run, _ = run_of(folder, "nano", [*TINY, "quantize.clips=8"], seed=3)  # which answers more than one scene
+    return quantize(run, sample_dataset, sample_clips, folder / "bundle", split="5")
 
 
 @pytest.fixture

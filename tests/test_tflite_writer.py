@@ -206,9 +206,8 @@ def test_weights_scales_and_zero_points_are_the_graphs(graph: Graph) -> None:
             np.testing.assert_array_equal(values(model, bias, np.int32), operator.bias)
             np.testing.assert_array_equal(weights.quantization.scale, operator.scales)
             assert weights.quantization.quantizedDimension == operator.channel_axis
-            expected = operator.scales * np.float32(graph.sources(operator)[0].q.scale)
-            np.testing.assert_array_equal(bias.quantization.scale, expected)
             assert not np.any(weights.quantization.zeroPoint)
+            assert bias.quantization is None  # it follows from the others and would cost flash
 
 
 @pytest.mark.parametrize("integer", [True, False])

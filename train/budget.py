@@ -143,7 +143,7 @@ def count_onnx(path: Path) -> Count:
     Raises InputError for a file that is no model, and for a product whose weights cannot be found: nothing
     is passed over in silence.
     """
-    onnx = _library("onnx", "onnx")
+    onnx = _library("onnx", "tinyscene[onnx]")
     try:
         model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
         onnx.checker.check_model(model)
@@ -192,7 +192,7 @@ def _depth(node, weights: dict[str, tuple[int, ...]], onnx) -> int:
 
 def count_tflite(path: Path) -> Count:
     """Count a TFLite file's convolutions and fully connected layers; bytes are those of its constant tensors."""
-    schema = _library("ai_edge_litert.schema_py_generated", "tflite")
+    schema = _library("ai_edge_litert.schema_py_generated", "tinyscene")
     try:
         content = path.read_bytes()
         if content[4:8] != b"TFL3":
@@ -239,7 +239,7 @@ def _library(name: str, extra: str):
         return importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise InputError(f"{package} is not installed: pip install 'tinyscene[{extra}]'") from None
+        raise InputError(f"{package} is not installed: pip install '{extra}'") from None
 
 
 def _first_line(error: Exception) -> str:
