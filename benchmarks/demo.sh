@@ -10,6 +10,10 @@ tinyscene prepare demo/sample
 tinyscene budget micro
 tinyscene train micro --data demo/sample --split 100 --out demo/run --set train.epochs=12 --set train.batch_size=32
 tinyscene evaluate demo/run --data demo/sample
-tinyscene export demo/run --to onnx
-tinyscene classify demo/run demo/sample/audio/park-synthetic-4-4-0-a.wav demo/sample/audio/tram-synthetic-5-5-0-s4.wav
+tinyscene quantize demo/run --data demo/sample --out demo/bundle
+tinyscene inspect demo/bundle
+tinyscene evaluate demo/bundle --data demo/sample
+tinyscene export demo/bundle --to tflite,onnx,onnx-int8
+tinyscene verify demo/bundle
+tinyscene classify demo/bundle demo/sample/audio/park-synthetic-4-4-0-a.wav demo/sample/audio/tram-synthetic-5-5-0-s4.wav
 printf '\nThe sounds were synthetic, so the accuracy above says nothing of real scenes: see README.md to train on those.\n'

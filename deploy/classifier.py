@@ -165,6 +165,11 @@ def onnx_classifier(model: Path) -> SceneClassifier:
         features = front_end.log_mel(pcm / PCM_SCALE)[:, None]  # (batch, 1, mel, frame)
         return np.asarray(session.run(None, {inputs[0].name: features})[0])
 
+    try:
+        logits(np.zeros((1, front_end.clip_samples), np.int16))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{model}: ONNX Runtime loads it but cannot run it ({reason})") from None
     return SceneClassifier(labels, front_end, logits, card)
 
 

@@ -2,9 +2,15 @@
 
 
 class TinysceneError(Exception):
-    """An error with one line that says what is wrong and what to do."""
+    """An error with one line that says what is wrong and what to do.
+
+    What comes from a hostile file into the line is shown escaped where it is not printable.
+    """
 
     exit_code = 2
+
+    def __init__(self, line: str) -> None:
+        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line))
 
 
 class InputError(TinysceneError, ValueError):

@@ -11,6 +11,7 @@ afresh from the checked graph: no .tflite file is ever loaded, so no hostile one
 
 import importlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from deploy.reference import run
 Int8 = NDArray[np.int8]
 Invoke = Callable[[Int8], Int8]
 
+ONNX_MEMORY = 2**30  # bytes, for the tensors of ONNX models
 MICRO_ARENA = 2**23  # bytes; what is needed is found out when the tensors are placed
 
 
@@ -104,15 +106,28 @@ def _onnxruntime(onnxruntime: Any, bundle: Bundle) -> Invoke:
     def invoke(features: Int8) -> Int8:
         return session.run(None, {bundle.graph.input.name: features.transpose(0, 3, 1, 2)})[0]
 
+    trial = invoke(np.zeros(bundle.graph.input.shape, np.int8))
+    if (trial.dtype, trial.shape) != (np.int8, bundle.graph.output.shape):
+        raise InputError(f"{bundle.folder}: its int8 ONNX model gives {trial.dtype} {trial.shape}; export it again")
     return invoke
 
 
 def onnx_session(onnxruntime: Any, content: bytes) -> Any:
-    """A quiet session on the CPU, of a file's bytes: so it can name no other file to be read."""
+    """A quiet session on the CPU within ONNX_MEMORY, of a file's bytes: so it can name no other file to be read."""
+    _limit_memory(onnxruntime)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
+    options.add_session_config_entry("session.use_env_allocators", "1")  # those of _limit_memory
     options.add_session_config_entry("session.qdqisint8allowed", "1")  # or x86 runs an int8 model in float
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+@lru_cache(maxsize=1)
+def _limit_memory(onnxruntime: Any) -> None:
+    """A model's file may ask for tensors of any size; let them fit ONNX_MEMORY or fail."""
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    memory = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": ONNX_MEMORY}))
 
 
 def _one_by_one(invoke_one: Invoke) -> Invoke:
