@@ -191,7 +191,8 @@ def evaluate(
     from train.run import load_model, write_evaluation
     from train.tables import evaluation_tables
 
-    if model.suffix == ".onnx" or (model / INDEX).exists():
+    is_bundle = (model / INDEX).exists()
+    if model.suffix == ".onnx" or is_bundle:
         classifier = load(model, runner)
         predict, front_end, labels = classifier.probabilities, classifier.front_end, classifier.labels
         trained_on = classifier.card.get("quantized", classifier.card).get("split")
@@ -205,7 +206,11 @@ def evaluate(
     name = split or trained_on or dataset.default_split
     result = run_evaluation(predict, clips, dataset.split(name)[1])
     result |= {"model": str(model), "data_hash": clips.data_hash, "split": name}
-    folder, name = (model, "evaluation") if model.is_dir() else (model.parent, f"{model.stem}-evaluation")
+    if is_bundle:
+        measures = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss", "data_hash", "split")
+        open_bundle(model).record_metrics({key: result[key] for key in measures} | {"runner": runner})
+    is_run = model.is_dir() and not is_bundle  # a bundle holds what is shipped and nothing else
+    folder, name = (model, "evaluation") if is_run else (model.parent, f"{model.stem}-evaluation")
     write_evaluation(folder / f"{name}.json", result)
     plot_confusion(result, folder / f"{name}.png")
     _show(result, as_json, evaluation_tables(result))

@@ -79,6 +79,11 @@ class Bundle:
         write_whole(self.folder / INDEX, _dump(self.content))
         return path
 
+    def record_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write what an evaluation measured into the index, in place of what an earlier one did."""
+        self.content["metrics"] = metrics
+        write_whole(self.folder / INDEX, _dump(self.content))
+
     def exported(self, kind: str) -> bytes | None:
         """The bytes of an export, if there is one."""
         return (self.folder / EXPORTS[kind]).read_bytes() if EXPORTS[kind] in self.content["files"] else None
