@@ -219,7 +219,7 @@ def evaluate(
 
 @app.command()
 def budget(
-    target: Annotated[str, typer.Argument(help="A recipe, a run, or a .safetensors, .onnx or .tflite file.")],
+    target: Annotated[str, typer.Argument(help="A recipe, run, bundle, or .safetensors, .onnx or .tflite file.")],
     recipe: Annotated[str | None, typer.Option(help="Recipe of a .safetensors file that carries none.")] = None,
     settings: Set = None,
     max_bytes: Annotated[int | None, typer.Option(help="Limit on bytes of parameters.")] = None,

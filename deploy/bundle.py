@@ -11,6 +11,7 @@ written: a truncated, changed or missing one is refused by name.
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ EXPORTS = {
     "onnx": "model.onnx",
     "onnx-int8": "model-int8.onnx",
 }
+BUDGET_KEYS = ("parameters", "macs", "deployed_bytes", "deployed_macs")
 PARTS = (*(f"{stem}.{kind}" for stem in (GRAPH, FLOAT_GRAPH) for kind in ("json", "safetensors")), VECTORS, CARD)
 
 
@@ -53,6 +55,25 @@ class Bundle:
             raise InputError(f"{self.folder}: its graph takes {self.graph.input.shape}, its front end gives another")
         if self.graph.output.shape != (1, len(self.labels)):
             raise InputError(f"{self.folder}: its graph gives {self.graph.output.shape} for {len(self.labels)} labels")
+        self._check_content()
+
+    def _check_content(self) -> None:
+        """What readers of the index rely on, besides what has been read from it."""
+        try:
+            good = (
+                all(type(self.content["budget"][key]) is int for key in BUDGET_KEYS)
+                and type(self.content["quantized"]["split"]) is str
+                and type(self.content["recipe"]) is dict
+                and all(
+                    math.isfinite(self.content["errors"][name][figure])
+                    for name in self.graph.tensors
+                    for figure in ("sqnr_db", "alone")
+                )
+            )
+        except (KeyError, TypeError, OverflowError):
+            good = False
+        if not good:
+            raise InputError(f"{self.folder / INDEX}: lacks its budget, errors, recipe or split; make the bundle again")
 
     @cached_property
     def float_graph(self) -> Graph:

@@ -20,16 +20,23 @@ from deploy.reference import run_all, run_float
 
 Float32 = NDArray[np.float32]
 
+NO_WEIGHTS = {"parameters": 0, "bytes": 0, "macs": 0}
+
 
 def inspect_graph(graph: Graph) -> list[dict[str, Any]]:
-    """Each tensor: name, kind, shape, scale, zero_point, low and high (the reals it can hold), macs and bytes."""
-    rows = [{"name": graph.input.name, "kind": "input", **_tensor(graph, graph.input.name), "macs": 0, "bytes": 0}]
+    """Each tensor, and the weights and work that make it.
+
+    Keys: name, kind, shape, scale, zero_point, low and high (the reals it can hold), parameters, bytes, macs.
+    """
+    rows = [{"name": graph.input.name, "kind": "input", **_tensor(graph, graph.input.name), **NO_WEIGHTS}]
     for operator in graph.operators:
-        macs, size = 0, 0
+        cost = NO_WEIGHTS
         if isinstance(operator, Convolution):
-            macs, size = operator.macs, operator.weights.nbytes + operator.bias.nbytes
+            parameters = operator.weights.size + operator.bias.size
+            size = operator.weights.nbytes + operator.bias.nbytes
+            cost = {"parameters": parameters, "bytes": size, "macs": operator.macs}
         name = operator.output.name
-        rows.append({"name": name, "kind": operator.kind, **_tensor(graph, name), "macs": macs, "bytes": size})
+        rows.append({"name": name, "kind": operator.kind, **_tensor(graph, name), **cost})
     return rows
 
 

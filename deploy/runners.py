@@ -48,18 +48,6 @@ def make_runner(name: str, bundle: Bundle) -> Invoke:
         raise InputError(f"runner {name} cannot run {bundle.folder} ({_first_line(error)})") from None
 
 
-def installed() -> list[str]:
-    """The runners whose package can be imported here."""
-    found = []
-    for name, (package, _, _) in RUNNERS.items():
-        try:
-            importlib.import_module(package)
-            found.append(name)
-        except ImportError:
-            continue
-    return found
-
-
 def _reference(_numpy: Any, bundle: Bundle) -> Invoke:
     return lambda features: run(bundle.graph, features)
 

@@ -1,6 +1,6 @@
 """The budget: parameters, bytes and MACs of one second of sound, against the limits of the challenge.
 
-    tinyscene budget RECIPE | RUN | MODEL.safetensors | MODEL.onnx | MODEL.tflite
+    tinyscene budget RECIPE | RUN | BUNDLE | MODEL.safetensors | MODEL.onnx | MODEL.tflite
 
 A network is counted before BatchNorm is folded, by torchinfo, as NeSsi counts torch models: the DCASE
 2024 baseline has 61,148 parameters and 29,419,156 MACs. Exported files are counted as they are deployed:
@@ -16,11 +16,13 @@ from pathlib import Path
 import torchinfo
 from torch import Tensor, nn
 
+from deploy.bundle import INDEX, open_bundle
 from deploy.errors import InputError, OverBudgetError
+from deploy.inspection import inspect_graph
 from train.data import SCENES
 from train.models import build
 from train.models.cp_mobile import CPMobile, fold_branches
-from train.recipe import Budget, Recipe, load_recipe, recipe_names
+from train.recipe import Budget, Recipe, load_recipe, parse_recipe, recipe_names
 from train.run import load_tensors, model_path, network_with, read_card
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
@@ -75,6 +77,10 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
         return count_onnx(path), Budget()
     if path.suffix == ".tflite":
         return count_tflite(path), Budget()
+    if (path / INDEX).exists():
+        if overrides:
+            raise InputError(f"--set: {target} is a bundle; only --max-bytes and --max-macs can be changed")
+        return count_bundle(path)
     if path.suffix != ".safetensors" and not path.is_dir():
         chosen = load_recipe(target, overrides)
         return count_recipe(chosen), chosen.budget
@@ -88,6 +94,30 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
         chosen, classes = load_recipe(recipe or _fitting_recipe(tensors, path), overrides), len(SCENES)
     network = network_with(tensors, chosen, classes, path)
     return replace(count_network(network, chosen), source=target), chosen.budget
+
+
+def count_bundle(folder: Path) -> tuple[Count, Budget]:
+    """Count a bundle: the network as the challenge counts it, the bytes of the integers; and its recipe's limits."""
+    bundle = open_bundle(folder)
+    counted = bundle.content["budget"]
+    layers = tuple(
+        Layer(row["name"], row["kind"], tuple(row["shape"]), row["parameters"], row["macs"])
+        for row in inspect_graph(bundle.graph)
+    )
+    count = Count(
+        source=str(folder),
+        parameters=counted["parameters"],
+        macs=counted["macs"],
+        bytes=counted["deployed_bytes"],
+        precision="int8, biases int32",
+        layers=layers,
+        deployed={
+            "parameters": sum(layer.parameters for layer in layers),
+            "int8_bytes": counted["deployed_bytes"],
+            "macs": counted["deployed_macs"],
+        },
+    )
+    return count, parse_recipe(bundle.content["recipe"], f"the recipe of {folder}").budget
 
 
 def _fitting_recipe(tensors: dict[str, Tensor], path: Path) -> str:
