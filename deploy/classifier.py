@@ -24,9 +24,9 @@ from deploy.bundle import Bundle
 from deploy.errors import InputError
 from deploy.fixed_point import FixedPointLogMel
 from deploy.frontend import PCM_SCALE, SOURCE_RATES, FrontEnd
+from deploy.provenance import METADATA_KEY
 from deploy.runners import make_runner, onnx_session
 
-CARD_KEY = "tinyscene"  # of an ONNX model's metadata
 BATCH = 16  # seconds of a recording classified at once
 MAX_ONNX = 2**28  # bytes
 
@@ -176,7 +176,7 @@ def onnx_classifier(model: Path) -> SceneClassifier:
 def _read_card(metadata: dict[str, str], model: Path) -> dict[str, Any]:
     """Labels, front end and provenance that an export carries."""
     try:
-        card = json.loads(metadata[CARD_KEY])
+        card = json.loads(metadata[METADATA_KEY])
         labels = card["labels"]
         if not (isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)):
             raise ValueError("labels must be a list of names")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from deploy.errors import InputError
 from deploy.graph import INT8_MIN, Add, AveragePool2D, Convolution, DepthwiseConv2D, Graph, Kind, Mean, Tensor, Window
+from deploy.provenance import METADATA_KEY
 
 try:
     import onnx
@@ -25,7 +26,6 @@ try:
 except ImportError:
     raise InputError("writing ONNX needs onnx: pip install 'tinyscene[onnx]'") from None
 
-METADATA_KEY = "tinyscene"
 OPSET = 18  # that of torch's float export; what is written here has not changed since 14
 IR_VERSION = 8  # of ONNX 1.13, which brought opset 18; ONNX Runtime takes it since 1.14
 BATCH = "batch"

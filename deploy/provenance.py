@@ -6,7 +6,9 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("tinyscene", "numpy", "soundfile", "torch", "torchinfo", "onnx", "onnxruntime")
+METADATA_KEY = "tinyscene"  # under which a model file carries labels, front end and what made it
+
+_PACKAGES = ("tinyscene", "numpy", "soundfile", "torch", "torchinfo", "onnx", "onnxruntime", "ai-edge-litert")
 
 
 @lru_cache(maxsize=1)

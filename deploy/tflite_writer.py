@@ -27,6 +27,7 @@ from deploy.graph import (
     Tensor,
     Window,
 )
+from deploy.provenance import METADATA_KEY
 
 try:
     import flatbuffers
@@ -34,7 +35,6 @@ try:
 except ImportError:
     raise InputError("writing .tflite needs ai-edge-litert: pip install ai-edge-litert") from None
 
-METADATA_KEY = "tinyscene"
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 
