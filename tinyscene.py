@@ -37,7 +37,7 @@ import numpy as np
 import typer
 from rich.console import Console, Group
 
-from deploy.audio import Recording
+from deploy.audio import read_clips
 from deploy.bundle import EXPORTS, INDEX, open_bundle
 from deploy.classifier import SceneClassifier, bundle_classifier, onnx_classifier
 from deploy.errors import InputError, TinysceneError
@@ -187,34 +187,20 @@ def evaluate(
     """Evaluate on the test list: by class, device and device group, with a confusion matrix."""
     _needs("torch")
     from train.evaluate import evaluate as run_evaluation
-    from train.evaluate import plot_confusion, predictor
-    from train.run import load_model, write_evaluation
+    from train.evaluate import open_subject, record
     from train.tables import evaluation_tables
 
-    is_bundle = (model / INDEX).exists()
-    if model.suffix == ".onnx" or is_bundle:
-        classifier = load(model, runner)
-        predict, front_end, labels = classifier.probabilities, classifier.front_end, classifier.labels
-        trained_on = classifier.card.get("quantized", classifier.card).get("split")
-    else:
-        network, card = load_model(model)
-        front_end, labels, trained_on = card.parsed_recipe.features, card.labels, card.split
-        predict = predictor(network, front_end)
-    dataset, clips = _clips(data, splits, fold_pattern, front_end)
-    if labels != clips.labels:
-        raise InputError(f"{model} knows the labels {', '.join(labels)}; {data} has {', '.join(clips.labels)}")
-    name = split or trained_on or dataset.default_split
-    result = run_evaluation(predict, clips, dataset.split(name)[1])
-    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name}
-    if is_bundle:
-        measures = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss", "data_hash", "split")
-        open_bundle(model).record_metrics({key: result[key] for key in measures} | {"runner": runner})
-    is_run = model.is_dir() and not is_bundle  # a bundle holds what is shipped and nothing else
-    folder, name = (model, "evaluation") if is_run else (model.parent, f"{model.stem}-evaluation")
-    write_evaluation(folder / f"{name}.json", result)
-    plot_confusion(result, folder / f"{name}.png")
+    subject = open_subject(model, runner)
+    dataset, clips = _clips(data, splits, fold_pattern, subject.front_end)
+    if subject.labels != clips.labels:
+        known = ", ".join(subject.labels)
+        raise InputError(f"{model} knows the labels {known}; {data} has {', '.join(clips.labels)}")
+    name = split or subject.split or dataset.default_split
+    result = run_evaluation(subject.predict, clips, dataset.split(name)[1])
+    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": subject.runner}
+    written = record(model, result)
     _show(result, as_json, evaluation_tables(result))
-    messages.print(f"{folder / name}.json and the confusion matrix {folder / name}.png written", soft_wrap=True)
+    messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)
 
 
 @app.command()
@@ -313,7 +299,7 @@ def verify(
 ) -> None:
     """Hold every installed runtime to the reference (exit code 4 if one that must be equal is not)."""
     bundle = open_bundle(folder)
-    pcm, truth = _one_second_clips(bundle.front_end, files or []), None
+    pcm, truth = read_clips(files or [], bundle.front_end.sample_rate), None
     if data:
         dataset, clips = _clips(data, None, None, bundle.front_end)
         chosen = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
@@ -333,7 +319,7 @@ def inspect(
     bundle = open_bundle(folder)
     errors = bundle.content["errors"]
     if files:
-        pcm = _one_second_clips(bundle.front_end, files)
+        pcm = read_clips(files, bundle.front_end.sample_rate)
         errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
     rows = [row | errors[row["name"]] for row in inspect_graph(bundle.graph)]
     _show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(rows))
@@ -383,12 +369,6 @@ def _clips(folder: Path, splits: Path | None, fold_pattern: str | None, front_en
 
     dataset = open_dataset(folder, splits, fold_pattern)
     return dataset, prepare_clips(dataset, front_end.sample_rate)
-
-
-def _one_second_clips(front_end: FrontEnd, files: list[Path]) -> np.ndarray[Any, Any]:
-    """The int16 clips (clip, samples) of recordings."""
-    clips = [clip for path in files for clip in Recording(path, front_end.sample_rate).clips()]
-    return np.array(clips, np.int16).reshape(-1, front_end.clip_samples)
 
 
 def _needs(package: str) -> None:

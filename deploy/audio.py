@@ -93,6 +93,12 @@ class Recording:
         return clip
 
 
+def read_clips(paths: list[Path], sample_rate: int) -> NDArray[np.int16]:
+    """The one-second clips of recordings, (clip, sample_rate)."""
+    clips = [clip for path in paths for clip in Recording(path, sample_rate).clips()]
+    return np.array(clips, np.int16).reshape(-1, sample_rate)
+
+
 def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Samples (samples,) or (samples, channels), int16 or float within +-1 -> mono float32 (samples,).
 

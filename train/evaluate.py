@@ -1,12 +1,14 @@
 """Evaluation as the challenge defines it: macro-average accuracy, log loss, by class, device and device group.
 
-    tinyscene evaluate RUN | MODEL.onnx --data DATA
+    tinyscene evaluate RUN | BUNDLE | MODEL.onnx --data DATA
 
 The unit is the recording: one second in TAU; elsewhere a recording's probabilities are the mean of those
 of its seconds. Anything that turns int16 clips into probabilities can be evaluated, whatever runs it.
 """
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,19 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 from torch import nn
 
-from deploy.files import replacing
+from deploy.bundle import INDEX, open_bundle
+from deploy.classifier import bundle_classifier, onnx_classifier
+from deploy.files import replacing, write_whole
 from deploy.frontend import FrontEnd
+from deploy.provenance import provenance
 from train.cache import Clips
 from train.data import DEVICE_GROUPS
 from train.features import LogMel, waveform
 from train.progress import progress
+from train.run import load_model
 
 BATCH = 32  # clips
+MEASURES = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss")
 SMALLEST_PROBABILITY = 1e-15  # in the logarithm, as scikit-learn's log loss has it
 
 Predict = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes) probabilities
@@ -44,6 +51,45 @@ def predictor(network: nn.Module, front_end: FrontEnd, device: torch.device | No
         return network(features).softmax(1).cpu().numpy()  # (batch, classes)
 
     return predict
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, as a function of clips, and what it needs to be."""
+
+    predict: Predict
+    front_end: FrontEnd
+    labels: tuple[str, ...]
+    split: str | None  # that it was trained on, if that is known
+    runner: str
+
+
+def open_subject(model: Path, runner: str) -> Subject:
+    """A run, by torch; a bundle, by the runner named; or an .onnx file, by ONNX Runtime."""
+    is_bundle = (model / INDEX).exists()
+    if model.suffix != ".onnx" and not is_bundle:
+        network, card = load_model(model)
+        front_end = card.parsed_recipe.features
+        return Subject(predictor(network, front_end), front_end, card.labels, card.split, "torch")
+    classifier = bundle_classifier(open_bundle(model), runner) if is_bundle else onnx_classifier(model)
+    split = classifier.card.get("quantized", classifier.card).get("split")
+    run_by = runner if is_bundle else "onnxruntime"
+    return Subject(classifier.probabilities, classifier.front_end, classifier.labels, split, run_by)
+
+
+def record(model: Path, result: dict[str, Any]) -> Path:
+    """Write a result of `evaluate`, named by the command, as JSON and PNG. Returns their path without suffix.
+
+    A run keeps them; they lie beside a file and beside a bundle, whose index takes up the figures.
+    """
+    is_bundle = (model / INDEX).exists()
+    if is_bundle:
+        open_bundle(model).record_metrics({key: result[key] for key in (*MEASURES, "data_hash", "split", "runner")})
+    is_run = model.is_dir() and not is_bundle
+    path = model / "evaluation" if is_run else model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
+    write_whole(path.with_name(f"{path.name}.json"), json.dumps(result | {"made_by": provenance()}, indent=2) + "\n")
+    plot_confusion(result, path.with_name(f"{path.name}.png"))
+    return path
 
 
 def evaluate(predict: Predict, clips: Clips, paths: tuple[str, ...]) -> dict[str, Any]:

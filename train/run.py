@@ -121,10 +121,6 @@ def write_recipe(out: Path, recipe: Recipe) -> None:
     write_whole(out / RECIPE, yaml.safe_dump(recipe.as_dict(), sort_keys=False))
 
 
-def write_evaluation(path: Path, evaluation: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(evaluation | {"made_by": provenance()}, indent=2) + "\n")
-
-
 def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
     """Make a run of weights trained elsewhere, in the published baseline's parameter names and scene order."""
     tensors, header = load_tensors(weights)
