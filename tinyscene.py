@@ -42,7 +42,7 @@ from deploy.bundle import EXPORTS, INDEX, open_bundle
 from deploy.classifier import SceneClassifier, bundle_classifier, onnx_classifier
 from deploy.errors import InputError, TinysceneError
 from deploy.exports import export as write_export
-from deploy.files import sha256, write_whole
+from deploy.files import require_free, sha256, write_whole
 from deploy.frontend import FrontEnd
 from deploy.inspection import inspect_errors, inspect_graph
 from deploy.tables import inspection_table, verification_table
@@ -244,6 +244,7 @@ def quantize(
     from train.quantize import quantize as run_quantization
     from train.run import load_model
 
+    require_free(out)
     dataset, clips = _clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
     bundle = run_quantization(run, dataset, clips, out, qat, split, settings, resume, allow_over_budget)
     budget = bundle.content["budget"]
@@ -269,7 +270,7 @@ def export(
     if out and len(kinds) > 1:
         raise InputError(f"--out {out}: names one file, --to {len(kinds)} formats")
     if (model / INDEX).exists():
-        bundle = open_bundle(model)
+        bundle = open_bundle(model, rewriting=() if out else kinds)
         contents = {kind: write_export(bundle, kind, names) for kind in kinds}
         if out:
             write_whole(out, contents[to])

@@ -107,10 +107,13 @@ def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or (samples.dtype != np.int16 and samples.dtype.kind != "f"):
         raise InputError(f"samples are {samples.dtype} {samples.shape}: needed are int16 or float, (samples, channels)")
+    if 0 in samples.shape[1:]:
+        raise InputError("samples of no channel")
     real = samples / PCM_SCALE if samples.dtype == np.int16 else samples.astype(np.float32)
-    if not np.isfinite(real).all():
+    mono = real if real.ndim == 1 else real.mean(axis=1)
+    if not np.isfinite(mono).all():
         raise InputError("samples hold NaN or infinite values")
-    return real if real.ndim == 1 else real.mean(axis=1)
+    return mono
 
 
 def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[NDArray[np.int16], bool]:

@@ -12,6 +12,7 @@ written: a truncated, changed or missing one is refused by name.
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,11 +78,24 @@ class Bundle:
 
     @cached_property
     def float_graph(self) -> Graph:
-        return load_graph(self.folder, FLOAT_GRAPH)
+        graph = load_graph(self.folder, FLOAT_GRAPH)
+        shapes, expected = ({name: each.shape for name, each in g.tensors.items()} for g in (graph, self.graph))
+        if graph.is_integer or shapes != expected:
+            raise InputError(f"{self.folder / FLOAT_GRAPH}.json: not the float graph of the bundle's integer graph")
+        return graph
 
     @cached_property
     def vectors(self) -> Vectors:
-        return read_vectors((self.folder / VECTORS).read_bytes())
+        path = self.folder / VECTORS
+        try:
+            vectors = read_vectors(path.read_bytes())
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        counts = tuple(array.shape[1] for array in (vectors.pcm, vectors.features, vectors.crc, vectors.logits))
+        features = math.prod(self.front_end.shape)
+        if counts != (self.front_end.clip_samples, features, len(self.graph.tensors), len(self.labels)):
+            raise InputError(f"{path}: vectors of another bundle (their counts are {counts})")
+        return vectors
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -131,16 +145,20 @@ def write_bundle(
             "schema": SCHEMA,
             "labels": list(labels),
             "front_end": settings,
-            "front_end_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            "front_end_sha256": _hash(settings),
             **content,
             "files": {part: sha256(temporary / part) for part in PARTS},
         }
         write_whole(temporary / INDEX, _dump(index))
+        open_bundle(temporary)  # what could not be opened is not left behind
     return open_bundle(folder)
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """Open a bundle and check every file. Raises InputError, naming the file, for what cannot be trusted."""
+def open_bundle(folder: Path, rewriting: Iterable[str] = ()) -> Bundle:
+    """Open a bundle and check every file but the exports that are about to be written anew.
+
+    Raises InputError, naming the file, for what cannot be trusted.
+    """
     index = folder / INDEX
     if not index.is_file():
         raise InputError(f"{folder}: not a bundle (it holds no {INDEX}); make one with `tinyscene quantize`")
@@ -148,21 +166,27 @@ def open_bundle(folder: Path) -> Bundle:
         raise InputError(f"{index}: larger than {MAX_INDEX >> 20} MB")
     try:
         content = json.loads(index.read_bytes())
-        if content["schema"] != SCHEMA:
-            raise InputError(f"{index}: schema {content['schema']!r}: this tinyscene reads {SCHEMA}; upgrade it")
-        labels, front_end = tuple(content["labels"]), FrontEnd(**content["front_end"])
-        files = dict(content["files"])
-    except InputError:
-        raise
+        if type(content["schema"]) is not int or content["schema"] != SCHEMA:
+            raise InputError(f"schema {content['schema']!r}: this tinyscene reads {SCHEMA}; upgrade it")
+        labels, files = content["labels"], dict(content["files"])
+        if type(labels) is not list or not labels or not all(type(label) is str for label in labels):
+            raise InputError("labels must be a list of names")
+        if len(set(labels)) < len(labels):
+            raise InputError("a label stands twice")
+        front_end = FrontEnd(**content["front_end"])
+        if content["front_end_sha256"] != _hash(front_end.as_dict()):
+            raise InputError("its front end was changed after the bundle was made")
+    except InputError as error:
+        raise InputError(f"{index}: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{index}: not the index of a bundle ({type(error).__name__}: {error})") from None
-    if not labels or len(set(labels)) < len(labels) or not all(type(label) is str for label in labels):
-        raise InputError(f"{index}: labels must be different names")
+    unchecked = {EXPORTS.get(kind) for kind in rewriting}
     for name in (*PARTS, *(name for name in files if name not in PARTS)):
         if name not in (*PARTS, *EXPORTS.values()):
             raise InputError(f"{index}: lists {name!r}, which is no file of a bundle")
-        _check_file(folder / name, files.get(name))
-    return Bundle(folder, content, front_end, labels, load_graph(folder, GRAPH))
+        if name not in unchecked:
+            _check_file(folder / name, files.get(name))
+    return Bundle(folder, content, front_end, tuple(labels), load_graph(folder, GRAPH))
 
 
 def _check_file(path: Path, expected: object) -> None:
@@ -172,6 +196,10 @@ def _check_file(path: Path, expected: object) -> None:
         raise InputError(f"{path}: larger than {MAX_FILE >> 20} MB")
     if sha256(path) != expected:
         raise InputError(f"{path}: was changed or damaged after the bundle was made (its SHA-256 differs)")
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _dump(content: dict[str, Any]) -> str:

@@ -113,11 +113,16 @@ class SceneStream:
         return decisions
 
     def finish(self) -> list[dict[str, Any]]:
-        """End the stream: what is left is padded and decided on if half a hop of it is new, or if it is all."""
-        left, self._buffer = self._buffer, self._buffer[:0]
+        """End the stream: what is left is padded and decided on if half a hop of it is new, or if it is all.
+
+        What is pushed after that is a new stream.
+        """
+        left = self._buffer
         new = len(left) - (self.sample_rate - self._hop if self._start else 0)
         is_all = self._start == 0 and len(left) > 0
-        return [self._decide(left)] if is_all or (self._start and 2 * new >= self._hop) else []
+        decisions = [self._decide(left)] if is_all or (self._start and 2 * new >= self._hop) else []
+        self._buffer, self._start = left[:0], 0
+        return decisions
 
     def _decide(self, second: NDArray[np.float32]) -> dict[str, Any]:
         clip, _ = make_clip(second, self.sample_rate, self.classifier.front_end.sample_rate)

@@ -13,7 +13,6 @@ runtime and every kernel may rely on it. Nothing read from a file is trusted bef
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -328,7 +327,7 @@ class Graph:
             unread = (unread - {*operator.inputs}) | {operator.output.name}
         if dangling := sorted(unread - {self.output.name}):
             raise InputError(f"nothing reads tensor {dangling[0]!r}")
-        object.__setattr__(self, "tensors", MappingProxyType(tensors))
+        object.__setattr__(self, "tensors", tensors)
 
     def _check(self, operator: Kind, inputs: list[Tensor]) -> None:
         shape = operator.output_shape(*inputs)

@@ -9,8 +9,9 @@ the reference equals to the bit and serve `tinyscene verify`. What a TFLite runt
 afresh from the checked graph: no .tflite file is ever loaded, so no hostile one can be.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -29,23 +30,48 @@ ONNX_MEMORY = 2**30  # bytes, for the tensors of ONNX models
 MICRO_ARENA = 2**23  # bytes; what is needed is found out when the tensors are placed
 
 
+class MissingRuntimeError(InputError):
+    """A runtime that is not installed."""
+
+
 def make_runner(name: str, bundle: Bundle) -> Invoke:
-    """A runtime by name, ready to run a bundle. Raises InputError if it is unknown or not installed."""
+    """A runtime by name, ready to run a bundle.
+
+    Raises MissingRuntimeError if it is not installed, InputError if it is unknown or cannot run the bundle, and
+    what is returned raises InputError where it fails later.
+    """
     if name not in RUNNERS:
         raise InputError(f"runner {name!r} is unknown: known are {', '.join(RUNNERS)}")
     package, extra, make = RUNNERS[name]
     try:
         module = importlib.import_module(package)
     except ImportError:
-        raise InputError(
+        raise MissingRuntimeError(
             f"runner {name}: {package.partition('.')[0]} is not installed: pip install '{extra}'"
         ) from None
+    with _named(name, bundle):
+        invoke = make(module, bundle)
+
+    def checked(features: Int8) -> Int8:
+        with _named(name, bundle):
+            logits = invoke(features)
+            if (logits.dtype, logits.shape) != (np.int8, (len(features), *bundle.graph.output.shape[1:])):
+                raise TypeError(f"it gives {logits.dtype} {logits.shape}")
+        return logits
+
+    return checked
+
+
+@contextlib.contextmanager
+def _named(name: str, bundle: Bundle) -> Iterator[None]:
+    """Turn whatever a runtime raises into one line."""
     try:
-        return make(module, bundle)
+        yield
     except InputError:
         raise
     except Exception as error:  # the runtimes' exceptions share no other base
-        raise InputError(f"runner {name} cannot run {bundle.folder} ({_first_line(error)})") from None
+        line = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+        raise InputError(f"runner {name} cannot run {bundle.folder} ({line})") from None
 
 
 def _reference(_numpy: Any, bundle: Bundle) -> Invoke:
@@ -94,9 +120,6 @@ def _onnxruntime(onnxruntime: Any, bundle: Bundle) -> Invoke:
     def invoke(features: Int8) -> Int8:
         return session.run(None, {bundle.graph.input.name: features.transpose(0, 3, 1, 2)})[0]
 
-    trial = invoke(np.zeros(bundle.graph.input.shape, np.int8))
-    if (trial.dtype, trial.shape) != (np.int8, bundle.graph.output.shape):
-        raise InputError(f"{bundle.folder}: its int8 ONNX model gives {trial.dtype} {trial.shape}; export it again")
     return invoke
 
 
@@ -121,10 +144,6 @@ def _limit_memory(onnxruntime: Any) -> None:
 def _one_by_one(invoke_one: Invoke) -> Invoke:
     """A batch through a runtime whose model takes one clip."""
     return lambda features: np.concatenate([invoke_one(features[index : index + 1]) for index in range(len(features))])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]
 
 
 RUNNERS: dict[str, tuple[str, str, Callable[[Any, Bundle], Invoke]]] = {  # name -> package, extra, how it is made

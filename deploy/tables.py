@@ -33,15 +33,17 @@ def inspection_table(rows: list[dict[str, Any]]) -> Group:
 def verification_table(result: dict[str, Any]) -> Group:
     """The runtimes against the reference, from `deploy/verify.py`."""
     table = _table("runner", "max LSB", "equal", "same scene", "accuracy")
+    excuses: list[str] = []
     for name, row in result["runners"].items():
-        if "missing" in row:
-            table.add_row(name, row["missing"])
+        if excuse := row.get("missing") or row.get("failed"):
+            excuses.append(excuse)
             continue
         shares = (f"{row[key]:.2%}" if key in row else "" for key in ("equal", "same_scene", "accuracy"))
         table.add_row(name, str(row.get("max_lsb", "")), *shares)
     exports = ", ".join(f"{kind} {'as written now' if same else 'DIFFERS'}" for kind, same in result["exports"].items())
     return Group(
         table,
+        *excuses,
         f"{result['clips']} clips; golden vectors {'equal' if result['golden_equal'] else 'DIFFER'}; "
         f"exports: {exports or 'none'}",
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.quantization import WAYS
 from train.budget import count_recipe
 from train.recipe import load_recipe, recipe_names
 
@@ -43,3 +44,33 @@ def test_the_training_speed_is_what_was_measured() -> None:
     ours, published = (speed["clips_per_second"][name] for name in ("ours", "published"))
     assert f"{ours:.0f} clips a second against {published:.0f}: **{speed['ratio']:.2f} times**" in README
     assert speed["ratio"] >= 2.5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_table_of_quantization_is_what_was_measured(way: str) -> None:
+    row = measured("quantization_imported")["ways"][way]
+    figures = f"{100 * row['same_scene']:.2f} | {row['mean_error']:.3f} | {100 * row['accuracy']:.2f}"
+    assert f"| {way} | {figures} |" in README
+
+
+def test_int8_costs_the_imported_baseline_at_most_half_a_point_and_keeps_96_percent_of_the_scenes() -> None:
+    result = measured("quantization_imported")
+    assert result["ways"]["default"]["accuracy"] >= 0.594
+    assert result["ways"]["default"]["accuracy"] >= result["float"]["accuracy"] - 0.005
+    assert result["ways"]["default"]["same_scene"] >= 0.96
+
+
+@pytest.mark.parametrize("gain", ["device gain 1", "-40 dB", "full scale"])
+def test_the_table_of_fixed_point_features_is_what_was_measured(gain: str) -> None:
+    row = measured("fixed_point_features")["gains"][gain]
+    shares = f"{100 * row['equal']:.2f} | {100 * row['within_1']:.5f}"
+    assert f"| {gain} | {shares} | {row['max']} | {row['max_with_signal']} |" in README
+    assert row["within_1"] >= 0.995
+    assert row["max_with_signal"] <= 2
+
+
+@pytest.mark.parametrize("runner", ["reference", "litert-reference", "tflite-micro", "litert", "onnxruntime"])
+def test_the_table_of_runtimes_is_what_was_measured(runner: str) -> None:
+    row = measured("runtimes")["runners"][runner]
+    shares = f"{100 * row['equal']:.2f} | {100 * row['same_scene']:.2f} | {100 * row['accuracy']:.2f}"
+    assert f"| {runner} | {row['max_lsb']} | {shares} |" in README

@@ -39,7 +39,8 @@ from train.recipe import Quantize
 
 BINS = 4096  # of a tensor's histogram
 MSE_STEPS = np.linspace(1.0, 0.3, 36)  # shares of the extremes that are tried
-INT32_MAX = 2**31 - 1
+MAX_BIAS, LEAST_MULTIPLIER = 2**30, 2**-30  # of an integer convolution: half of what deploy/graph.py takes
+UNSEEN = 1.0  # the range of a tensor that was zero throughout
 SMALLEST_SHARE = 1e-3  # of the largest channel, that a channel is taken to reach
 
 
@@ -78,7 +79,8 @@ def calibrate(module: GraphModule, batches: list[Tensor], settings: Quantize) ->
     for batch in batches:
         for name, values in module.tensors(batch):
             low, high = extremes.get(name, (0.0, 0.0))
-            extremes[name] = (min(low, float(values.min())), max(high, float(values.max()), SMALLEST))
+            extremes[name] = (min(low, float(values.min())), max(high, float(values.max())))
+    extremes = {name: ends if any(ends) else (0.0, UNSEEN) for name, ends in extremes.items()}
     if settings.calibration == "minmax":
         return extremes
     counts = {name: np.zeros(BINS) for name in extremes}
@@ -168,8 +170,10 @@ def _integer_operator(operator: Kind, source: Activation, output: Activation) ->
     shape = [1, 1, 1, 1]
     shape[operator.channel_axis] = -1
     axes = tuple(axis for axis in range(4) if axis != operator.channel_axis)
-    scales = (np.maximum(np.abs(operator.weights).max(axes), SMALLEST) / WEIGHT_MAX).astype(np.float32)  # (outputs,)
+    scales = np.abs(operator.weights).max(axes) / WEIGHT_MAX  # (outputs,)
+    # A channel of next to no weights takes the scale that its bias and the rescaling to its output can do with
+    least = np.maximum(np.abs(operator.bias.astype(np.float64)) / MAX_BIAS, output.q.scale * LEAST_MULTIPLIER)
+    scales = np.maximum(scales, least / source.q.scale).astype(np.float32)
     weights = np.clip(np.rint(operator.weights / scales.reshape(shape)), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
     bias = np.rint(operator.bias / (source.q.scale * scales.astype(np.float64)))
-    bias = np.clip(bias, -INT32_MAX, INT32_MAX).astype(np.int32)
-    return replace(operator, output=output, weights=weights, bias=bias, weight_scales=scales)
+    return replace(operator, output=output, weights=weights, bias=bias.astype(np.int32), weight_scales=scales)

@@ -49,7 +49,7 @@ def resume_run(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, 
         return Place()
     tensors, header = load_tensors(path)
     saved = read_card(header, path)
-    for key in ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch"):
+    for key in ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch", "source"):
         if saved is None or getattr(saved, key) != getattr(card, key):
             raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
     try:

@@ -53,17 +53,19 @@ class GraphModule(nn.Module):
         super().__init__()
         self.source = graph
         self.weights, self.biases, self.roundings = nn.ParameterDict(), nn.ParameterDict(), nn.ModuleDict()
+        self.rounded_as = {name: name for name in graph.tensors}  # a pool's output keeps its input's quantization
         for operator in graph.operators:
+            if isinstance(operator, AveragePool2D):
+                self.rounded_as[operator.output.name] = self.rounded_as[operator.inputs[0]]
             if isinstance(operator, Convolution):
                 key = _key(operator.output.name)
                 self.weights[key] = nn.Parameter(torch.tensor(operator.weights.transpose(_order(operator))))
                 self.biases[key] = nn.Parameter(torch.tensor(operator.bias))
 
     def round_in(self, ranges: Ranges) -> None:
-        """Round every tensor from now on, in these ranges to begin with. A pool's output keeps its input's."""
-        pools = {each.output.name for each in self.source.operators if isinstance(each, AveragePool2D)}
+        """Round every tensor from now on, in these ranges to begin with."""
         for name, (low, high) in ranges.items():
-            if name not in pools:
+            if self.rounded_as[name] == name:
                 self.roundings[_key(name)] = Rounding(low, high)
 
     def forward(self, log_mel: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ class GraphModule(nn.Module):
     def finish(self, operator: Kind, y: Tensor) -> Tensor:
         """Activation and rounding of what `apply_operator` computed."""
         y = F.relu(y) if getattr(operator, "relu", False) else y
-        return self.round(operator.inputs[0] if isinstance(operator, AveragePool2D) else operator.output.name, y)
+        return self.round(operator.output.name, y)
 
     @torch.no_grad()
     def move_bias(self, operator: Convolution, shift: Tensor) -> None:
@@ -112,7 +114,7 @@ class GraphModule(nn.Module):
         self.biases[_key(operator.output.name)] += shift
 
     def round(self, name: str, x: Tensor) -> Tensor:
-        return self.roundings[_key(name)](x) if self.roundings else x
+        return self.roundings[_key(self.rounded_as[name])](x) if self.roundings else x
 
     def ranges(self) -> Ranges:
         """The activations' ranges as they are now, those of pools left out."""
@@ -154,5 +156,5 @@ def _order(operator: Convolution) -> tuple[int, int, int, int]:
 
 
 def _key(name: str) -> str:
-    """Names of parameters hold no dots."""
-    return name.replace(".", "/")
+    """Names of parameters hold no dots, and are no attributes of a dictionary."""
+    return "/" + name.replace(".", "/")

@@ -87,8 +87,12 @@ def fit(
     out: Path,
     resume: bool,
     loss: Loss = cross_entropy,
+    source: str | None = None,
 ) -> tuple[Ranks, Card]:
-    """Train a network by a recipe to the end of its epochs, in a run folder. Raises as `train` does."""
+    """Train a network by a recipe to the end of its epochs, in a run folder. Raises as `train` does.
+
+    `source` names the weights that it starts from, if they are not of the recipe's seed.
+    """
     training, test = dataset.split(split)
     ranks, device = distribute()
     torch.backends.cudnn.deterministic = True
@@ -105,6 +109,7 @@ def fit(
         data_hash=clips.data_hash,
         micro_batch=micro_batch,
         made_by=provenance(),
+        source=source,
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
     place = resume_run(out, network, optimizer, card) if resume else Place()

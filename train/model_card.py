@@ -49,7 +49,9 @@ def model_card(name: str, labels: tuple[str, ...], content: dict[str, Any]) -> s
         f"{'corrected' if settings['bias_correction'] else 'left as they were'}."
     )
     if training := quantized["training"]:
-        method += f" Fine-tuned with rounding for {len(training)} epochs, distilled from the float network."
+        method += f" Fine-tuned with rounding for {len(training)} epochs" + (
+            f", {settings['distill']:.0%} distilled from the float network." if settings["distill"] else "."
+        )
     return TEMPLATE.format(
         name=name,
         classes=len(labels),

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from deploy.bundle import Bundle, write_bundle
 from deploy.errors import InputError
-from deploy.files import require_free
+from deploy.files import require_free, sha256
+from deploy.fixed_point import FixedPointLogMel
 from deploy.graph import Graph
 from deploy.inspection import inspect_errors, inspect_graph
 from deploy.provenance import provenance
@@ -36,7 +37,7 @@ from train.loop import fit
 from train.lower import lower
 from train.model_card import model_card
 from train.recipe import Recipe, override
-from train.run import METRICS, load_model
+from train.run import METRICS, load_model, model_path
 from train.trainer import Loss, cross_entropy
 
 BATCH = 32  # clips
@@ -62,13 +63,18 @@ def quantize(
         InputError: the run, the overrides or the dataset cannot be used, or `out` is taken.
         InterruptedRunError: Ctrl-C while fine-tuning; it can be resumed.
     """
+    if not out.name:
+        raise InputError(f"{out}: name a new folder for the bundle")
     require_free(out)
+    if resume and not qat:
+        raise InputError("--resume: only fine-tuning can be resumed; say --qat, too")
     network, card = load_model(run)
     if wrong := [each for each in overrides or [] if not each.startswith("quantize.")]:
         raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section quantize can be changed")
     recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
     if card.labels != clips.labels:
         raise InputError(f"{run} knows the labels {', '.join(card.labels)}; the dataset has {', '.join(clips.labels)}")
+    FixedPointLogMel(recipe.features, scale=1.0, zero_point=0)  # raises if the integers cannot follow the front end
     count = count_network(network, recipe)
     count.require(recipe.budget, allow_over_budget)
     split = split or card.split or dataset.default_split
@@ -76,7 +82,10 @@ def quantize(
     chosen = np.random.default_rng(recipe.seed).permutation(chosen)[: recipe.quantize.clips]
     graph, rounded = _post_training(lower(network, recipe.features.shape), recipe, clips, chosen)
     work = out.with_name(f"{out.name}.qat")
-    training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume) if qat else []
+    training = []
+    if qat:
+        source = f"{run} sha256:{sha256(model_path(run))}"
+        training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume, source)
     integer = to_integers(rounded.cpu().graph(), rounded.ranges())
     content = {
         "recipe": recipe.as_dict(),
@@ -121,6 +130,7 @@ def _fine_tune(
     split: str,
     work: Path,
     resume: bool,
+    source: str,
 ) -> list[dict[str, Any]]:
     """Quantization-aware training, in place. Returns the metrics of its epochs."""
     settings = recipe.quantize
@@ -130,11 +140,14 @@ def _fine_tune(
             "lr": settings.lr,
             "batch_size": settings.batch_size,
             "weight_decay": 0.0,
+            "precision": "float32",  # bfloat16 would round where the integers do not
             "evaluate_every": 0,
         }
     )
     chosen = recipe.model_copy(update={"train": train})
-    fit(rounded, chosen, dataset, clips, split, work, resume, _distillation(network, settings.distill))
+    fit(rounded, chosen, dataset, clips, split, work, resume, _distillation(network, settings.distill), source)
+    if not all(parameter.isfinite().all() for parameter in rounded.parameters()):
+        raise InputError(f"{work}: fine-tuning diverged; remove the folder and try a lower --set quantize.lr")
     return [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
 
 

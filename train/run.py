@@ -41,7 +41,7 @@ class Card(BaseModel):
     split_hash: str | None = None  # of the names in its lists
     data_hash: str | None = None
     micro_batch: int | None = None
-    source: str | None = None  # file that imported weights came from, and its hash
+    source: str | None = None  # what weights that were imported or fine-tuned came from, with a hash
 
     @property
     def parsed_recipe(self) -> Recipe:
