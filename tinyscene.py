@@ -261,7 +261,7 @@ def export(
     model: Annotated[Path, typer.Argument(help="A bundle, or a finished run.")],
     to: Annotated[str, typer.Option(help=f"Formats, with commas between: {', '.join(EXPORTS)}.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write; by default in the bundle or run.")] = None,
-    names: Annotated[bool, typer.Option("--names", help="Keep the names of tensors in .tflite files.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Names and bias scales in .tflite, for hosts' kernels.")] = False,
     allow_over_budget: AllowOver = False,
     as_json: Json = False,
 ) -> None:
@@ -271,7 +271,7 @@ def export(
         raise InputError(f"--out {out}: names one file, --to {len(kinds)} formats")
     if (model / INDEX).exists():
         bundle = open_bundle(model, rewriting=() if out else kinds)
-        contents = {kind: write_export(bundle, kind, names) for kind in kinds}
+        contents = {kind: write_export(bundle, kind, full) for kind in kinds}
         if out:
             write_whole(out, contents[to])
         paths = [out] if out else [bundle.add_export(kind, content) for kind, content in contents.items()]

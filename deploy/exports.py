@@ -8,15 +8,15 @@ from deploy.bundle import EXPORTS, Bundle
 from deploy.errors import InputError
 
 
-def export(bundle: Bundle, kind: str, names: bool = False) -> bytes:
-    """The bytes of an export. `names` keeps the names of tensors in .tflite; .onnx needs them always."""
+def export(bundle: Bundle, kind: str, full: bool = False) -> bytes:
+    """The bytes of an export. `full` is of .tflite: what a host wants and a device has no use for."""
     if kind not in EXPORTS:
         raise InputError(f"--to {kind}: known are {', '.join(EXPORTS)}")
     graph = bundle.graph if kind in ("tflite", "onnx-int8") else bundle.float_graph
     if kind.startswith("tflite"):
         from deploy.tflite_writer import write_tflite
 
-        return write_tflite(graph, bundle.metadata, names)
+        return write_tflite(graph, bundle.metadata, full)
     from deploy.onnx_writer import write_onnx
 
     return write_onnx(graph, bundle.metadata)

@@ -79,15 +79,15 @@ def _reference(_numpy: Any, bundle: Bundle) -> Invoke:
 
 
 def _tflite(interpreters: Any, bundle: Bundle) -> Invoke:
-    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN)
+    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN, full=True)
 
 
 def _tflite_reference(interpreters: Any, bundle: Bundle) -> Invoke:
-    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN_REF)
+    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN_REF, full=False)
 
 
-def _interpreter(interpreters: Any, bundle: Bundle, kernels: Any) -> Invoke:
-    content = export(bundle, "tflite")
+def _interpreter(interpreters: Any, bundle: Bundle, kernels: Any, full: bool) -> Invoke:
+    content = export(bundle, "tflite", full)
     interpreter = interpreters.Interpreter(model_content=content, experimental_op_resolver_type=kernels, num_threads=1)
     interpreter.allocate_tensors()
     first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]

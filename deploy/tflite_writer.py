@@ -60,9 +60,13 @@ OPERATORS = {
 }
 
 
-def write_tflite(graph: Graph, metadata: dict[str, Any], names: bool = False) -> bytes:
-    """The bytes of a .tflite file. Names of tensors are left out unless asked for: they cost flash."""
-    file = _File(names)
+def write_tflite(graph: Graph, metadata: dict[str, Any], full: bool = False) -> bytes:
+    """The bytes of a .tflite file.
+
+    `full` writes the names of tensors and the scales of biases too: a fifth more flash, which a device has no
+    use for. XNNPACK computes a convolution itself only if its bias has scales.
+    """
+    file = _File(full)
     indices = {graph.input.name: file.activation(graph.input)}
     for operator in graph.operators:
         inputs = [indices[name] for name in operator.inputs]
@@ -74,7 +78,7 @@ def write_tflite(graph: Graph, metadata: dict[str, Any], names: bool = False) ->
 class _File:
     """A model while it is being written."""
 
-    names: bool
+    full: bool
     tensors: list[Any] = field(default_factory=list)
     buffers: list[Any] = field(default_factory=lambda: [schema.BufferT()])  # the first is empty, by the format
     operators: list[Any] = field(default_factory=list)
@@ -129,7 +133,7 @@ class _File:
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: int) -> int:
         tensor = schema.TensorT()
-        tensor.name = name if self.names else None
+        tensor.name = name if self.full else None
         tensor.shape, tensor.type = list(shape), kind
         self.tensors.append(tensor)
         return len(self.tensors) - 1
@@ -151,7 +155,7 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[int]
         else:
             inputs = [_write_pad(file, operator, sources[0], inputs[0])]
     if isinstance(operator, Convolution):
-        inputs = [*inputs, *_write_weights(file, operator)]
+        inputs = [*inputs, *_write_weights(file, operator, sources[0])]
     if isinstance(operator, Mean):
         inputs = [*inputs, file.constant("axes", np.array([1, 2], np.int32))]
     file.operator(operator.kind, inputs, output, _options(operator, padding))
@@ -200,13 +204,15 @@ def _write_pad(file: _File, operator: Window, source: Tensor, index: int) -> int
     return output
 
 
-def _write_weights(file: _File, operator: Convolution) -> list[int]:
-    """Write weights and bias. A bias's scale, input scale * weight scale, every runtime works out: no flash for it."""
+def _write_weights(file: _File, operator: Convolution, source: Tensor) -> list[int]:
     name = operator.output.name
     weights, bias = file.constant(f"{name}/weights", operator.weights), file.constant(f"{name}/bias", operator.bias)
     if operator.weight_scales is not None:
-        scales = operator.scales.tolist()
-        file.tensors[weights].quantization = _quantization(scales, [0] * len(scales), operator.channel_axis)
+        zeros = [0] * len(operator.scales)
+        file.tensors[weights].quantization = _quantization(operator.scales.tolist(), zeros, operator.channel_axis)
+        if file.full:
+            scales = np.float32(source.q.scale) * operator.scales
+            file.tensors[bias].quantization = _quantization(scales.tolist(), zeros)
     return [weights, bias]
 
 

@@ -122,8 +122,6 @@ def _accuracy(logits: NDArray[Any], truth: NDArray[np.integer[Any]] | None) -> d
 
 
 def _exports(bundle: Bundle) -> dict[str, bool]:
-    """Whether each export in the bundle is what its writer writes of the graph now, with names or without."""
+    """Whether each export in the bundle is what its writer writes of the graph now, in full or not."""
     found = {kind: content for kind in EXPORTS if (content := bundle.exported(kind)) is not None}
-    return {
-        kind: content in (export(bundle, kind), export(bundle, kind, names=True)) for kind, content in found.items()
-    }
+    return {kind: content in (export(bundle, kind), export(bundle, kind, full=True)) for kind, content in found.items()}

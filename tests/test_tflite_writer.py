@@ -210,6 +210,18 @@ def test_weights_scales_and_zero_points_are_the_graphs(graph: Graph) -> None:
             assert bias.quantization is None  # it follows from the others and would cost flash
 
 
+@QUICK
+def test_in_full_a_bias_has_the_scales_that_follow_from_the_others(graph: Graph) -> None:
+    model = parse(write_tflite(graph, {}, full=True))
+    steps = [each for each in model.subgraphs[0].operators if len(each.inputs) == 3]
+    convolutions = [each for each in graph.operators if isinstance(each, Convolution)]
+    for operator, step in zip(convolutions, steps, strict=True):
+        _, _, bias = tensors(model, step.inputs)
+        expected = operator.scales * np.float32(graph.sources(operator)[0].q.scale)
+        np.testing.assert_array_equal(bias.quantization.scale, expected)
+        assert not np.any(bias.quantization.zeroPoint)
+
+
 @pytest.mark.parametrize("integer", [True, False])
 def test_input_and_output_have_the_graphs_type(integer: bool, small: Graph) -> None:
     graph = small if integer else float_graph(0)
@@ -225,7 +237,7 @@ def test_input_and_output_have_the_graphs_type(integer: bool, small: Graph) -> N
 
 
 def test_names_are_left_out_unless_asked_for(small: Graph) -> None:
-    without, named = (write_tflite(small, METADATA, names=names) for names in (False, True))
+    without, named = (write_tflite(small, METADATA, full=names) for names in (False, True))
     assert len(without) < len(named)
     assert not any(each.name for each in parse(without).subgraphs[0].tensors)
     assert {each.name.decode() for each in parse(named).subgraphs[0].tensors} > set(small.tensors)
@@ -239,9 +251,9 @@ def test_metadata_comes_back_from_the_file(small: Graph) -> None:
 
 def test_a_graph_makes_the_same_bytes_in_another_process() -> None:
     program = """import sys; from deploy.tflite_writer import write_tflite; from tests.graphs import float_graph
-sys.stdout.buffer.write(write_tflite(float_graph(7), {"b": 1, "a": 2}, names=True))"""
+sys.stdout.buffer.write(write_tflite(float_graph(7), {"b": 1, "a": 2}, full=True))"""
     other = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout
-    assert write_tflite(float_graph(7), {"b": 1, "a": 2}, names=True) == other
+    assert write_tflite(float_graph(7), {"b": 1, "a": 2}, full=True) == other
 
 
 def test_constants_lie_at_multiples_of_four_bytes(small: Graph) -> None:
