@@ -210,6 +210,7 @@ def test_weights_scales_and_zero_points_are_the_graphs(graph: Graph) -> None:
             assert bias.quantization is None  # it follows from the others and would cost flash
 
 
+@given(integer_graphs())
 @QUICK
 def test_in_full_a_bias_has_the_scales_that_follow_from_the_others(graph: Graph) -> None:
     model = parse(write_tflite(graph, {}, full=True))
