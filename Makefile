@@ -34,4 +34,4 @@ test-all: check
 	$(BIN)/pytest
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) demo .hypothesis .pytest_cache .ruff_cache *.egg-info
