@@ -192,9 +192,7 @@ def evaluate(
 
     subject = open_subject(model, runner)
     dataset, clips = _clips(data, splits, fold_pattern, subject.front_end)
-    if subject.labels != clips.labels:
-        known = ", ".join(subject.labels)
-        raise InputError(f"{model} knows the labels {known}; {data} has {', '.join(clips.labels)}")
+    clips.require_labels(subject.labels, model)
     name = split or subject.split or dataset.default_split
     result = run_evaluation(subject.predict, clips, dataset.split(name)[1])
     result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": subject.runner}
@@ -303,6 +301,7 @@ def verify(
     pcm, truth = read_clips(files or [], bundle.front_end.sample_rate), None
     if data:
         dataset, clips = _clips(data, None, None, bundle.front_end)
+        clips.require_labels(bundle.labels, folder)
         chosen = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
         pcm, truth = np.concatenate([pcm, clips.pcm[chosen]]), None if files else clips.label[chosen]
     result = run_verification(bundle, pcm, truth)

@@ -168,11 +168,7 @@ def open_bundle(folder: Path, rewriting: Iterable[str] = ()) -> Bundle:
         content = json.loads(index.read_bytes())
         if type(content["schema"]) is not int or content["schema"] != SCHEMA:
             raise InputError(f"schema {content['schema']!r}: this tinyscene reads {SCHEMA}; upgrade it")
-        labels, files = content["labels"], dict(content["files"])
-        if type(labels) is not list or not labels or not all(type(label) is str for label in labels):
-            raise InputError("labels must be a list of names")
-        if len(set(labels)) < len(labels):
-            raise InputError("a label stands twice")
+        labels, files = read_labels(content["labels"]), dict(content["files"])
         front_end = FrontEnd(**content["front_end"])
         if content["front_end_sha256"] != _hash(front_end.as_dict()):
             raise InputError("its front end was changed after the bundle was made")
@@ -186,7 +182,16 @@ def open_bundle(folder: Path, rewriting: Iterable[str] = ()) -> Bundle:
             raise InputError(f"{index}: lists {name!r}, which is no file of a bundle")
         if name not in unchecked:
             _check_file(folder / name, files.get(name))
-    return Bundle(folder, content, front_end, tuple(labels), load_graph(folder, GRAPH))
+    return Bundle(folder, content, front_end, labels, load_graph(folder, GRAPH))
+
+
+def read_labels(labels: object) -> tuple[str, ...]:
+    """Labels as a file has them. Raises InputError if they are no list of different names."""
+    if not isinstance(labels, list) or not labels or not all(type(label) is str for label in labels):
+        raise InputError("labels must be a list of names")
+    if len(set(labels)) < len(labels):
+        raise InputError("a label stands twice")
+    return tuple(labels)
 
 
 def _check_file(path: Path, expected: object) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.audio import Recording, make_clip, mix_down
-from deploy.bundle import Bundle
+from deploy.bundle import Bundle, read_labels
 from deploy.errors import InputError
 from deploy.fixed_point import FixedPointLogMel
 from deploy.frontend import PCM_SCALE, SOURCE_RATES, FrontEnd
@@ -182,11 +182,7 @@ def _read_card(metadata: dict[str, str], model: Path) -> dict[str, Any]:
     """Labels, front end and provenance that an export carries."""
     try:
         card = json.loads(metadata[METADATA_KEY])
-        labels = card["labels"]
-        if not (isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)):
-            raise ValueError("labels must be a list of names")
-        if len(set(labels)) < len(labels):
-            raise ValueError("a label stands twice")
+        read_labels(card["labels"])
         FrontEnd(**card["front_end"])
         return card
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ runtime and every kernel may rely on it. Nothing read from a file is trusted bef
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -87,7 +88,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Operator:
+class Operator(ABC):
     """One step: named inputs, one output."""
 
     inputs: tuple[str, ...]
@@ -107,12 +108,12 @@ class Operator:
     def label(self) -> str:
         return f"{self.kind} {self.output.name}"
 
-    def output_shape(self, *inputs: Tensor) -> tuple[int, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def output_shape(self, *inputs: Tensor) -> tuple[int, ...]: ...
 
+    @abstractmethod
     def check_integers(self, *inputs: Tensor) -> None:
         """Raise InputError where the arithmetic of an integer operator could leave its bounds."""
-        raise NotImplementedError
 
     def require(self, condition: bool, fault: str) -> None:
         if not condition:
@@ -139,8 +140,8 @@ class Window(Operator):
         _whole_numbers(self.padding, (4,), 0, f"padding of {self.label}")
 
     @property
-    def size(self) -> tuple[int, int]:
-        raise NotImplementedError
+    @abstractmethod
+    def size(self) -> tuple[int, int]: ...
 
     def output_shape(self, *inputs: Tensor) -> tuple[int, ...]:
         self.require(len(inputs[0].shape) == 4, f"needs (1, mel, frame, channels), not {inputs[0].shape}")
@@ -204,10 +205,18 @@ class Convolution(Window):
         depth = self.weights.size // self.weights.shape[self.channel_axis]
         return math.prod(self.output.shape) * depth
 
+    def along_channels(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values (outputs,) in a shape that multiplies the weights of their channel."""
+        return np.expand_dims(values, self.other_axes)
+
+    @property
+    def other_axes(self) -> tuple[int, ...]:
+        """The axes of the weights but that of the output channels."""
+        return tuple(axis for axis in range(4) if axis != self.channel_axis)
+
     def accumulator_bounds(self, reach: int) -> NDArray[np.int64]:
         """The largest magnitude of each output channel's accumulator, (outputs,)."""
-        axes = tuple(axis for axis in range(self.weights.ndim) if axis != self.channel_axis)
-        return np.abs(self.weights.astype(np.int16)).sum(axes, dtype=np.int64) * reach + np.abs(
+        return np.abs(self.weights.astype(np.int16)).sum(self.other_axes, dtype=np.int64) * reach + np.abs(
             self.bias.astype(np.int64)
         )
 
@@ -350,6 +359,15 @@ class Graph:
     def sources(self, operator: Kind) -> list[Tensor]:
         """The tensors that an operator reads."""
         return [self.tensors[name] for name in operator.inputs]
+
+    def last_reads(self) -> list[set[str]]:
+        """For each operator the tensors that none after it reads."""
+        read_later: set[str] = set()
+        last: list[set[str]] = []
+        for operator in reversed(self.operators):
+            last.append({*operator.inputs} - read_later)
+            read_later.update(operator.inputs)
+        return last[::-1]
 
 
 def _whole_numbers(values: object, lengths: tuple[int, ...], least: int, name: str) -> None:

@@ -55,7 +55,8 @@ def inspect_errors(
         if index == 0:
             alone[name] = quantization.dequantize(values)
         else:
-            y = _with_rounded_weights(graph.operators[index - 1], float_graph, graph, alone)
+            pair = graph.operators[index - 1], float_graph.operators[index - 1]
+            y = _run(_with_rounded_weights(*pair, graph), float_graph, alone)
             alone[name] = quantization.dequantize(quantization.quantize(y))
         for operator in float_graph.operators[index:]:
             alone[operator.output.name] = _run(operator, float_graph, alone)
@@ -73,18 +74,13 @@ def _tensor(graph: Graph, name: str) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "scale": q.scale, "zero_point": q.zero_point, "low": low, "high": high}
 
 
-def _with_rounded_weights(operator: Kind, float_graph: Graph, graph: Graph, values: dict[str, Float32]) -> Float32:
-    """What the float graph's operator computes with the integer operator's weights and bias."""
-    exact = next(each for each in float_graph.operators if each.output.name == operator.output.name)
+def _with_rounded_weights(operator: Kind, exact: Kind, graph: Graph) -> Kind:
+    """The float graph's operator with the integer operator's weights and bias."""
     if not isinstance(operator, Convolution) or not isinstance(exact, Convolution):
-        return _run(exact, float_graph, values)
-    shape = [1, 1, 1, 1]
-    shape[operator.channel_axis] = -1
-    source = graph.tensors[operator.inputs[0]].q
-    weights = operator.weights * operator.scales.reshape(shape)
-    bias = (operator.bias * (source.scale * operator.scales.astype(np.float64))).astype(np.float32)
-    rounded = replace(exact, weights=weights.astype(np.float32), bias=bias)
-    return _run(rounded, float_graph, values)
+        return exact
+    weights = operator.weights * operator.along_channels(operator.scales)
+    bias = operator.bias * (graph.sources(operator)[0].q.scale * operator.scales.astype(np.float64))
+    return replace(exact, weights=weights.astype(np.float32), bias=bias.astype(np.float32))
 
 
 def _run(operator: Kind, graph: Graph, values: dict[str, Float32]) -> Float32:

@@ -9,7 +9,6 @@ quantization_util, reference/integer_ops, reference/add, reference/reduce} and g
 """
 
 import math
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -57,15 +56,12 @@ def _run(graph: Graph, features: Values, keep: bool) -> dict[str, Values]:
             f"features are {features.dtype} {features.shape}: needed are {dtype.__name__}, (batch, {expected})"
         )
     values = {graph.input.name: features}
-    readers = Counter(name for operator in graph.operators for name in operator.inputs)
-    for operator in graph.operators:
+    run_one = run_integer if graph.is_integer else run_float
+    for operator, last_read in zip(graph.operators, graph.last_reads(), strict=True):
         arguments = [values[name] for name in operator.inputs]
-        run_one = run_integer if graph.is_integer else run_float
         values[operator.output.name] = run_one(operator, graph.sources(operator), arguments)
-        readers.subtract(operator.inputs)
-        for name in set(operator.inputs):
-            if not keep and not readers[name]:
-                del values[name]
+        for name in () if keep else last_read:
+            del values[name]
     return values
 
 

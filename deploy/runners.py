@@ -3,10 +3,10 @@
     invoke = make_runner("litert", bundle)
     logits = invoke(features)                # (batch, mel, frame, 1) -> (batch, classes)
 
-`reference` is the definition (numpy); `litert` and `tflite-runtime` are the usual fast kernels (XNNPACK),
-`onnxruntime` its int8 kernels; the names ending in `-reference`, and `tflite-micro`, run the kernels that
-the reference equals to the bit and serve `tinyscene verify`. What a TFLite runtime is given is written
-afresh from the checked graph: no .tflite file is ever loaded, so no hostile one can be.
+`reference` is the definition (numpy); `litert` runs XNNPACK, `tflite-runtime` and `onnxruntime` their own fast
+int8 kernels; the names ending in `-reference`, and `tflite-micro`, run the kernels that the reference equals to
+the bit and serve `tinyscene verify`. What a TFLite runtime is given is written afresh from the checked graph: no
+.tflite file is ever loaded, so no hostile one can be.
 """
 
 import contextlib

@@ -108,6 +108,16 @@ def test_recordings_are_compared_on_too(bundle: Bundle, recording: Path, run_cli
     assert (code, json.loads(out)["clips"]) == (0, 8 + 2 * 3)
 
 
+def test_a_dataset_of_other_labels_is_refused(bundle: Bundle, tmp_path: Path, run_cli: RunCli) -> None:
+    for label in ("dog", "rain"):
+        (tmp_path / label).mkdir()
+        for fold in range(1, 6):
+            soundfile.write(tmp_path / label / f"{fold}.wav", np.full(32_000, 0.1), 32_000)
+    code, out, err = run_cli("verify", bundle.folder, "--data", tmp_path, "--split", "fold1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "dog, rain" in err
+
+
 def test_a_dataset_gives_accuracies_of_its_clips_alone(bundle: Bundle, small_dataset: Path, run_cli: RunCli) -> None:
     code, out, err = run_cli("verify", bundle.folder, "--data", small_dataset, "--json")
     assert code == 0, err

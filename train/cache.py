@@ -87,6 +87,11 @@ class Clips:
             raise InputError(f"none of the {len(wanted)} recordings of the list can be used; see `tinyscene prepare`")
         return np.concatenate(ranges)
 
+    def require_labels(self, labels: tuple[str, ...], model: Path) -> None:
+        """Make sure that these are the labels a model knows. Raises InputError."""
+        if labels != self.labels:
+            raise InputError(f"{model} knows the labels {', '.join(labels)}; the dataset has {', '.join(self.labels)}")
+
     def device(self, clips: NDArray[np.int64]) -> NDArray[np.str_]:
         """The device of each clip."""
         return np.array([item.device for item in self.recordings])[self.recording[clips]]

@@ -51,8 +51,9 @@ def equalize(graph: Graph, batches: list[Tensor]) -> Graph:
     Holds for channels behind a ReLU, which commutes with their positive factors.
     """
     highest: dict[str, NDArray[np.float32]] = {}  # tensor -> (channels,)
+    module = GraphModule(graph)
     for batch in batches:
-        for name, values in GraphModule(graph).tensors(batch):
+        for name, values in module.tensors(batch):
             if values.ndim == 4:
                 found = values.amax((0, 2, 3)).cpu().numpy()
                 highest[name] = np.maximum(highest.get(name, found), found)
@@ -123,7 +124,7 @@ def correct_biases(rounded: GraphModule, exact: GraphModule, batches: list[Tenso
     source = exact.source
     ours = {source.input.name: [rounded.round(source.input.name, batch) for batch in batches]}
     theirs = {source.input.name: batches}
-    for index, operator in enumerate(source.operators):
+    for operator, last_read in zip(source.operators, source.last_reads(), strict=True):
         want = [
             exact.apply_operator(operator, [theirs[name][k] for name in operator.inputs]) for k in range(len(batches))
         ]
@@ -136,10 +137,8 @@ def correct_biases(rounded: GraphModule, exact: GraphModule, batches: list[Tenso
             have = [y + shift[:, None, None] for y in have]
         theirs[operator.output.name] = [exact.finish(operator, y) for y in want]
         ours[operator.output.name] = [rounded.finish(operator, y) for y in have]
-        still_read = {name for later in source.operators[index + 1 :] for name in later.inputs}
-        for values in (ours, theirs):
-            for name in [name for name in values if name not in still_read]:
-                del values[name]
+        for name in last_read:
+            del ours[name], theirs[name]
 
 
 def to_integers(graph: Graph, ranges: Ranges) -> Graph:
@@ -167,13 +166,12 @@ def _quantized(tensor: Activation, ranges: Ranges) -> Activation:
 def _integer_operator(operator: Kind, source: Activation, output: Activation) -> Kind:
     if not isinstance(operator, Convolution):
         return replace(operator, output=output)
-    shape = [1, 1, 1, 1]
-    shape[operator.channel_axis] = -1
-    axes = tuple(axis for axis in range(4) if axis != operator.channel_axis)
-    scales = np.abs(operator.weights).max(axes) / WEIGHT_MAX  # (outputs,)
+    scales = np.abs(operator.weights).max(operator.other_axes) / WEIGHT_MAX  # (outputs,)
     # A channel of next to no weights takes the scale that its bias and the rescaling to its output can do with
     least = np.maximum(np.abs(operator.bias.astype(np.float64)) / MAX_BIAS, output.q.scale * LEAST_MULTIPLIER)
     scales = np.maximum(scales, least / source.q.scale).astype(np.float32)
-    weights = np.clip(np.rint(operator.weights / scales.reshape(shape)), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+    weights = np.clip(np.rint(operator.weights / operator.along_channels(scales)), -WEIGHT_MAX, WEIGHT_MAX).astype(
+        np.int8
+    )
     bias = np.rint(operator.bias / (source.q.scale * scales.astype(np.float64)))
     return replace(operator, output=output, weights=weights, bias=bias.astype(np.int32), weight_scales=scales)

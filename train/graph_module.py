@@ -9,7 +9,7 @@ are parameters and learn from what they clip and round (S. Esser et al., "Learne
 ICLR 2020). What is trained is the graph that is deployed, so there is nothing to convert afterwards.
 """
 
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -69,22 +69,18 @@ class GraphModule(nn.Module):
                 self.roundings[_key(name)] = Rounding(low, high)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        *_, (_, logits) = self.tensors(log_mel)
-        return logits
+        return deque(self.tensors(log_mel), maxlen=1)[0][1]  # which lets go of the others
 
     def tensors(self, log_mel: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Every tensor in order, (batch, channels, mel, frame), or (batch, channels) after the mean."""
-        readers = Counter(name for operator in self.source.operators for name in operator.inputs)
         values = {self.source.input.name: self.round(self.source.input.name, log_mel)}
         yield next(iter(values.items()))
-        for operator in self.source.operators:
+        for operator, last_read in zip(self.source.operators, self.source.last_reads(), strict=True):
             y = self.finish(operator, self.apply_operator(operator, [values[name] for name in operator.inputs]))
             values[operator.output.name] = y
             yield operator.output.name, y
-            readers.subtract(operator.inputs)
-            for name in {*operator.inputs}:
-                if not readers[name]:
-                    del values[name]
+            for name in last_read:
+                del values[name]
 
     def apply_operator(self, operator: Kind, inputs: list[Tensor]) -> Tensor:
         """What an operator computes before its activation and rounding."""

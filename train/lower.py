@@ -138,9 +138,9 @@ class _Lowering:
         if layer.affine:
             gain, shift = gain * layer.weight.double(), shift * layer.weight.double() + layer.bias.double()
         gain, shift = gain.detach().numpy(), shift.detach().numpy()
-        along = np.expand_dims(gain, tuple(axis for axis in range(4) if axis != fused.channel_axis))
         with np.errstate(all="ignore"):  # the graph refuses what is not finite
-            weights, bias = (fused.weights * along).astype(np.float32), (fused.bias * gain + shift).astype(np.float32)
+            weights = (fused.weights * fused.along_channels(gain)).astype(np.float32)
+            bias = (fused.bias * gain + shift).astype(np.float32)
         self.fuse(node, replace(fused, weights=weights, bias=bias))
 
     def relu(self, node: fx.Node) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from deploy.frontend import FrontEnd
+
 TEMPLATE = """\
 # {name}
 
@@ -59,7 +61,7 @@ def model_card(name: str, labels: tuple[str, ...], content: dict[str, Any]) -> s
         version=quantized["made_by"]["versions"].get("tinyscene", "unknown"),
         sample_rate=features["sample_rate"],
         n_mels=features["n_mels"],
-        frames=1 + features["sample_rate"] // features["hop_length"],
+        frames=FrontEnd(**features).shape[1],
         recipe=recipe["name"],
         seed=recipe["seed"],
         split=trained["split"] or "unknown (weights were imported)",

@@ -72,8 +72,7 @@ def quantize(
     if wrong := [each for each in overrides or [] if not each.startswith("quantize.")]:
         raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section quantize can be changed")
     recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
-    if card.labels != clips.labels:
-        raise InputError(f"{run} knows the labels {', '.join(card.labels)}; the dataset has {', '.join(clips.labels)}")
+    clips.require_labels(card.labels, run)
     FixedPointLogMel(recipe.features, scale=1.0, zero_point=0)  # raises if the integers cannot follow the front end
     count = count_network(network, recipe)
     count.require(recipe.budget, allow_over_budget)
