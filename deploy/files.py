@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 
+import platformdirs
+
 from deploy.errors import InputError
 
 
@@ -70,6 +72,12 @@ def require_free(folder: Path) -> None:
     """Make sure a new folder can be written here: nothing is there, or an empty one. Raises InputError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists and is not empty; choose another name")
+
+
+def cache_folder() -> Path:
+    """Where caches go: $TINYSCENE_CACHE, or the user's cache folder."""
+    named = os.environ.get("TINYSCENE_CACHE")
+    return Path(named) if named else platformdirs.user_cache_path("tinyscene")
 
 
 def sha256(path: Path) -> str:

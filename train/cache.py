@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pooch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.audio import Recording
 from deploy.errors import InputError
-from deploy.files import write_whole
+from deploy.files import cache_folder, write_whole
 from train.data import Dataset, Entry
 from train.progress import progress
 
@@ -115,12 +114,6 @@ class Clips:
             "sample_rate": self.pcm.shape[1],
             "notes": notes,
         }
-
-
-def cache_folder() -> Path:
-    """Where caches go: $TINYSCENE_CACHE, or the user's cache folder."""
-    named = os.environ.get("TINYSCENE_CACHE")
-    return Path(named) if named else Path(pooch.os_cache("tinyscene"))
 
 
 def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None) -> Clips:

@@ -1,0 +1,45 @@
+"""Weights in the order in which a set of kernels reads them, and the working memory that the kernels need.
+
+A layout takes int8 weights (outputs, depth) and gives a flat array of the type that the kernel reads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_DEPTH = 516  # of a fast pointwise convolution: 516 * 128 * 127 < 2**23, see tinyscene_dsp.c
+
+
+def plain(weights: NDArray[np.int8]) -> NDArray[Any]:
+    """Output by output."""
+    return weights.reshape(-1)
+
+
+def dsp(weights: NDArray[np.int8]) -> NDArray[Any]:
+    """For two outputs (the last may be alone) and four of the depth: words of two lanes, 256 * first + second output,
+    for inputs 0 and 2, then for 1 and 3."""
+    padded = _padded(weights, 2, 4).astype(np.int16)
+    lanes = 256 * padded[0::2] + padded[1::2]  # (pairs of outputs, depth), in -32639..32639
+    low, high = lanes.reshape(-1, 2, 2).swapaxes(0, 1).astype(np.int32)  # inputs 0 and 1, 2 and 3
+    return (high * 2**16 + (low & 0xFFFF)).reshape(-1)
+
+
+def mve(weights: NDArray[np.int8]) -> NDArray[Any]:
+    """For four outputs and sixteen of the depth: output by output."""
+    padded = _padded(weights, 4, 16)
+    return padded.reshape(len(padded) // 4, 4, -1, 16).swapaxes(1, 2).reshape(-1)
+
+
+def _padded(weights: NDArray[np.int8], outputs: int, depth: int) -> NDArray[np.int8]:
+    """Weights with zeros up to multiples of `outputs` and `depth`."""
+    return np.pad(weights, [(0, -weights.shape[0] % outputs), (0, -weights.shape[1] % depth)])
+
+
+LAYOUTS: dict[str, Callable[[NDArray[np.int8]], NDArray[Any]]] = {"plain": plain, "dsp": dsp, "mve": mve}
+
+
+def pointwise_scratch(kernels: str, depth: int, pixels: int) -> int:
+    """Bytes of TINYSCENE_POINTWISE_SCRATCH(depth, pixels) for a set of kernels."""
+    return 0

@@ -1,0 +1,38 @@
+"""The operators, one a file: how each works through its rows (`plan`) and the C that does it (`emit`)."""
+
+from collections.abc import Sequence
+
+from deploy.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, Mean, Tensor
+from firmware_bridge.ops import add, convolution, depthwise, mean, pool
+from firmware_bridge.ops.site import Code, Site
+from firmware_bridge.schedule import Steps
+
+
+def steps_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str]) -> Steps:
+    """How an operator works through its rows, with the kernels that the library holds."""
+    match operator:
+        case Conv2D():
+            return convolution.plan(operator, sources[0], kernels)
+        case DepthwiseConv2D():
+            return depthwise.plan(operator, sources[0])
+        case Add():
+            return add.plan(sources[0])
+        case AveragePool2D():
+            return pool.plan(operator, sources[0])
+        case Mean():
+            return mean.plan(sources[0])
+
+
+def code_of(operator: Kind, site: Site) -> Code:
+    """The C of an operator: its tables, and what it does in a step."""
+    match operator:
+        case Conv2D():
+            return convolution.emit(operator, site)
+        case DepthwiseConv2D():
+            return depthwise.emit(operator, site)
+        case Add():
+            return add.emit(operator, site)
+        case AveragePool2D():
+            return pool.emit(operator, site)
+        case Mean():
+            return mean.emit(operator, site)

@@ -1,0 +1,162 @@
+"""Where an operator finds its rows in the arena, as C expressions, and the tables that operators share."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.graph import Convolution, Kind, Tensor, quantize_multiplier
+from firmware_bridge.layouts import MAX_DEPTH
+from firmware_bridge.planner import Plan
+
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
+FASTEST_SHIFTS = (1, 22)  # of the fast kernels: to the right
+
+
+@dataclass(frozen=True)
+class Code:
+    """C of an operator. `turn` counts the rows that are made, `row` those of the operator itself."""
+
+    step: list[str]  # statements
+    tables: str = ""  # definitions, in the file of weights
+    declarations: str = ""  # of these tables
+
+
+@dataclass(frozen=True)
+class Site:
+    """An operator in a plan; `number` is that of the tensor that it makes, the graph's input being 0."""
+
+    plan: Plan
+    operator: Kind
+    number: int
+    kernels: Sequence[str]
+
+    @property
+    def sources(self) -> list[Tensor]:
+        return self.plan.schedule.graph.sources(self.operator)
+
+    @property
+    def width(self) -> int:
+        """Pixels of a row that is made."""
+        return self.plan.schedule.rows[self.operator.output.name].size[1]
+
+    def source(self, index: int, below: int = 0) -> str:
+        """The first byte that a step reads of a source's row, `below` its first one."""
+        schedule, name = self.plan.schedule, self.operator.inputs[index]
+        steps = schedule.steps[self.number - 1]
+        start, _ = self.plan.read_bytes(self.number - 1, name)
+        first = schedule.rows[name].padding[0] - steps.padding[0] + below
+        return row_address(self.plan, name, _scaled("row", steps.stride, first), start)
+
+    def rows(self) -> list[str]:
+        """The declaration of `rows`: where a window's rows begin."""
+        tall = self.plan.schedule.steps[self.number - 1].tall
+        lines = ",\n".join(f"    {self.source(0, below)}" for below in range(tall))
+        return [f"const int8_t *const rows[{tall}] = {{", *lines.splitlines(), "};"]
+
+    def address(self, block: str, start: int = 0) -> str:
+        """A byte of a block; of one that there is not, null."""
+        return f"arena + {self.plan.offsets[block] + start}" if block in self.plan.offsets else "NULL"
+
+
+def row_address(plan: Plan, name: str, row: str, start: int) -> str:
+    """The address of byte `start` of a row, counted with padding."""
+    slots, rows = plan.slots[name], plan.schedule.rows[name]
+    place = row if rows.count == slots else f"{_bracketed(row)} % {slots}"
+    if slots == 1:
+        return f"arena + {plan.offsets[name] + start}"
+    return f"arena + {plan.offsets[name] + start} + {place if '%' in place else _bracketed(place)} * {rows.stride}"
+
+
+def _scaled(variable: str, factor: int, addend: int) -> str:
+    product = variable if factor == 1 else f"{factor} * {variable}"
+    return product if addend == 0 else f"{product} {'+' if addend > 0 else '-'} {abs(addend)}"
+
+
+def _bracketed(expression: str) -> str:
+    return expression if expression.isidentifier() else f"({expression})"
+
+
+def comment(name: str) -> str:
+    """A tensor's name as it may stand in a comment: it comes from a file, and must not end the comment."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def array(name: str, values: NDArray[Any], qualifier: str = "static const ") -> str:
+    """A table in C."""
+    numbers = ", ".join(map(str, values.ravel().tolist()))
+    lines = textwrap.fill(numbers, 118, initial_indent="    ", subsequent_indent="    ")
+    return f"{qualifier}{C_TYPES[values.dtype.name]} {name}[{values.size}] TINYSCENE_TABLE = {{\n{lines}\n}};\n"
+
+
+def rescaling(real: float) -> tuple[int, int]:
+    """A positive real as TFLite's multiplier and a shift to the right."""
+    multiplier, exponent = quantize_multiplier(real)
+    return multiplier, -exponent
+
+
+def is_fast(operator: Convolution, source: Tensor) -> bool:
+    """Whether the fast kernels are exact for a convolution: what tinyscene_kernels.h asks for tinyscene_pointwise."""
+    multipliers, shifts = _rescalings(operator, source)
+    least, most = FASTEST_SHIFTS
+    if not ((shifts >= least) & (shifts <= most)).all() or _lowest(operator) != -128:
+        return False
+    depth = operator.weights.size // len(operator.bias)
+    sums = 128 * np.abs(operator.weights.astype(np.int64)).sum(operator.other_axes) + np.abs(
+        folded_bias(operator, source)
+    )
+    products = (sums * multipliers >> 31) + 1
+    roundings = abs(_rounding(operator)) << (shifts - 1)
+    return depth <= MAX_DEPTH and bool((sums < 2**30).all() and (products + roundings < 2**31).all())
+
+
+def folded_bias(operator: Convolution, source: Tensor) -> NDArray[np.int64]:
+    """The bias less what the input's zero point adds to each sum."""
+    return operator.bias.astype(np.int64) - source.q.zero_point * operator.weights.astype(np.int64).sum(
+        operator.other_axes
+    )
+
+
+def convolution_tables(operator: Convolution, site: Site, weights: dict[str, NDArray[Any]]) -> Code:
+    """The tables of a convolution, with its weights as each set of kernels reads them."""
+    number, source = site.number, site.sources[0]
+    multipliers, shifts = _rescalings(operator, source)
+    bias = folded_bias(operator, source).astype(np.uint64).astype(np.uint32).astype(np.int32)  # sums wrap around
+    taken: list[str] = []
+    for index, (kernels, values) in enumerate(weights.items()):
+        if len(weights) > 1:
+            taken.append(f"#{'el' if index else ''}if defined(TINYSCENE_{kernels.upper()})\n")
+        taken.append(array(f"weights_{number}", values))
+    taken.append("#endif\n" if len(weights) > 1 else "")
+    depth = operator.weights.size // len(operator.bias)
+    fields = [
+        *(f"{table}_{number}" for table in ("weights", "bias", "multiplier", "shift")),
+        *map(str, (depth, len(operator.bias), _rounding(operator), _lowest(operator))),
+    ]
+    tables = [
+        f"/* {comment(operator.output.name)}: {' x '.join(map(str, operator.weights.shape))} */\n",
+        *taken,
+        array(f"bias_{number}", bias),
+        array(f"multiplier_{number}", multipliers.astype(np.int32)),
+        array(f"shift_{number}", shifts.astype(np.int8)),
+        f"const tinyscene_conv tinyscene_conv_{number} = {{{', '.join(fields)}}};\n",
+    ]
+    return Code([], "".join(tables), f"extern const tinyscene_conv tinyscene_conv_{number};\n")
+
+
+def _rescalings(operator: Convolution, source: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pairs = [rescaling(float(real)) for real in operator.multipliers(source)]
+    multipliers, shifts = np.array(pairs, np.int64).T
+    return multipliers, shifts
+
+
+def _rounding(operator: Convolution) -> int:
+    return 2 * operator.output.q.zero_point + 1
+
+
+def _lowest(operator: Convolution) -> int:
+    return operator.output.q.zero_point if operator.relu else -128
