@@ -32,6 +32,10 @@ MAX_ONNX = 2**28  # bytes
 
 Logits = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes)
 
+# Runners with a front end of their own, int16 clips (batch, samples) -> int8 logits (batch, classes): by name what
+# makes one of a bundle. Floors above this one add theirs.
+SCENE_RUNNERS: dict[str, Callable[[Bundle], Callable[[NDArray[np.int16]], NDArray[np.int8]]]] = {}
+
 
 @dataclass(frozen=True)
 class SceneClassifier:
@@ -131,8 +135,12 @@ class SceneStream:
 
 
 def bundle_classifier(bundle: Bundle, runner: str) -> SceneClassifier:
-    """A bundle run by the runner of that name (`deploy/runners.py`)."""
-    invoke, source, output = make_runner(runner, bundle), bundle.graph.input.q, bundle.graph.output.q
+    """A bundle run by the runner of that name, of SCENE_RUNNERS or `deploy/runners.py`."""
+    output = bundle.graph.output.q
+    if runner in SCENE_RUNNERS:
+        run = SCENE_RUNNERS[runner](bundle)
+        return SceneClassifier(bundle.labels, bundle.front_end, lambda pcm: output.dequantize(run(pcm)), bundle.content)
+    invoke, source = make_runner(runner, bundle), bundle.graph.input.q
     log_mel = FixedPointLogMel(bundle.front_end, source.scale, source.zero_point)
 
     def logits(pcm: NDArray[np.int16]) -> NDArray[np.float32]:

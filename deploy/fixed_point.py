@@ -28,6 +28,9 @@ Frame f holds samples f * hop - n_fft / 2 + i, 0 <= i < n_fft, reflected at the 
    round(ln(energy / unit + log_offset) / scale) + zero_point changes, unit = 2^(48 + 2 fraction_bits - power_shift):
    logarithm, rounding and clamping to int8 at once, exactly.
 
+The tables are symmetric by construction, so that half of the window, window_table[win_length - i] being
+window_table[i], and the cosines of a quarter of the circle are all that a port stores.
+
 fraction_bits is the most for which win_length * 2^fraction_bits < 2^16. A Hann window's sum is half its length, so
 every sum of samples that the FFT makes stays below 2^30, and Y below 2^31. power_shift is the least for which
 Parseval's bound on all p together, times 2^16, is below 2^63.
@@ -73,15 +76,18 @@ class FixedPointLogMel:
         self.front_end = front_end
         self.scale, self.zero_point = float(np.float32(scale)), zero_point
 
-        self.window_table = _q31(front_end.window())  # (win_length,)
+        rising = _q31(front_end.window()[: win_length // 2 + 1])
+        self.window_table = np.concatenate([rising, rising[(win_length - 1) // 2 : 0 : -1]])  # (win_length,)
         self.fraction_bits = 16 - win_length.bit_length()
         energy = sum(value**2 for value in self.window_table.tolist())  # of the window, Q62
         # The bound is 2 n_fft energy 2^-62 (2^15 2^fraction_bits)^2: twice, as Y is 2 X and half the bins are kept
         self.power_shift = max(0, (2 * n_fft * energy).bit_length() - 62 + 30 + 2 * self.fraction_bits + 16 - 63)
 
         self.order = _digit_reversal(n_fft // 2)  # (N,)
-        angles = 2 * np.pi * np.arange(3 * n_fft // 4) / n_fft
-        self.twiddles = _q31(np.stack([np.cos(angles), np.sin(angles)], axis=1))  # (3/4 circle, cosine and sine)
+        quarter = _q31(np.cos(2 * np.pi * np.arange(n_fft // 4 + 1) / n_fft))
+        cosine = np.concatenate([quarter, -quarter[-2::-1]])  # of half the circle
+        angles = np.arange(3 * n_fft // 4)
+        self.twiddles = np.stack([cosine[np.minimum(angles, n_fft - angles)], cosine[np.abs(angles - n_fft // 4)]], 1)
 
         self.segment_starts, self.mel_weights = _segments(front_end)  # (n_mels + 2,), (bin,)
         self.thresholds = self._thresholds()  # (255,)

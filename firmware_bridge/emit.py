@@ -149,7 +149,7 @@ def _first_value(plan: Plan, name: str) -> int:
 
 
 def _network_library(plan: Plan, kernels: Sequence[str]) -> dict[str, str]:
-    faster = [f"tinyscene_{each}.c" for each in kernels if each != "plain"]
+    faster = [path.name for each in kernels if each != "plain" for path in sorted(RUNTIME.glob(f"tinyscene_{each}*"))]
     return network_files(plan, kernels) | _copied([*NETWORK_FILES, *faster])
 
 

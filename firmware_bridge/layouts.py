@@ -32,14 +32,28 @@ def mve(weights: NDArray[np.int8]) -> NDArray[Any]:
     return padded.reshape(len(padded) // 4, 4, -1, 16).swapaxes(1, 2).reshape(-1)
 
 
+def simd(weights: NDArray[np.int8]) -> NDArray[Any]:
+    """For sixteen outputs: -128 * the sum of weights of each, as bytes of an int32; then, for four of the depth, output
+    by output."""
+    padded = _padded(weights, 16, 4)
+    blocks = padded.reshape(-1, 16, padded.shape[1] // 4, 4)
+    corrections = -128 * blocks.sum((2, 3), dtype=np.int32)
+    values = blocks.swapaxes(1, 2).reshape(len(blocks), -1)
+    return np.concatenate([corrections.astype("<i4").view(np.int8), values], axis=1).reshape(-1)
+
+
 def _padded(weights: NDArray[np.int8], outputs: int, depth: int) -> NDArray[np.int8]:
     """Weights with zeros up to multiples of `outputs` and `depth`."""
     return np.pad(weights, [(0, -weights.shape[0] % outputs), (0, -weights.shape[1] % depth)])
 
 
-LAYOUTS: dict[str, Callable[[NDArray[np.int8]], NDArray[Any]]] = {"plain": plain, "dsp": dsp, "mve": mve}
+LAYOUTS: dict[str, Callable[[NDArray[np.int8]], NDArray[Any]]] = {"plain": plain, "dsp": dsp, "mve": mve, "simd": simd}
 
 
 def pointwise_scratch(kernels: str, depth: int, pixels: int) -> int:
     """Bytes of TINYSCENE_POINTWISE_SCRATCH(depth, pixels) for a set of kernels."""
+    if kernels == "dsp":
+        return ((depth + 3) // 4 * 24 + 15) // 16 * 16
+    if kernels == "simd":
+        return (depth + 3) // 4 * 4 * pixels // 16 * 16 + 16
     return 0

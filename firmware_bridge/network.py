@@ -13,14 +13,6 @@ from firmware_bridge.ops.site import Code, Site, comment, row_address
 from firmware_bridge.planner import Plan
 from firmware_bridge.schedule import Schedule
 
-TABLE_MACRO = """\
-#if defined(__GNUC__)
-#define TINYSCENE_TABLE __attribute__((aligned(16)))
-#else
-#define TINYSCENE_TABLE
-#endif
-"""
-
 NETWORK_HEAD = """\
 #include "tinyscene_network.h"
 
@@ -49,8 +41,25 @@ def network_files(plan: Plan, kernels: Sequence[str]) -> dict[str, str]:
     """The generated files of a network, with weights for these kernels."""
     operators = enumerate(plan.schedule.graph.operators, 1)
     codes = [code_of(operator, Site(plan, operator, number, kernels)) for number, operator in operators]
-    weights = ['#include "tinyscene_kernels.h"\n', TABLE_MACRO, *(code.tables for code in codes if code.tables)]
+    weights = [_weights_head(kernels), *(code.tables for code in codes if code.tables)]
     return {"tinyscene_weights.c": "\n".join(weights), "tinyscene_network.c": _network_code(plan, codes)}
+
+
+def _weights_head(kernels: Sequence[str]) -> str:
+    known = " && ".join(f"!defined(TINYSCENE_{each.upper()})" for each in kernels)
+    return f"""\
+#include "tinyscene_kernels.h"
+
+#if {known}
+#error "these weights are laid out for the kernels {', '.join(kernels)}: define TINYSCENE_PLAIN, or generate others"
+#endif
+
+#if defined(__GNUC__)
+#define TINYSCENE_TABLE __attribute__((aligned(16)))
+#else
+#define TINYSCENE_TABLE
+#endif
+"""
 
 
 def _network_code(plan: Plan, codes: Sequence[Code]) -> str:

@@ -4,9 +4,9 @@
     plan.arena_bytes, plan.row_offset("logits", 0)
 
 Parts (see `schedule.py`), rings and places are chosen together: for every set of cuts worth trying, the blocks of
-memory are placed, largest first, as low as they can be. Two blocks may overlap where no two of their rows live at the
-same time: the output of a part is written over rows of its input that nobody reads any more. How far below another a
-block must begin for that follows in closed form from the rows' times.
+memory are placed, largest first, where they lengthen the arena least. Two blocks may overlap where no two of their
+rows live at the same time: the output of a part is written over rows of its input that nobody reads any more. How far
+below another a block must begin for that follows in closed form from the rows' times.
 
 `proof.py` proves the result.
 """
@@ -142,19 +142,26 @@ def _place(schedule: Schedule, extras: Sequence[Block]) -> Plan:
     blocks = sorted([*_blocks(schedule), *extras], key=lambda block: (-block.bytes, block.name))
     apart = {(x.name, y.name): _apart(x, y) for x, y in itertools.permutations(blocks, 2)}
     offsets: dict[str, int] = {}
+    bottom = top = 0  # of what is placed; below the first block is room, too
     for block in blocks:
         near = [(offsets[name], apart[name, block.name], apart[block.name, name]) for name in offsets]
         near = [(offset, below, above) for offset, below, above in near if below is not None and above is not None]
-        up = [offset + below for offset, below, _ in near]
-        down = [offset - above for offset, _, above in near]
         step = block.alignment
-        candidates = {0, *(-(-each // step) * step for each in up), *(each // step * step for each in down)}
-        offsets[block.name] = min(
+        above_one = (-(-(offset + below) // step) * step for offset, below, _ in near)
+        below_one = ((offset - above) // step * step for offset, _, above in near)
+        free = [
             each
-            for each in candidates
-            if each >= 0 and all(each - offset >= below or offset - each >= above for offset, below, above in near)
+            for each in {-(-bottom // step) * step, *above_one, *below_one}
+            if all(each - offset >= below or offset - each >= above for offset, below, above in near)
+        ]
+        size = block.bytes
+        offsets[block.name] = place = min(
+            free, key=lambda each: (max(top, each + size) - min(bottom, each), abs(each - bottom))
         )
-    return Plan(schedule, {block.name: block for block in blocks}, offsets)
+        bottom, top = min(bottom, place), max(top, place + block.bytes)
+    lowest = bottom // 16 * 16
+    places = {name: offset - lowest for name, offset in offsets.items()}
+    return Plan(schedule, {block.name: block for block in blocks}, places)
 
 
 def _apart(low: Block, high: Block) -> int | None:

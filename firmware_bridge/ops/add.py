@@ -11,14 +11,15 @@ def plan(source: Tensor) -> Steps:
 
 
 def emit(operator: Add, site: Site) -> Code:
-    sources, output = site.sources, operator.output.q
-    scale = 2.0 * max(tensor.q.scale for tensor in sources)
-    first, second = (rescaling(tensor.q.scale / scale) for tensor in sources)
+    order = sorted((0, 1), key=lambda index: -site.sources[index].q.scale)  # the larger scale's input is just halved
+    sources, output = [site.sources[index] for index in order], operator.output.q
+    scale = 2.0 * sources[0].q.scale
+    scaled = rescaling(sources[1].q.scale / scale)
     last = rescaling(scale / (2**ADD_SHIFT * output.scale))
-    pairs = [tuple(tensor.q.zero_point for tensor in sources), *zip(first, second, strict=True)]
-    braced = ", ".join(f"{{{one}, {other}}}" for one, other in pairs)
     lowest = output.zero_point if operator.relu else -128
-    values = f"{{{braced}, {last[0]}, {last[1]}, {output.zero_point}, {lowest}}}"
+    zero_points = ", ".join(str(tensor.q.zero_point) for tensor in sources)
+    values = f"{{{{{zero_points}}}, {scaled[0]}, {scaled[1]}, {last[0]}, {last[1]}, {output.zero_point}, {lowest}}}"
     count = site.plan.schedule.rows[operator.output.name].bytes
-    step = f"tinyscene_add(&sum_{site.number}, {site.source(0)}, {site.source(1)}, {count}, y);"
+    inputs = ", ".join(site.source(index) for index in order)
+    step = f"tinyscene_add(&sum_{site.number}, {inputs}, {count}, y);"
     return Code([step], declarations=f"static const tinyscene_sum sum_{site.number} = {values};\n")

@@ -8,7 +8,7 @@ from firmware_bridge.ops.site import Code, Site, convolution_tables, is_fast
 from firmware_bridge.planner import SCRATCH
 from firmware_bridge.schedule import Steps, window_steps
 
-PATCHES = 2  # windows gathered at once; a host gathers a row
+PATCHES = 6  # windows gathered at once, which kernels take by twos or threes; a host gathers a row
 
 
 def plan(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> Steps:

@@ -4,8 +4,12 @@ from deploy.graph import AveragePool2D, Tensor
 from firmware_bridge.ops.site import Code, Site
 from firmware_bridge.schedule import Steps, window_steps
 
+MAX_AREA = 2**20  # of a window: beyond, the host's kernel would have to round twice
+
 
 def plan(operator: AveragePool2D, source: Tensor) -> Steps:
+    area = operator.size[0] * operator.size[1]
+    operator.require(area < MAX_AREA, f"a window of {area:,} values; the firmware's hold less than {MAX_AREA:,}")
     return window_steps(operator, source, operator.size, 0)
 
 

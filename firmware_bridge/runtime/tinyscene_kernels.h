@@ -18,7 +18,8 @@
 #define TINYSCENE_MVE
 #elif defined(__ARM_FEATURE_DSP) && defined(__arm__)
 #define TINYSCENE_DSP
-#elif defined(TINYSCENE_HOST) && (defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)) /* which is asked for */
+#elif defined(TINYSCENE_HOST) && defined(__GNUC__) && /* which is asked for */ \
+    (defined(__AVX2__) || (defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)))
 #define TINYSCENE_SIMD
 #else
 #define TINYSCENE_PLAIN
@@ -37,9 +38,11 @@ typedef struct {
     int32_t lowest;            /* of an output: the zero point where there is a ReLU, else -128 */
 } tinyscene_conv;
 
-/* The sum of two activations, by TFLite's ADD: both are shifted left by 20, brought to one scale, added. */
+/* The sum of two activations, by TFLite's ADD. Both are shifted left by 20 and brought to twice the larger scale, so
+ * that the input of that scale, which is to be the first, is just halved. */
 typedef struct {
-    int32_t zero_point[2], multiplier[2], shift[2]; /* of the inputs */
+    int32_t zero_point[2];     /* of the inputs */
+    int32_t multiplier, shift; /* of the second; shifts are 0 to 30 */
     int32_t out_multiplier, out_shift, out_zero_point, lowest;
 } tinyscene_sum;
 

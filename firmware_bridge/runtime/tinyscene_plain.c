@@ -71,12 +71,17 @@ void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, in
                 *patches++ = rows[row][at + i];
 }
 
+/* All sums stay below 2^29: deploy/graph.py admits no others. */
 void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
 {
+    const int32_t shift = s->shift, half = (1 << shift) >> 1, nudge = shift > 0 ? -1 : 0;
+    const int32_t out_shift = s->out_shift, out_half = (1 << out_shift) >> 1, out_nudge = out_shift > 0 ? -1 : 0;
     for (int32_t i = 0; i < count; i++) {
-        const int32_t first = rescale((a[i] - s->zero_point[0]) * (1 << 20), s->multiplier[0], s->shift[0]);
-        const int32_t second = rescale((b[i] - s->zero_point[1]) * (1 << 20), s->multiplier[1], s->shift[1]);
-        y[i] = clamp(rescale(first + second, s->out_multiplier, s->out_shift) + s->out_zero_point, s->lowest);
+        const int32_t high = high_product((b[i] - s->zero_point[1]) * (1 << 20), s->multiplier);
+        const int32_t sum = (a[i] - s->zero_point[0]) * (1 << 19) + ((high + ((high >> 31) & nudge) + half) >> shift);
+        const int32_t out = high_product(sum, s->out_multiplier);
+        const int32_t value = ((out + ((out >> 31) & out_nudge) + out_half) >> out_shift) + s->out_zero_point;
+        y[i] = clamp(value, s->lowest);
     }
 }
 
@@ -117,71 +122,96 @@ void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count)
 
 #if defined(TINYSCENE_PLAIN)
 
-/* The accumulator of a channel, rescaled, with the zero point added: rounding << shift is twice the half that is
- * added before the shift, and the zero point. */
-static int8_t requantize(const tinyscene_conv *c, int32_t channel, int32_t accumulator)
+/* What rescales a channel. */
+typedef struct {
+    int32_t bias, multiplier, rounding, shift;
+} tinyscene_scale;
+
+/* rounding << shift is twice the half that is added before the shift, and the zero point. */
+static tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
 {
-    const int32_t shift = c->shift[channel], high = high_product(accumulator, c->multiplier[channel]);
-    const int32_t rounded = high - (high < 0) + (((int32_t)((uint32_t)c->rounding << shift)) >> 1);
-    return clamp(rounded >> shift, -128);
+    const int32_t shift = c->shift[channel];
+    const int32_t rounding = (int32_t)((uint32_t)c->rounding << shift) >> 1;
+    const tinyscene_scale scale = {c->bias[channel], c->multiplier[channel], rounding, shift};
+    return scale;
 }
 
-/* Two pixels by two channels: each value that is loaded is used twice. */
+/* As requantize_any, where twice an accumulator fits 32 bits: its product with the multiplier is rounded by the bit
+ * below. Its sign stands for that of the product: where the product alone is 0, taking 1 off changes nothing. */
+static int8_t requantize(tinyscene_scale scale, int32_t accumulator)
+{
+    const int64_t product = (int64_t)(2 * accumulator) * scale.multiplier;
+    const int32_t high = (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
+    return clamp((high + (accumulator >> 31) + scale.rounding) >> scale.shift, -128);
+}
+
+/* Sums of two pixels by two channels. */
+typedef struct {
+    int32_t pu, pv, qu, qv;
+} tinyscene_sums;
+
+/* One input of both pixels by both channels: each value that is loaded is used twice. */
+static void add_products(tinyscene_sums *s, int32_t p, int32_t q, int32_t u, int32_t v)
+{
+    s->pu += p * u;
+    s->pv += p * v;
+    s->qu += q * u;
+    s->qv += q * v;
+}
+
+static tinyscene_sums sum_products(const int8_t *p, const int8_t *q, const int8_t *u, const int8_t *v, int32_t depth)
+{
+    tinyscene_sums s = {0, 0, 0, 0};
+    for (; depth >= 4; depth -= 4, p += 4, q += 4, u += 4, v += 4) {
+        add_products(&s, p[0], q[0], u[0], v[0]);
+        add_products(&s, p[1], q[1], u[1], v[1]);
+        add_products(&s, p[2], q[2], u[2], v[2]);
+        add_products(&s, p[3], q[3], u[3], v[3]);
+    }
+    for (; depth > 0; depth--)
+        add_products(&s, *p++, *q++, *u++, *v++);
+    return s;
+}
+
+/* A second pixel or channel that there is not is the first once more. */
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
 {
     const int32_t depth = c->depth, outputs = c->outputs;
     (void)scratch;
-    for (; pixels >= 2; pixels -= 2, x += 2 * depth, y += 2 * outputs) {
-        const int8_t *w = c->weights;
-        int32_t channel = 0;
-        for (; channel + 2 <= outputs; channel += 2, w += 2 * depth) {
-            int32_t sum00 = c->bias[channel], sum10 = sum00, sum01 = c->bias[channel + 1], sum11 = sum01;
-            for (int32_t k = 0; k < depth; k++) {
-                const int32_t x0 = x[k], x1 = x[depth + k], w0 = w[k], w1 = w[depth + k];
-                sum00 += x0 * w0;
-                sum01 += x0 * w1;
-                sum10 += x1 * w0;
-                sum11 += x1 * w1;
-            }
-            y[channel] = requantize(c, channel, sum00);
-            y[channel + 1] = requantize(c, channel + 1, sum01);
-            y[outputs + channel] = requantize(c, channel, sum10);
-            y[outputs + channel + 1] = requantize(c, channel + 1, sum11);
-        }
-        for (; channel < outputs; channel++, w += depth) {
-            int32_t sum0 = c->bias[channel], sum1 = sum0;
-            for (int32_t k = 0; k < depth; k++) {
-                sum0 += x[k] * w[k];
-                sum1 += x[depth + k] * w[k];
-            }
-            y[channel] = requantize(c, channel, sum0);
-            y[outputs + channel] = requantize(c, channel, sum1);
-        }
-    }
-    if (pixels > 0) {
-        const int8_t *w = c->weights;
-        for (int32_t channel = 0; channel < outputs; channel++, w += depth) {
-            int32_t sum = c->bias[channel];
-            for (int32_t k = 0; k < depth; k++)
-                sum += x[k] * w[k];
-            y[channel] = requantize(c, channel, sum);
+    for (; pixels > 0; pixels -= 2, x += 2 * depth, y += 2 * outputs) {
+        const int8_t *w = c->weights, *const next_x = pixels > 1 ? x + depth : x;
+        int8_t *const next_y = pixels > 1 ? y + outputs : y;
+        for (int32_t channel = 0; channel < outputs; channel += 2, w += 2 * depth) {
+            const int32_t next = channel + 1 < outputs ? channel + 1 : channel;
+            const tinyscene_sums s = sum_products(x, next_x, w, next > channel ? w + depth : w, depth);
+            tinyscene_scale scale = scale_of(c, channel);
+            y[channel] = requantize(scale, scale.bias + s.pu);
+            next_y[channel] = requantize(scale, scale.bias + s.qu);
+            scale = scale_of(c, next);
+            y[next] = requantize(scale, scale.bias + s.pv);
+            next_y[next] = requantize(scale, scale.bias + s.qv);
         }
     }
 }
 
+/* A channel at a time, with its weights in registers. */
 void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
 {
     const int32_t n = c->outputs;
-    const int8_t *a = rows[0], *b = rows[1], *d = rows[2];
-    for (; pixels > 0; pixels--, a += step, b += step, d += step, y += n)
-        for (int32_t i = 0; i < n; i++) {
-            const int8_t *w = (const int8_t *)c->weights + i;
-            int32_t sum = c->bias[i];
-            sum += a[i] * w[0] + a[n + i] * w[n] + a[2 * n + i] * w[2 * n];
-            sum += b[i] * w[3 * n] + b[n + i] * w[4 * n] + b[2 * n + i] * w[5 * n];
-            sum += d[i] * w[6 * n] + d[n + i] * w[7 * n] + d[2 * n + i] * w[8 * n];
-            y[i] = requantize(c, i, sum);
+    for (int32_t channel = 0; channel < n; channel++) {
+        const tinyscene_scale scale = scale_of(c, channel);
+        const int8_t *w = (const int8_t *)c->weights + channel;
+        const int32_t w0 = w[0], w1 = w[n], w2 = w[2 * n], w3 = w[3 * n], w4 = w[4 * n], w5 = w[5 * n], w6 = w[6 * n],
+                      w7 = w[7 * n], w8 = w[8 * n];
+        int8_t *to = y + channel;
+        for (int32_t pixel = 0, at = channel; pixel < pixels; pixel++, at += step, to += n) {
+            const int8_t *a = rows[0] + at, *b = rows[1] + at, *d = rows[2] + at;
+            int32_t sum = scale.bias + a[0] * w0 + a[n] * w1 + a[2 * n] * w2;
+            sum += b[0] * w3 + b[n] * w4 + b[2 * n] * w5;
+            sum += d[0] * w6 + d[n] * w7 + d[2 * n] * w8;
+            *to = requantize(scale, sum);
         }
+    }
 }
 
 #endif

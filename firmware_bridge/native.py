@@ -1,0 +1,166 @@
+"""The generated C on this machine: compiled once, kept in the cache folder, called from Python.
+
+    logits = native_runner(bundle)(pcm)           # int16 clips (batch, samples) -> int8 logits (batch, classes)
+    output = NativeNetwork(library)(features)     # of a network alone
+
+It is the firmware's C with kernels for this very processor, and computes what the reference does, bit for bit.
+"""
+
+import ctypes
+import hashlib
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import Bundle
+from deploy.errors import InputError
+from deploy.files import cache_folder, replacing
+from firmware_bridge.emit import Library, make_library
+from firmware_bridge.toolchains import INSTALL, TARGETS, Toolchain, build, find_toolchain
+
+KERNELS = ("simd", "plain")  # plain for a processor without any vector instructions that tinyscene_simd.c knows
+OPTIMIZE = "O3"
+READY = 1  # TINYSCENE_READY
+
+Int8 = NDArray[np.int8]
+
+
+def native_runner(bundle: Bundle) -> Callable[[NDArray[np.int16]], Int8]:
+    """A bundle, front end and all, ready to run: int16 clips (batch, samples) -> int8 logits (batch, classes).
+
+    Raises InputError where there is no compiler.
+    """
+    return NativeScene(make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS))
+
+
+class NativeScene:
+    """An instance of the library, pushed and run."""
+
+    def __init__(self, library: Library, path: Path | None = None) -> None:
+        self.config = library.config
+        self.c = ctypes.CDLL(str(path or compile_native(library)))
+        self._memory = _aligned(int(self.config["BYTES"]))
+        self.instance = ctypes.c_void_p()
+        self.require(self.c.tinyscene_init(_pointer(self._memory), self._memory.nbytes, ctypes.byref(self.instance)))
+
+    def __call__(self, pcm: NDArray[np.int16]) -> Int8:
+        """Clips (batch, samples), each a window by itself -> logits (batch, classes)."""
+        return np.stack([self._clip(np.ascontiguousarray(clip)) for clip in pcm])
+
+    def push(self, pcm: NDArray[np.int16]) -> tuple[int, int]:
+        """Samples (samples,) -> the library's status, and how many samples it took."""
+        taken = ctypes.c_size_t()
+        status = self.c.tinyscene_push(self.instance, _pointer(pcm), ctypes.c_size_t(len(pcm)), ctypes.byref(taken))
+        return status, taken.value
+
+    def decide(self) -> Int8:
+        """Run the window that is complete; its logits (classes,)."""
+        self.require(self.c.tinyscene_run(self.instance))
+        scores = np.empty(int(self.config["CLASSES"]), np.int8)
+        self.require(self.c.tinyscene_scores(self.instance, _pointer(scores), ctypes.c_size_t(len(scores))))
+        return scores
+
+    def require(self, status: int) -> None:
+        if status != 0:
+            raise InputError(f"the compiled library answers {status}: see tinyscene_status in tinyscene.h")
+
+    def _clip(self, clip: NDArray[np.int16]) -> Int8:
+        self.require(self.c.tinyscene_reset(self.instance))
+        status, taken = self.push(clip)
+        self.require(status - READY or len(clip) - taken)
+        return self.decide()
+
+
+class NativeNetwork:
+    """The network alone: features (batch, mel, frame, channels) -> output (batch, ...), all int8."""
+
+    def __init__(self, library: Library, path: Path | None = None) -> None:
+        graph, self.config = library.plan.schedule.graph, library.config
+        self.c = ctypes.CDLL(str(path or compile_native(library)))
+        self.arena = _aligned(int(self.config["ARENA_BYTES"])).view(np.int8)
+        self._input = self._rows("INPUT")
+        self._output = self._rows("OUTPUT")
+        self._shapes = graph.input.shape, graph.output.shape
+
+    def __call__(self, features: Int8) -> Int8:
+        return np.stack([self._one(each) for each in features])
+
+    def run(self) -> None:
+        """Run it on what lies in the arena, for those who measure."""
+        self.c.tinyscene_network_run(_pointer(self.arena))
+
+    def _one(self, features: Int8) -> Int8:
+        self.c.tinyscene_network_clear(_pointer(self.arena))
+        self._input[:] = features.reshape(self._input.shape)
+        self.run()
+        return self._output.reshape(self._shapes[1][1:]).copy()
+
+    def _rows(self, which: str) -> Int8:
+        """A view of the arena's rows of the input or output, (row, byte)."""
+        start, rows, size, stride = (int(self.config[which + key]) for key in ("", "_ROWS", "_ROW_BYTES", "_STRIDE"))
+        return np.lib.stride_tricks.as_strided(self.arena[start:], (rows, size), (stride, 1))
+
+
+def compile_native(
+    library: Library, more: Sequence[Path] = (), defines: Sequence[str] = (), optimize: str = OPTIMIZE
+) -> Path:
+    """A library of this machine, from the cache folder if it was compiled before, with `more` sources in it."""
+    target, toolchain = TARGETS["host-native"], _toolchain()
+    settings = [toolchain.version(), _processor(), optimize, *defines]
+    contents = [*library.files.values(), *(path.read_text(encoding="utf-8") for path in more)]
+    key = hashlib.sha256("\0".join([*settings, *library.files, *contents]).encode()).hexdigest()[:32]
+    path = cache_folder() / "native" / f"{key}.so"
+    if not path.is_file():
+        with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder, replacing(path) as temporary:
+            sources = write_sources(library, Path(folder))
+            build(
+                toolchain,
+                target,
+                [*sources, *more],
+                temporary,
+                includes=[Path(folder)],
+                defines=["TINYSCENE_HOST" if "simd" in library.kernels else "TINYSCENE_PLAIN", *defines],
+                optimize=optimize,
+                shared=True,
+            )
+    return path
+
+
+def write_sources(library: Library, folder: Path) -> list[Path]:
+    """Write all files of a library; those that are compiled."""
+    for name, content in library.files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in library.files if name.endswith(".c")]
+
+
+def _toolchain() -> Toolchain:
+    for name in ("zig", "gcc"):
+        try:
+            return find_toolchain(name, TARGETS["host-native"])
+        except InputError:
+            continue
+    raise InputError(f"runner native: no C compiler is installed: {INSTALL}")
+
+
+def _processor() -> str:
+    """What the compiled code is for: a cache folder may be shared by machines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else [platform.processor()]
+    told = {line for line in lines if line.lower().startswith(("model name", "flags", "features", "cpu part"))}
+    return "\n".join([platform.platform(), *sorted(told or lines[:1])])
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Zeroed bytes that begin at a multiple of 16."""
+    memory = np.zeros(size + 16, np.uint8)
+    start = -memory.ctypes.data % 16
+    return memory[start : start + size]
+
+
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

@@ -1,0 +1,337 @@
+/* The kernels for hosts: x86-64 with AVX-512 VNNI, or AVX2 with or without AVX-VNNI; 64-bit Arm with dot products.
+ *
+ * All rest on one instruction that multiplies four bytes by four and adds the products to a 32-bit lane. Where it
+ * takes the inputs as unsigned they are flipped, x + 128, and the sums begin 128 * sum of weights lower.
+ *
+ * Weights of a pointwise convolution are laid out in blocks of 16 channels: 16 int32 that are that correction, then
+ * for each four inputs [16 channels][4 inputs] int8; channels and inputs that there are not hold zeros. Weights are
+ * -127 to 127. Those of a depthwise convolution are int8 (tap, channel).
+ */
+#include "tinyscene_kernels.h"
+
+#if defined(TINYSCENE_SIMD)
+
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline)) /* what is called with constants must become them */
+
+/* What each instruction set gives: `vector` of LANES int32, its loads, and
+ *   dot         sums + four inputs by four weights a lane
+ *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels
+ *   store_block 16 sums -> 16 int8, clamped, of which `count` are written
+ *   interleave  four rows of 4 * LANES bytes -> four vectors of four bytes a lane; x86 interleaves within 128 bits:
+ *               lane i of vector v is channel i / 4 * 16 + v * 4 + i % 4
+ *   store_wide  four vectors in that order -> bytes, clamped
+ * Loads and stores with a count touch that many elements and no more; what is not loaded is 0. */
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include "tinyscene_simd_avx512.h"
+#elif defined(__AVX2__)
+#include "tinyscene_simd_avx2.h"
+#else
+#include "tinyscene_simd_neon.h"
+#endif
+
+enum { BLOCK = 16, PARTS = BLOCK / LANES, MOST_VECTORS = MOST_BLOCKS * PARTS }; /* parts: vectors of a block */
+
+/* A block or two of channels of a pointwise convolution, the last of them perhaps not full. */
+typedef struct {
+    const int8_t *weights[MOST_BLOCKS]; /* of each block, behind its corrections */
+    vector start[MOST_VECTORS];         /* what sums begin with */
+    scaling scale[MOST_VECTORS];
+    int32_t channels;                   /* from the first of these on to the convolution's last */
+} channel_set;
+
+INLINE void flip_fours(const int8_t *restrict x, int32_t fours, uint8_t *restrict out)
+{
+    for (int32_t i = 0; i < 4 * fours; i++)
+        out[i] = (uint8_t)(x[i] ^ FLIP);
+}
+
+/* Inputs of a row as `dot` takes them: flipped, each pixel's padded to a multiple of 4. The padding holds anything, for
+ * its weights are 0: what follows in x, as long as enough follows. */
+static const uint8_t *prepare(const int8_t *x, int32_t pixels, int32_t depth, uint8_t *scratch)
+{
+    const int32_t left = depth % 4, whole = depth - left, all = pixels * depth;
+    uint8_t *out = scratch;
+    int32_t at = 0;
+    if (left == 0 && FLIP == 0)
+        return (const uint8_t *)x;
+    if (left == 0) {
+        flip_fours(x, all / 4, out);
+        return scratch;
+    }
+    for (; all - at >= (depth + 15) / 16 * 16; at += depth, out += whole + 4)
+        for (int32_t i = 0; i < depth; i += 16)
+            flip_fours(x + at + i, 4, out + i);
+    for (; at < all; at += depth, out += whole + 4) {
+        int8_t last[4] = {0};
+        for (int32_t i = 0; i < left; i++)
+            last[i] = x[at + whole + i];
+        flip_fours(x + at, whole / 4, out);
+        flip_fours(last, 1, out + whole);
+    }
+    return scratch;
+}
+
+static int32_t block_bytes(const tinyscene_conv *c)
+{
+    return BLOCK * 4 + (c->depth + 3) / 4 * 4 * BLOCK;
+}
+
+/* Channels that there are not are computed with zeros and not stored. */
+INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const int32_t blocks)
+{
+    channel_set out;
+    out.channels = c->outputs - first;
+    for (int32_t block = 0; block < blocks; block++) {
+        const int8_t *w = (const int8_t *)c->weights + (first / BLOCK + block) * block_bytes(c);
+        out.weights[block] = w + BLOCK * 4;
+        for (int32_t part = 0; part < PARTS; part++) {
+            const int32_t at = block * PARTS + part, channel = first + at * LANES, count = c->outputs - channel;
+            const int32_t some = count < 0 ? 0 : count; /* a count of 0 reads nothing */
+            const vector bias = load_words(c->bias + (some ? channel : 0), some);
+            out.start[at] = add(FLIP ? add(bias, load(w + part * LANES * 4)) : bias, splat(BIAS));
+            out.scale[at] = make_scaling(load_words(c->multiplier + (some ? channel : 0), some),
+                                         load_int8(c->shift + (some ? channel : 0), some), c->rounding);
+        }
+    }
+    return out;
+}
+
+/* A few pixels by a few channels: each value that is loaded is used several times, and all sums are in registers. */
+INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *y, int32_t outputs,
+                 const int32_t blocks, const int32_t pixels)
+{
+    const int32_t vectors = blocks * PARTS;
+    vector sums[MOST_PIXELS][MOST_VECTORS];
+    for (int32_t pixel = 0; pixel < pixels; pixel++)
+        for (int32_t i = 0; i < vectors; i++)
+            sums[pixel][i] = c->start[i];
+    for (int32_t k = 0; k < depth; k += 4) {
+        vector weights[MOST_VECTORS];
+        for (int32_t i = 0; i < vectors; i++)
+            weights[i] = load(c->weights[i / PARTS] + k * BLOCK + i % PARTS * LANES * 4);
+        for (int32_t pixel = 0; pixel < pixels; pixel++) {
+            int32_t four;
+            memcpy(&four, x + pixel * depth + k, 4);
+            for (int32_t i = 0; i < vectors; i++)
+                sums[pixel][i] = dot(sums[pixel][i], splat(four), weights[i]);
+        }
+    }
+#pragma GCC unroll 8 /* or clang puts the sums into memory to loop over them */
+    for (int32_t pixel = 0; pixel < pixels; pixel++, y += outputs)
+        for (int32_t block = 0; block < blocks; block++) {
+            vector block_sums[PARTS];
+            for (int32_t part = 0; part < PARTS; part++)
+                block_sums[part] = requantize(sums[pixel][block * PARTS + part], &c->scale[block * PARTS + part]);
+            store_block(y + block * BLOCK, block_sums, c->channels - block * BLOCK);
+        }
+}
+
+/* All pixels of a row, by tiles of about the same size. */
+INLINE void strip(const channel_set *c, int32_t depth, const uint8_t *x, int32_t pixels, int8_t *y, int32_t outputs,
+                  const int32_t blocks)
+{
+    for (int32_t tiles = (pixels + MOST_PIXELS - 1) / MOST_PIXELS; tiles > 0; tiles--) {
+        const int32_t some = (pixels + tiles - 1) / tiles;
+        switch (some) {
+        case 1: tile(c, depth, x, y, outputs, blocks, 1); break;
+        case 2: tile(c, depth, x, y, outputs, blocks, 2); break;
+        case 3: tile(c, depth, x, y, outputs, blocks, 3); break;
+        case 4: tile(c, depth, x, y, outputs, blocks, 4); break;
+        case 5: tile(c, depth, x, y, outputs, blocks, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
+        default: tile(c, depth, x, y, outputs, blocks, MOST_PIXELS); break;
+        }
+        pixels -= some;
+        x += some * depth;
+        y += some * outputs;
+    }
+}
+
+void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
+{
+    const uint8_t *inputs = prepare(x, pixels, c->depth, scratch);
+    const int32_t depth = (c->depth + 3) / 4 * 4;
+    int32_t channel = 0;
+    for (; MOST_BLOCKS == 2 && channel + BLOCK < c->outputs; channel += 2 * BLOCK) {
+        const channel_set two = take_channels(c, channel, MOST_BLOCKS);
+        strip(&two, depth, inputs, pixels, y + channel, c->outputs, MOST_BLOCKS);
+    }
+    for (; channel < c->outputs; channel += BLOCK) {
+        const channel_set one = take_channels(c, channel, 1);
+        strip(&one, depth, inputs, pixels, y + channel, c->outputs, 1);
+    }
+}
+
+enum { WIDE = 4 * LANES }; /* channels that a depthwise convolution takes at once */
+
+/* Values of WIDE channels in order -> in that of `interleave`. */
+INLINE void reorder(vector values[4])
+{
+    int32_t ordered[WIDE];
+    memcpy(ordered, values, sizeof ordered);
+    for (int32_t i = 0; i < WIDE / 4; i++)
+        memcpy((int32_t *)(void *)values + i % 4 * LANES + i / 4 * 4, ordered + i * 4, 16);
+}
+
+/* A column of windows: three rows, and one that counts for nothing. */
+INLINE void take_column(const int8_t *const rows[3], int32_t at, int32_t count, vector column[4])
+{
+    const wide_bytes last = flip(load_bytes(rows[2] + at, count));
+    interleave(flip(load_bytes(rows[0] + at, count)), flip(load_bytes(rows[1] + at, count)), last, last, column);
+}
+
+INLINE void finish(const vector sums[4], const scaling scale[4], int32_t count, int8_t *y)
+{
+    vector values[4];
+    for (int32_t i = 0; i < 4; i++)
+        values[i] = requantize(sums[i], &scale[i]);
+    store_wide(y, values, count);
+}
+
+/* `count` channels of a row. */
+INLINE void depthwise_channels(const tinyscene_conv *c, const int8_t *const rows[3], int32_t first, int32_t count,
+                               int32_t pixels, int32_t step, int8_t *y)
+{
+    const int32_t n = c->outputs;
+    vector weights[3][4], column[4], start[4], multiplier[4], shift[4];
+    scaling scale[4];
+    for (int32_t i = 0; i < 4; i++) {
+        const int32_t left = count - i * LANES, some = left > 0 ? left : 0;
+        const int32_t channel = first + (some ? i * LANES : 0);
+        start[i] = add(load_words(c->bias + channel, some), splat(BIAS));
+        multiplier[i] = load_words(c->multiplier + channel, some);
+        shift[i] = load_int8(c->shift + channel, some);
+    }
+    reorder(start);
+    reorder(multiplier);
+    reorder(shift);
+    for (int32_t i = 0; i < 3; i++) {
+        const int8_t *w = (const int8_t *)c->weights + i * n + first;
+        interleave(load_bytes(w, count), load_bytes(w + 3 * n, count), load_bytes(w + 6 * n, count),
+                   load_bytes(w, 0), weights[i]);
+        for (int32_t j = 0; j < 4; j++)
+            start[j] = subtract(start[j], dot(splat(0), splat((int32_t)(FLIP * 0x01010101u)), weights[i][j]));
+    }
+    for (int32_t i = 0; i < 4; i++)
+        scale[i] = make_scaling(multiplier[i], shift[i], c->rounding);
+    y += first;
+    if (step == n) { /* a column counts for three windows: of the last one, the next and the one after it */
+        vector last[4], next[4], sums[4];
+        memcpy(last, start, sizeof last);
+        memcpy(next, start, sizeof next);
+        for (int32_t at = -2; at < pixels; at++) {
+            take_column(rows, first + (at + 2) * n, count, column);
+            for (int32_t i = 0; i < 4; i++) {
+                sums[i] = dot(last[i], column[i], weights[2][i]);
+                last[i] = dot(next[i], column[i], weights[1][i]);
+                next[i] = dot(start[i], column[i], weights[0][i]);
+            }
+            if (at >= 0)
+                finish(sums, scale, count, y + at * n);
+        }
+    } else
+        for (int32_t pixel = 0; pixel < pixels; pixel++) {
+            vector sums[4];
+            memcpy(sums, start, sizeof sums);
+            for (int32_t i = 0; i < 3; i++) {
+                take_column(rows, first + pixel * step + i * n, count, column);
+                for (int32_t j = 0; j < 4; j++)
+                    sums[j] = dot(sums[j], column[j], weights[i][j]);
+            }
+            finish(sums, scale, count, y + pixel * n);
+        }
+}
+
+/* The last channels are taken with some that were had before, so as to be WIDE. */
+void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
+{
+    const int32_t n = c->outputs;
+    if (n < WIDE)
+        depthwise_channels(c, rows, 0, n, pixels, step, y);
+    else
+        for (int32_t first = 0; first < n; first += WIDE)
+            depthwise_channels(c, rows, first + WIDE <= n ? first : n - WIDE, WIDE, pixels, step, y);
+}
+
+/* All sums stay below 2^29: deploy/graph.py admits no others. */
+void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+{
+    const vector first = splat(-s->zero_point[0] * (1 << 19)), second = splat(BIAS - s->zero_point[1] * (1 << 20));
+    const vector out_zero_point = splat(s->out_zero_point), lowest = splat(s->lowest);
+    const scaling scale = make_scaling(splat(s->multiplier), splat(s->shift), 1);
+    const scaling out_scale = make_scaling(splat(s->out_multiplier), splat(s->out_shift), 1);
+    for (int32_t at = 0; at < count; at += BLOCK) {
+        vector sums[PARTS];
+        for (int32_t part = 0; part < PARTS; part++) {
+            const int32_t from = at + part * LANES, left = count - from, some = left > 0 ? left : 0;
+            const int32_t i = some ? from : 0;
+            const vector halved = add(shift_left(load_int8(a + i, some), 19), first);
+            const vector scaled = requantize(add(shift_left(load_int8(b + i, some), 20), second), &scale);
+            const vector sum = add(add(halved, scaled), splat(BIAS));
+            sums[part] = larger(add(requantize(sum, &out_scale), out_zero_point), lowest);
+        }
+        store_block(y + at, sums, count - at);
+    }
+}
+
+/* Sums are taken eightfold and multiplied by 1 / (8 * count): that is exact for ties, and keeps all others further away
+ * from them than it can be wrong. Windows have fewer than 2^20 values. */
+void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
+                    int32_t step, int8_t *y)
+{
+    const int64_t count = (int64_t)tall * wide;
+    int32_t shift = 2;
+    while (INT64_C(1) << shift < 4 * count)
+        shift++;
+    const scaling scale = make_scaling(splat((int32_t)(((INT64_C(1) << (31 + shift)) + 4 * count) / (8 * count))),
+                                       splat(shift), 1);
+    for (int32_t at = 0; pixels > 0; pixels--, at += step, y += channels)
+        for (int32_t block = 0; block < channels; block += BLOCK) {
+            vector sums[PARTS];
+            for (int32_t part = 0; part < PARTS; part++) {
+                const int32_t from = block + part * LANES, some = channels - from;
+                sums[part] = splat(0);
+                for (int32_t row = 0; row < tall && some > 0; row++)
+                    for (int32_t column = 0; column < wide; column++)
+                        sums[part] = add(sums[part], load_int8(rows[row] + at + column * channels + from, some));
+                sums[part] = requantize(add(shift_left(sums[part], 3), splat(BIAS)), &scale);
+            }
+            store_block(y + block, sums, channels - block);
+        }
+}
+
+/* In pieces of a fixed size, for memcpy is a call where the size is not known; the last overlaps the one before. */
+INLINE void copy(int8_t *to, const int8_t *from, int32_t bytes)
+{
+    int32_t at = 0;
+    if (bytes >= 16) {
+        for (; at < bytes - 16; at += 16)
+            memcpy(to + at, from + at, 16);
+        memcpy(to + bytes - 16, from + bytes - 16, 16);
+    } else if (bytes >= 4) {
+        for (; at < bytes - 4; at += 4)
+            memcpy(to + at, from + at, 4);
+        memcpy(to + bytes - 4, from + bytes - 4, 4);
+    } else
+        for (; at < bytes; at++)
+            to[at] = from[at];
+}
+
+/* Of narrow windows 4 bytes are copied, but of the last one: what is too much is there, and is overwritten. */
+void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, int32_t first, int32_t pixels,
+                      int32_t step, int8_t *patches)
+{
+    const int32_t more = 4 - bytes;
+    int32_t at = first * step;
+    if (more > 0 && more <= step && more <= tall * bytes)
+        for (; pixels > 1; pixels--, at += step)
+            for (int32_t row = 0; row < tall; row++, patches += bytes)
+                memcpy(patches, rows[row] + at, 4);
+    for (; pixels > 0; pixels--, at += step)
+        for (int32_t row = 0; row < tall; row++, patches += bytes)
+            copy(patches, rows[row] + at, bytes);
+}
+
+#endif

@@ -1,0 +1,118 @@
+/* 64-bit Arm with dot products: what tinyscene_simd.c is written in. */
+#ifndef TINYSCENE_SIMD_NEON_H
+#define TINYSCENE_SIMD_NEON_H
+
+#include <arm_neon.h>
+
+enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 5, MOST_BLOCKS = 1 };
+typedef int32x4_t vector;
+typedef int8x16_t wide_bytes;
+typedef struct {
+    vector multiplier, offset, shift; /* to the left */
+} scaling;
+
+INLINE vector load(const void *from)
+{
+    return vreinterpretq_s32_s8(vld1q_s8(from));
+}
+
+INLINE vector load_words(const int32_t *from, int32_t count)
+{
+    int32_t part[LANES] = {0};
+    if (count >= LANES)
+        return vld1q_s32(from);
+    memcpy(part, from, (size_t)(count > 0 ? count : 0) * sizeof *from);
+    return vld1q_s32(part);
+}
+
+INLINE vector load_int8(const int8_t *from, int32_t count)
+{
+    int32_t part[LANES] = {0};
+    for (int32_t i = 0; i < LANES && i < count; i++)
+        part[i] = from[i];
+    return vld1q_s32(part);
+}
+
+INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
+{
+    int8_t part[4 * LANES] = {0};
+    if (count >= 4 * LANES)
+        return vld1q_s8(from);
+    memcpy(part, from, (size_t)count);
+    return vld1q_s8(part);
+}
+
+INLINE vector splat(int32_t value)
+{
+    return vdupq_n_s32(value);
+}
+
+INLINE wide_bytes flip(wide_bytes x)
+{
+    return x; /* FLIP is 0 */
+}
+
+INLINE vector add(vector a, vector b)
+{
+    return vaddq_s32(a, b);
+}
+
+INLINE vector subtract(vector a, vector b)
+{
+    return vsubq_s32(a, b);
+}
+
+INLINE vector shift_left(vector a, int32_t count)
+{
+    return vshlq_s32(a, vdupq_n_s32(count));
+}
+
+INLINE vector larger(vector a, vector b)
+{
+    return vmaxq_s32(a, b);
+}
+
+INLINE vector dot(vector sums, vector x, vector weights)
+{
+    return vdotq_s32(sums, vreinterpretq_s8_s32(x), vreinterpretq_s8_s32(weights));
+}
+
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding)
+{
+    return (scaling){multiplier, vshrq_n_s32(vshlq_s32(vdupq_n_s32(rounding), shift), 1), vnegq_s32(shift)};
+}
+
+INLINE vector requantize(vector sums, const scaling *s)
+{
+    const int32x4_t high = vqrdmulhq_s32(sums, s->multiplier);
+    const int32x4_t away = vshrq_n_s32(vandq_s32(high, s->shift), 31); /* -1 if it is negative and there is a shift */
+    return vshlq_s32(vaddq_s32(vaddq_s32(high, away), s->offset), s->shift);
+}
+
+INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)
+{
+    const int16x8_t low = vcombine_s16(vqmovn_s32(v[0]), vqmovn_s32(v[1]));
+    const int16x8_t high = vcombine_s16(vqmovn_s32(v[2]), vqmovn_s32(v[3]));
+    const int8x16_t packed = vcombine_s8(vqmovn_s16(low), vqmovn_s16(high));
+    if (count >= 16)
+        vst1q_s8(y, packed);
+    else
+        memcpy(y, &packed, (size_t)count);
+}
+
+INLINE void store_block(int8_t *y, const vector sums[4], int32_t count)
+{
+    store_wide(y, sums, count);
+}
+
+INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])
+{
+    const int16x8_t ab_low = vreinterpretq_s16_s8(vzip1q_s8(a, b)), ab_high = vreinterpretq_s16_s8(vzip2q_s8(a, b));
+    const int16x8_t cd_low = vreinterpretq_s16_s8(vzip1q_s8(c, d)), cd_high = vreinterpretq_s16_s8(vzip2q_s8(c, d));
+    out[0] = vreinterpretq_s32_s16(vzip1q_s16(ab_low, cd_low));
+    out[1] = vreinterpretq_s32_s16(vzip2q_s16(ab_low, cd_low));
+    out[2] = vreinterpretq_s32_s16(vzip1q_s16(ab_high, cd_high));
+    out[3] = vreinterpretq_s32_s16(vzip2q_s16(ab_high, cd_high));
+}
+
+#endif
