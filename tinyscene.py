@@ -12,6 +12,11 @@
     tinyscene classify bundles/first some.wav more/*.flac                  # or a run, or an .onnx file
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
 
+Firmware, from a bundle:
+
+    tinyscene firmware bundles/first --out fw
+    tinyscene emulate  bundles/first --target cortex-m4,riscv32
+
 In Python:
 
     import tinyscene
@@ -39,7 +44,7 @@ from rich.console import Console, Group
 
 from deploy.audio import read_clips
 from deploy.bundle import EXPORTS, INDEX, open_bundle
-from deploy.classifier import SceneClassifier, bundle_classifier, onnx_classifier
+from deploy.classifier import SCENE_RUNNERS, SceneClassifier, bundle_classifier, onnx_classifier
 from deploy.errors import InputError, TinysceneError
 from deploy.exports import export as write_export
 from deploy.files import require_free, sha256, write_whole
@@ -48,6 +53,8 @@ from deploy.inspection import inspect_errors, inspect_graph
 from deploy.tables import inspection_table, verification_table
 from deploy.verify import require as require_verified
 from deploy.verify import verify as run_verification
+from firmware_bridge.emit import DEVICE_KERNELS
+from firmware_bridge.native import native_runner
 
 __all__ = ["FrontEnd", "InputError", "SceneClassifier", "TinysceneError", "load", "main"]
 
@@ -57,6 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+SCENE_RUNNERS["native"] = native_runner
 console, messages = Console(), Console(stderr=True)
 tables = Console(width=max(console.width, 150))  # a narrower terminal wraps, which beats figures cut short
 
@@ -67,16 +75,19 @@ FoldPattern = Annotated[
     str | None, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")]
-Runner = Annotated[str, typer.Option(help="What runs a bundle: reference, litert, tflite-runtime or onnxruntime.")]
+Runner = Annotated[
+    str, typer.Option(help="What runs a bundle: reference, native, litert, tflite-runtime or onnxruntime.")
+]
 AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Go on with a model that is over budget.")]
 
 
 def load(model: str | Path, runner: str = "reference") -> SceneClassifier:
     """A classifier from a bundle, a run folder or an exported .onnx file.
 
-    A bundle is run by `runner`: reference (what a device computes), litert, tflite-runtime or onnxruntime. A
-    run is exported to ONNX first if it has not been since its weights changed, which needs the extras `train`
-    and `onnx`; an exported one needs only ONNX Runtime. Raises InputError if the model cannot be used.
+    A bundle is run by `runner`: reference (what a device computes), native (the firmware's C, compiled for this
+    machine), litert, tflite-runtime or onnxruntime. A run is exported to ONNX first if it has not been since its
+    weights changed, which needs the extras `train` and `onnx`; an exported one needs only ONNX Runtime. Raises
+    InputError if the model cannot be used.
     """
     path = Path(model)
     if (path / INDEX).exists():
@@ -342,6 +353,58 @@ def classify(
         notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
         lines.append(f"{result['file']}: {scores}{notes}")
     _show(results, as_json, "\n".join(lines))
+
+
+@app.command()
+def firmware(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    package: Annotated[str | None, typer.Option(help="cmake, arduino, platformio, zephyr or wasm.")] = None,
+    kernels: Annotated[str, typer.Option(help="Instruction sets, with commas between.")] = ",".join(DEVICE_KERNELS),
+    hop: Annotated[float, typer.Option(help="Seconds between decisions.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle as C99 with a planned arena, or as a package."""
+    from firmware_bridge.firmware import write_firmware
+    from firmware_bridge.report import report_tables
+
+    report = write_firmware(open_bundle(folder), out, package, kernels.split(","), hop)
+    _show(report, as_json, report_tables(report))
+    messages.print(f"{out}: {len(report['files'])} files written", soft_wrap=True)
+
+
+@app.command()
+def emulate(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    target: Annotated[str, typer.Option(help="Devices, with commas between; `host` is this machine.")] = "cortex-m4",
+    audio: Annotated[list[Path] | None, typer.Option(help="Recordings to compare on, too.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="A dataset, whose test list is compared on, too.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Only so many of it, evenly spread.")] = None,
+    toolchain: Annotated[str, typer.Option(help="zig or gcc.")] = "zig",
+    emulator: Annotated[
+        str | None, typer.Option(help="unicorn or qemu; by default unicorn if it has the core.")
+    ] = None,
+    optimize: Annotated[str, typer.Option(help="O0, O1, O2, O3 or Os.")] = "O2",
+    kernels: Annotated[str | None, typer.Option(help="plain, instead of the fastest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a bundle's firmware on emulated devices, bit for bit, and count (exit code 4 if one is not equal)."""
+    from firmware_bridge.emulate import emulate as run_emulation
+    from firmware_bridge.emulate import require_equal
+    from firmware_bridge.image import find_device
+    from firmware_bridge.report import emulation_table
+
+    devices = [find_device(each, toolchain, emulator, optimize, kernels) for each in target.split(",")]
+    bundle = open_bundle(folder)
+    pcm = np.concatenate([bundle.vectors.pcm, read_clips(audio or [], bundle.front_end.sample_rate)])
+    if data:
+        dataset, prepared = _clips(data, None, None, bundle.front_end)
+        chosen = prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
+        count = min(clips or len(chosen), len(chosen))
+        pcm = np.concatenate([pcm, prepared.pcm[chosen[np.linspace(0, len(chosen) - 1, count).astype(int)]]])
+    results = [run_emulation(bundle, pcm, device) for device in devices]
+    _show(results if len(results) > 1 else results[0], as_json, emulation_table(results))
+    require_equal(results)
 
 
 @app.command(name="import")

@@ -51,7 +51,7 @@ def _weights_head(kernels: Sequence[str]) -> str:
 #include "tinyscene_kernels.h"
 
 #if {known}
-#error "these weights are laid out for the kernels {', '.join(kernels)}: define TINYSCENE_PLAIN, or generate others"
+#error "these weights are laid out for the kernels {", ".join(kernels)}: define TINYSCENE_PLAIN, or generate others"
 #endif
 
 #if defined(__GNUC__)

@@ -213,10 +213,8 @@ def build(
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, range(len(sources))))
-        linking = [*options, *_linking(target, shared), *objects, *(["-lgcc"] if target.bare else [])]
-        if toolchain.name == "zig":
-            linking = [option for option in linking if option not in ("-lgcc", "-nostdlib")]  # it brings its own
         complaint = f"{toolchain.name} cannot link {out.name} for {target.name}"
+        linking = [*options, *(["-shared"] if shared else []), *_linking(toolchain, target, objects)]
         call([*toolchain.command, *linking, "-o", str(out.absolute())], complaint)
     return out
 
@@ -227,10 +225,13 @@ def _flags(toolchain: Toolchain, target: Target) -> list[str]:
     return [*flags, "-fno-sanitize=undefined"] if toolchain.name == "zig" else flags  # which zig has on by itself
 
 
-def _linking(target: Target, shared: bool) -> list[str]:
-    if not target.bare:
-        return ["-Wl,--gc-sections", *(["-shared"] if shared else [])]
-    return ["-nostdlib", "-Wl,--gc-sections", "-Wl,-e,harness_reset", "-T", str(HARNESS / str(target.linker_script))]
+def _linking(toolchain: Toolchain, target: Target, objects: list[str]) -> list[str]:
+    linked = ["-Wl,--gc-sections", *objects]
+    if target.bare:
+        linked += ["-Wl,-e,harness_reset", "-T", str(HARNESS / str(target.linker_script))]
+        if toolchain.name == "gcc":  # which else looks for a C library; zig has what a bare processor needs
+            linked += ["-nostdlib", "-lgcc"]
+    return linked
 
 
 def _environment(toolchain: Toolchain, folder: str) -> dict[str, str]:

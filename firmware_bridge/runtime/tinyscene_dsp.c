@@ -3,7 +3,7 @@
  * Weights of two channels share a lane of 16 bits, 256 * first + second, so that flash holds no more than bytes. With
  * inputs x, one sum of products with lanes gives 256 * sum(first) + sum(second), one with the lanes' lower bytes gives
  * sum(second); their difference holds sum(first) exactly while that fits 24 bits, which a depth of 516 or less makes
- * sure of.
+ * sure of. Bytes are loaded four at a time from any address, as these processors do unless told to trap it.
  */
 #include "tinyscene_kernels.h"
 
@@ -12,33 +12,8 @@
 #include <arm_acle.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define NOINLINE __attribute__((noinline))           /* one copy: flash is short */
+#define NOINLINE __attribute__((noinline))         /* one copy: flash is short */
 #define KEEP_ROLLED(count) __asm("" : "+r"(count)) /* compilers that cannot know how often a loop runs leave it */
-
-/* What rescales a channel: twice its bias, and the term that rounds and adds the zero point. */
-typedef struct {
-    int32_t bias, multiplier, rounding, shift;
-} tinyscene_scale;
-
-INLINE tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
-{
-    const int32_t shift = c->shift[channel];
-    const int32_t rounding = (int32_t)((uint32_t)c->rounding << shift) >> 1;
-    tinyscene_scale scale = {2 * c->bias[channel], c->multiplier[channel], rounding, shift};
-    __asm("" : "+r"(scale.bias)); /* lest it be doubled again with each sum */
-    return scale;
-}
-
-/* Rescales twice an accumulator. Its sign stands for that of the product: where the product alone is 0, taking 1 off
- * before the shift changes nothing. */
-INLINE int8_t requantize(tinyscene_scale scale, int32_t twice)
-{
-    int32_t rounded = scale.rounding + (twice >> 31);
-    __asm("smmlar %0, %1, %2, %0" : "+r"(rounded) : "r"(twice), "r"(scale.multiplier));
-    rounded >>= scale.shift;
-    __asm("ssat %0, #8, %0" : "+r"(rounded));
-    return (int8_t)rounded;
-}
 
 INLINE int32_t load4(const int8_t *x)
 {
@@ -85,10 +60,11 @@ static NOINLINE void widen(const int8_t *x, int32_t depth, int32_t *lanes)
     }
 }
 
-/* What follows is assembly as a whole, for compilers run out of registers here. Arguments are r0 to r3, then words on
- * the stack, above the 9 or 10 that are saved there. */
+/* What follows is assembly as a whole, for compilers run out of registers here, at any -O. Arguments are r0 to r3, then
+ * words on the stack, above the 9 or 10 that are saved there. */
 #define ASSEMBLY static __attribute__((naked, noinline))
 #define ARGUMENT __attribute__((unused))
+#define CLOBBERED "r0", "r1", "r2", "r3", "r12", "memory", "cc" /* gcc looks there for what a call leaves alone */
 
 /* Four inputs of three pixels by two channels, 24 products: r14 points to weights, r0 to lanes; r4 to r6 are the
  * pixels' sums with whole lanes, r7 to r9 those with lower bytes. */
@@ -124,10 +100,12 @@ ASSEMBLY const int32_t *sum_products(const int32_t *w ARGUMENT, const int32_t *l
           "ldr r1, [sp, #40]\n"
           "stmia r1, {r4, r5, r6, r7, r8, r9}\n"
           "mov r0, r14\n"
-          "pop {r2, r4, r5, r6, r7, r8, r9, r10, r11, pc}");
+          "pop {r2, r4, r5, r6, r7, r8, r9, r10, r11, pc}" : : : CLOBBERED);
 }
 
-/* A sum -> an output, as `requantize` does it: r8 is twice the bias, r9 multiplier, r10 shift, r11 rounding. */
+/* A sum -> an output: r8 is twice the bias, r9 multiplier, r10 shift, r11 what rounds and adds the zero point. TFLite
+ * rounds away from zero, so negative products are lowered by 1; the sum's sign stands for the product's, for where
+ * only the product is 0, lowering it changes nothing. */
 #define RESCALE(load, store)                                                                                          \
     "ldr r12, " load "\n"                                                                                             \
     "add r12, r8, r12, asr #7\n"                                                                                      \
@@ -159,7 +137,7 @@ ASSEMBLY void put(const int32_t *bias ARGUMENT, const int32_t *multiplier ARGUME
           "ldr r12, [sp, #52]\n"
           "cmp r2, r12\n"
           "bne 1b\n"
-          "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}");
+          "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}" : : : CLOBBERED);
 }
 
 enum { BATCH = 16 }; /* channels that are summed before they are rescaled */
@@ -193,8 +171,8 @@ void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixel
     }
 }
 
-/* What a row of four channels needs, in the order that it is read. Weights and biases are doubled, as `requantize` wants
- * its sums; taps 0 to 7 are lanes of two for each channel, the last one's are channels 0 and 2, then 1 and 3. */
+/* What a row of four channels needs, in the order that it is read. Weights and biases are doubled, which sums have to
+ * be; taps 0 to 7 are lanes of two for each channel, the last one's are channels 0 and 2, then 1 and 3. */
 typedef struct {
     int32_t bias[4], taps[18];
     struct {
@@ -223,11 +201,11 @@ static NOINLINE void prepare(const tinyscene_conv *c, int32_t channel, tinyscene
     *taps++ = twice(even_bytes(load4(w)));
     *taps = twice(odd_bytes(load4(w)));
     for (int32_t i = 0; i < 4; i++) {
-        const tinyscene_scale scale = scale_of(c, channel + i);
-        four->bias[i] = scale.bias;
-        four->scales[i].multiplier = scale.multiplier;
-        four->scales[i].rounding = scale.rounding;
-        four->scales[i].shift = scale.shift;
+        const int32_t shift = c->shift[channel + i];
+        four->bias[i] = 2 * c->bias[channel + i];
+        four->scales[i].multiplier = c->multiplier[channel + i];
+        four->scales[i].rounding = (int32_t)((uint32_t)c->rounding << shift) >> 1;
+        four->scales[i].shift = shift;
         KEEP_ROLLED(i);
     }
 }
@@ -249,7 +227,7 @@ static NOINLINE void prepare(const tinyscene_conv *c, int32_t channel, tinyscene
     "sxtb16 r12, r12, ror #8\n"                                                                                       \
     "smlad r4, r12, r10, r4\n"
 
-/* Twice a sum -> an output, as `requantize` does it. */
+/* Twice a sum -> an output. */
 #define PUT(sum, place)                                                                                               \
     "ldmia r0!, {r9, r10, r11}\n"                                                                                     \
     "add r12, r10, " sum ", asr #31\n"                                                                                \
@@ -258,8 +236,8 @@ static NOINLINE void prepare(const tinyscene_conv *c, int32_t channel, tinyscene
     "ssat r12, #8, r12\n"                                                                                             \
     "strb r12, [r14, #" place "]\n"
 
-/* A row of four channels; a, b and d are rows of the input, n the channels of a pixel. */
-ASSEMBLY void four_channels(const tinyscene_four *four ARGUMENT, const int8_t *a ARGUMENT, const int8_t *b ARGUMENT,
+/* A row of four channels, one pixel at least; a, b and d are rows of the input, n the channels of a pixel. */
+ASSEMBLY void multiply_four(const tinyscene_four *four ARGUMENT, const int8_t *a ARGUMENT, const int8_t *b ARGUMENT,
                             const int8_t *d ARGUMENT, int32_t n ARGUMENT, int32_t step ARGUMENT,
                             int32_t pixels ARGUMENT, int8_t *y ARGUMENT)
 {
@@ -287,37 +265,47 @@ ASSEMBLY void four_channels(const tinyscene_four *four ARGUMENT, const int8_t *a
           "subs r10, r10, #1\n"
           "str r10, [sp, #48]\n"
           "bne 1b\n"
-          "pop {r0, r4, r5, r6, r7, r8, r9, r10, r11, pc}");
+          "pop {r0, r4, r5, r6, r7, r8, r9, r10, r11, pc}" : : : CLOBBERED);
 }
 
-static NOINLINE void one_channel(const tinyscene_conv *c, int32_t channel, const int8_t *const rows[3], int32_t pixels,
-                        int32_t step, int8_t *y)
+static NOINLINE void four_channels(const tinyscene_conv *c, int32_t channel, const int8_t *const rows[3],
+                                   int32_t pixels, int32_t step, int8_t *y)
 {
-    const int32_t n = c->outputs;
-    const tinyscene_scale scale = scale_of(c, channel);
+    const int8_t *const a = rows[0] + channel, *const b = rows[1] + channel, *const d = rows[2] + channel;
+    tinyscene_four four;
+    prepare(c, channel, &four);
+    multiply_four(&four, a, b, d, c->outputs, step, pixels, y + channel);
+}
+
+/* Where there are fewer than four. */
+static NOINLINE void one_channel(const tinyscene_conv *c, int32_t channel, const int8_t *const rows[3], int32_t pixels,
+                                 int32_t step, int8_t *y)
+{
+    const int32_t n = c->outputs, shift = c->shift[channel];
+    const int32_t rounding = (int32_t)((uint32_t)c->rounding << shift) >> 1;
     for (int32_t at = channel; pixels > 0; pixels--, at += step, y += n) {
         const int8_t *w = (const int8_t *)c->weights + channel;
-        int32_t sum = 0;
+        int32_t sum = c->bias[channel];
         for (int32_t row = 0; row < 3; row++)
             for (int32_t column = 0; column < 3; column++, w += n) {
-                KEEP_ROLLED(column);
                 sum += rows[row][at + column * n] * *w;
+                KEEP_ROLLED(column);
             }
-        y[channel] = requantize(scale, scale.bias + 2 * sum);
+        const int32_t high = (int32_t)(((int64_t)sum * c->multiplier[channel] + (1 << 30)) >> 31);
+        const int32_t value = (high - (high < 0) + rounding) >> shift;
+        y[channel] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
     }
 }
 
 void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
 {
-    const int32_t n = c->outputs;
-    int32_t channel = 0;
-    for (; channel + 4 <= n && pixels > 0; channel += 4) {
-        tinyscene_four four;
-        prepare(c, channel, &four);
-        four_channels(&four, rows[0] + channel, rows[1] + channel, rows[2] + channel, n, step, pixels, y + channel);
-    }
-    for (; channel < n; channel++)
-        one_channel(c, channel, rows, pixels, step, y);
+    const int32_t n = c->outputs, last = n - 4; /* where the last four begin, of which some may be done already */
+    if (last < 0)
+        for (int32_t channel = 0; channel < n; channel++)
+            one_channel(c, channel, rows, pixels, step, y);
+    else
+        for (int32_t channel = 0; channel < n; channel += 4)
+            four_channels(c, channel < last ? channel : last, rows, pixels, step, y);
 }
 
 #endif

@@ -25,6 +25,9 @@
 #define TINYSCENE_PLAIN
 #endif
 
+/* C99 leaves it to the compiler what >> does to a negative number. All that we know of shift arithmetically. */
+typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
+
 /* A convolution. `weights` are laid out for the kernels, see firmware_bridge/layouts.py; those of a depthwise one
  * and of the `_any` kernels are int8 (tap, channel) and (output, input). */
 typedef struct {

@@ -58,7 +58,8 @@ static __attribute__((naked, noinline)) void sum_products(const int8_t *p __attr
           "3:\n"
           "ldr r1, [sp, #32]\n"
           "stmia r1, {r0, r2, r4, r6, r8, r10, r12, r14}\n"
-          "pop {r4, r5, r6, r7, r8, r9, r10, pc}");
+          "pop {r4, r5, r6, r7, r8, r9, r10, pc}"
+          : : : "r0", "r1", "r2", "r3", "r12", "q0", "q1", "q2", "memory", "cc"); /* for gcc, which looks there */
 }
 
 INLINE void put_four(const tinyscene_scales *scales, const int32_t sums[4], mve_pred16_t there, int8_t *y)
@@ -138,14 +139,12 @@ static NOINLINE void eight_channels(const tinyscene_conv *c, int32_t channel, co
 
 void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
 {
-    const int32_t last = c->outputs - 8; /* where the last eight begin, of which some may be done already */
-    if (last < 0) {
+    const int32_t n = c->outputs, last = n - 8; /* where the last eight begin, of which some may be done already */
+    if (last < 0)
         tinyscene_depthwise_any(c, rows, 3, 3, pixels, step, y);
-        return;
-    }
-    for (int32_t channel = 0; channel < last; channel += 8)
-        eight_channels(c, channel, rows, pixels, step, y);
-    eight_channels(c, last, rows, pixels, step, y);
+    else
+        for (int32_t channel = 0; channel < n; channel += 8)
+            eight_channels(c, channel < last ? channel : last, rows, pixels, step, y);
 }
 
 #endif

@@ -1,0 +1,85 @@
+// Where a device is, from the sound around it. In browsers, Node, Deno and workers; no dependencies.
+//
+//     const scene = await Tinyscene.load(new URL("tinyscene.wasm", import.meta.url));
+//     for (const { label, probabilities } of scene.push(pcm)) console.log(label, Math.max(...probabilities));
+//
+// `pcm` is an Int16Array of mono sound at scene.sampleRate, of any length, as it comes.
+
+const READY = 1;
+
+/** The file's bytes: of the web, or of a disk under Node. */
+async function read(source) {
+    const url = new URL(source, globalThis.location?.href);
+    if (url.protocol === "file:" && globalThis.process?.versions?.node) {
+        const { readFile } = await import("node:fs/promises");
+        return readFile(url);
+    }
+    const response = await fetch(url);
+    if (!response.ok) throw new Error(`tinyscene: ${url}: ${response.status}`);
+    return response.arrayBuffer();
+}
+
+export class Tinyscene {
+    #wasm;
+    #scene;
+    #room;
+
+    /** An instance with a memory of its own, of tinyscene.wasm's bytes or its URL. */
+    static async load(bytesOrUrl) {
+        const isUrl = typeof bytesOrUrl === "string" || bytesOrUrl instanceof URL;
+        const { instance } = await WebAssembly.instantiate(isUrl ? await read(bytesOrUrl) : bytesOrUrl);
+        return new Tinyscene(instance.exports);
+    }
+
+    /** Of the module's exports: use load. */
+    constructor(wasm) {
+        this.#wasm = wasm;
+        this.#check(wasm.tinyscene_wasm_start());
+        this.#scene = wasm.tinyscene_wasm_instance();
+        this.#room = wasm.tinyscene_wasm_pcm_samples();
+        this.sampleRate = wasm.tinyscene_wasm_sample_rate();
+        this.labels = Array.from({ length: wasm.tinyscene_wasm_classes() }, (_, index) => this.#label(index));
+    }
+
+    /** Take an Int16Array of any length. Returns the decisions that it completed, [] more often than not; each has
+     *  `label`, its `index`, the integer `logits` of all classes (Int8Array) and their `probabilities`. */
+    push(pcm) {
+        if (!(pcm instanceof Int16Array)) throw new TypeError("tinyscene: push takes an Int16Array");
+        const decisions = [];
+        for (let start = 0; start < pcm.length; start += this.#room) {
+            const block = pcm.subarray(start, start + this.#room);
+            new Int16Array(this.#wasm.memory.buffer, this.#wasm.tinyscene_wasm_pcm()).set(block);
+            for (let at = 0; at < block.length; at += this.#wasm.tinyscene_wasm_taken()) {
+                const status = this.#check(this.#wasm.tinyscene_wasm_push(at, block.length - at));
+                if (status === READY) decisions.push(this.#decide());
+            }
+        }
+        return decisions;
+    }
+
+    /** Forget all sound: call it where the sound has a gap. */
+    reset() {
+        this.#check(this.#wasm.tinyscene_reset(this.#scene));
+    }
+
+    #decide() {
+        this.#check(this.#wasm.tinyscene_run(this.#scene));
+        const scores = this.#wasm.tinyscene_wasm_scores();
+        const logits = new Int8Array(this.#wasm.memory.buffer, scores, this.labels.length).slice();
+        const index = this.#check(this.#wasm.tinyscene_best(this.#scene));
+        const scale = this.#wasm.tinyscene_wasm_logit_scale();
+        const powers = Array.from(logits, (logit) => Math.exp(scale * (logit - logits[index])));
+        const sum = powers.reduce((a, b) => a + b);
+        return { label: this.labels[index], index, logits, probabilities: powers.map((power) => power / sum) };
+    }
+
+    #check(status) {
+        if (status < 0) throw new Error(`tinyscene: status ${status}`);
+        return status;
+    }
+
+    #label(index) {
+        const bytes = new Uint8Array(this.#wasm.memory.buffer, this.#wasm.tinyscene_label(index));
+        return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+    }
+}

@@ -1,0 +1,70 @@
+/* What tinyscene.mjs needs beside tinyscene.h: memory to work in, and the constants. */
+#include "tinyscene.h"
+
+enum { PCM_SAMPLES = 4096 };
+
+static TINYSCENE_ALIGNED uint8_t memory[TINYSCENE_BYTES];
+static int16_t pcm[PCM_SAMPLES];
+static int8_t scores[TINYSCENE_CLASSES];
+static size_t taken;
+static tinyscene *scene;
+
+/* Where PCM is put before tinyscene_wasm_push. */
+int16_t *tinyscene_wasm_pcm(void)
+{
+    return pcm;
+}
+
+int32_t tinyscene_wasm_pcm_samples(void)
+{
+    return PCM_SAMPLES;
+}
+
+tinyscene_status tinyscene_wasm_start(void)
+{
+    return tinyscene_init(memory, sizeof memory, &scene);
+}
+
+tinyscene *tinyscene_wasm_instance(void)
+{
+    return scene;
+}
+
+tinyscene_status tinyscene_wasm_push(int32_t from, int32_t samples)
+{
+    taken = 0;
+    if (from < 0 || samples < 0 || from > PCM_SAMPLES || samples > PCM_SAMPLES - from)
+        return TINYSCENE_ERROR_SIZE;
+    return tinyscene_push(scene, pcm + from, (size_t)samples, &taken);
+}
+
+int32_t tinyscene_wasm_taken(void)
+{
+    return (int32_t)taken;
+}
+
+/* Where the last decision's logits are, or a null pointer if there is none. */
+const int8_t *tinyscene_wasm_scores(void)
+{
+    return tinyscene_scores(scene, scores, TINYSCENE_CLASSES) == TINYSCENE_OK ? scores : NULL;
+}
+
+int32_t tinyscene_wasm_classes(void)
+{
+    return TINYSCENE_CLASSES;
+}
+
+int32_t tinyscene_wasm_sample_rate(void)
+{
+    return TINYSCENE_SAMPLE_RATE;
+}
+
+double tinyscene_wasm_logit_scale(void)
+{
+    return TINYSCENE_LOGIT_SCALE;
+}
+
+int32_t tinyscene_wasm_logit_zero_point(void)
+{
+    return TINYSCENE_LOGIT_ZERO_POINT;
+}
