@@ -21,11 +21,12 @@ from deploy.bundle import Bundle
 from deploy.errors import InputError
 from deploy.files import cache_folder, replacing
 from firmware_bridge.emit import Library, make_library
-from firmware_bridge.toolchains import INSTALL, TARGETS, Toolchain, build, find_toolchain
+from firmware_bridge.toolchains import HARNESS, INSTALL, TARGETS, Toolchain, build, find_toolchain
 
 KERNELS = ("simd", "plain")  # plain for a processor without any vector instructions that tinyscene_simd.c knows
 OPTIMIZE = "O3"
 READY = 1  # TINYSCENE_READY
+BATCH = HARNESS / "native.c"
 
 Int8 = NDArray[np.int8]
 
@@ -80,30 +81,16 @@ class NativeNetwork:
     """The network alone: features (batch, mel, frame, channels) -> output (batch, ...), all int8."""
 
     def __init__(self, library: Library, path: Path | None = None) -> None:
-        graph, self.config = library.plan.schedule.graph, library.config
+        self._shape = library.plan.schedule.graph.output.shape[1:]
         self.c = ctypes.CDLL(str(path or compile_native(library)))
-        self.arena = _aligned(int(self.config["ARENA_BYTES"])).view(np.int8)
-        self._input = self._rows("INPUT")
-        self._output = self._rows("OUTPUT")
-        self._shapes = graph.input.shape, graph.output.shape
+        self.arena = _aligned(int(library.config["ARENA_BYTES"])).view(np.int8)
+        self._arena = _pointer(self.arena)
 
     def __call__(self, features: Int8) -> Int8:
-        return np.stack([self._one(each) for each in features])
-
-    def run(self) -> None:
-        """Run it on what lies in the arena, for those who measure."""
-        self.c.tinyscene_network_run(_pointer(self.arena))
-
-    def _one(self, features: Int8) -> Int8:
-        self.c.tinyscene_network_clear(_pointer(self.arena))
-        self._input[:] = features.reshape(self._input.shape)
-        self.run()
-        return self._output.reshape(self._shapes[1][1:]).copy()
-
-    def _rows(self, which: str) -> Int8:
-        """A view of the arena's rows of the input or output, (row, byte)."""
-        start, rows, size, stride = (int(self.config[which + key]) for key in ("", "_ROWS", "_ROW_BYTES", "_STRIDE"))
-        return np.lib.stride_tricks.as_strided(self.arena[start:], (rows, size), (stride, 1))
+        given = np.ascontiguousarray(features)
+        output = np.empty((len(given), *self._shape), np.int8)
+        self.c.tinyscene_native_batch(self._arena, _pointer(given), _pointer(output), len(given))
+        return output
 
 
 def compile_native(
@@ -112,12 +99,12 @@ def compile_native(
     """A library of this machine, from the cache folder if it was compiled before, with `more` sources in it."""
     target, toolchain = TARGETS["host-native"], _toolchain()
     settings = [toolchain.version(), _processor(), optimize, *defines]
-    contents = [*library.files.values(), *(path.read_text(encoding="utf-8") for path in more)]
+    contents = [*library.files.values(), *(path.read_text(encoding="utf-8") for path in (BATCH, *more))]
     key = hashlib.sha256("\0".join([*settings, *library.files, *contents]).encode()).hexdigest()[:32]
     path = cache_folder() / "native" / f"{key}.so"
     if not path.is_file():
         with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder, replacing(path) as temporary:
-            sources = write_sources(library, Path(folder))
+            sources = [*write_sources(library, Path(folder)), BATCH]
             build(
                 toolchain,
                 target,

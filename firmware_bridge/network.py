@@ -128,32 +128,24 @@ def _row_function(plan: Plan, index: int, code: Code) -> str:
 def _part_function(plan: Plan, part: int) -> str:
     """The operators of a part taking turns, exactly as in schedule.py."""
     schedule, graph = plan.schedule, plan.schedule.graph
-    first = schedule.cuts[part]
-    last = schedule.cuts[part + 1] if part + 1 < len(schedule.cuts) else len(graph.operators)
-    whole = schedule.sources(part)
+    whole, operators = schedule.sources(part), schedule.operators(part)
     numbers = {name: index for index, name in enumerate(graph.tensors)}
-    most = max(schedule.rows[name].count for name in whole)
-    counters = ", ".join(f"made_{number + 1} = 0" for number in range(first, last))
     lines = [
         f"static void part_{part}(int8_t *arena)",
         "{",
-        f"    int32_t {counters};",
-        f"    for (int32_t let_through = 1; let_through <= {most}; let_through++)",
-        "        for (int32_t busy = 1; busy;) {",
-        "            busy = 0;",
+        f"    int32_t {', '.join(f'made_{index + 1} = 0' for index in operators)};",
+        f"    for (int32_t pass = 1; pass <= {schedule.passes[part]}; pass++) {{",
     ]
-    for index in range(first, last):
+    for index in operators:
         conditions = [f"made_{index + 1} < {schedule.turns(index)}"]
         for name in dict.fromkeys(graph.operators[index].inputs):
-            there = "let_through" if name in whole else f"made_{numbers[name]}"
+            there = "pass" if name in whole else f"made_{numbers[name]}"
             conditions += _needs(schedule, index, name, there)
         lines += [
-            f"            if ({' && '.join(conditions)}) {{",
-            f"                tinyscene_row_{index + 1}(arena, made_{index + 1}++);",
-            "                busy = 1;",
-            "            }",
+            f"        if ({' && '.join(conditions)})",
+            f"            tinyscene_row_{index + 1}(arena, made_{index + 1}++);",
         ]
-    return "\n".join([*lines, "        }", "}"])
+    return "\n".join([*lines, "    }", "}"])
 
 
 def _needs(schedule: Schedule, index: int, name: str, there: str) -> list[str]:

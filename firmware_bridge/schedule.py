@@ -3,9 +3,9 @@
     schedule = make_schedule(graph, steps, cuts)
 
 An operator makes one row (one mel band, all frames) a step, from the few rows of its sources that its window covers.
-Operators take turns: as soon as a row that somebody can work on is there, it is worked on. So an activation between
-two operators need not be held whole: a ring of the rows that are still wanted does. A cut before an operator ends
-that: all before it is finished first. Where to cut is the planner's choice (`planner.py`), for what must be held
+Operators take turns, each as soon as the rows that it reads are there. So an activation between two operators need not
+be held whole: a ring of the rows that are still wanted does. A cut before an operator ends that: all before it is
+finished first. Where to cut is the planner's choice (`planner.py`), for what must be held
 whole may lie where other things lay before.
 
 Rows of an activation are counted with its padding: `top` rows of zeros come before the first, `bottom` after the last,
@@ -88,6 +88,7 @@ class Schedule:
     steps: Sequence[Steps]  # of each operator
     rows: dict[str, Rows]  # of each activation, by name
     cuts: tuple[int, ...]  # the first operator of each part, 0 first
+    passes: list[int]  # of each part
     order: list[Step]
     born: dict[str, list[int]]
     dies: dict[str, list[int]]
@@ -129,11 +130,14 @@ class Schedule:
             return step.turn
         return 0 if step.turn == self.turns(step.operator) - 1 else None
 
+    def operators(self, part: int) -> range:
+        """The operators of a part."""
+        ends = (*self.cuts[1:], len(self.graph.operators))
+        return range(self.cuts[part], ends[part])
+
     def sources(self, part: int) -> list[str]:
         """The activations that a part reads and that were whole before it began."""
-        first = self.cuts[part]
-        last = self.cuts[part + 1] if part + 1 < len(self.cuts) else len(self.graph.operators)
-        operators = self.graph.operators[first:last]
+        operators = [self.graph.operators[index] for index in self.operators(part)]
         made = {operator.output.name for operator in operators}
         return sorted({name for operator in operators for name in operator.inputs} - made)
 
@@ -154,7 +158,7 @@ def make_schedule(graph: Graph, steps: Sequence[Steps], cuts: tuple[int, ...]) -
     born: dict[str, list[int]] = {name: [] for name in rows}
     dies: dict[str, list[int]] = {name: [FIRST] * each.count for name, each in rows.items()}
     born[graph.input.name] = [FIRST] * rows[graph.input.name].count
-    schedule = Schedule(graph, steps, rows, cuts, [], born, dies)
+    schedule = Schedule(graph, steps, rows, cuts, [0] * len(cuts), [], born, dies)
     for part in range(len(cuts)):
         _run_part(schedule, part)
     end = len(schedule.order)
@@ -163,24 +167,19 @@ def make_schedule(graph: Graph, steps: Sequence[Steps], cuts: tuple[int, ...]) -
 
 
 def _run_part(schedule: Schedule, part: int) -> None:
-    """Whole sources are let through row by row, and after each row all operators do what they can."""
-    graph, cuts = schedule.graph, schedule.cuts
-    last = cuts[part + 1] if part + 1 < len(cuts) else len(graph.operators)
-    whole = schedule.sources(part)
-    turns = dict.fromkeys(range(cuts[part], last), 0)
-    there = dict.fromkeys(whole, 0)
-    for let_through in range(1, max(schedule.rows[name].count for name in whole) + 1):
-        there |= dict.fromkeys(whole, let_through)
-        busy = True
-        while busy:  # one turn each, so that no row is made long before it is wanted
-            busy = False
-            for operator in turns:
-                if _can_work(schedule, operator, turns[operator], there):
-                    _take(schedule, Step(operator, turns[operator], part))
-                    turns[operator] += 1
-                    name = graph.operators[operator].output.name
-                    there[name] = len(schedule.born[name])
-                    busy = True
+    """Pass after pass, one more row of the whole sources may be read, and each operator that can takes one turn."""
+    operators = schedule.operators(part)
+    turns = dict.fromkeys(operators, 0)
+    there = dict.fromkeys(schedule.sources(part), 0)
+    while any(turns[operator] < schedule.turns(operator) for operator in operators):
+        there |= {name: there[name] + 1 for name in schedule.sources(part)}
+        for operator in operators:
+            if _can_work(schedule, operator, turns[operator], there):
+                _take(schedule, Step(operator, turns[operator], part))
+                turns[operator] += 1
+                name = schedule.graph.operators[operator].output.name
+                there[name] = len(schedule.born[name])
+        schedule.passes[part] += 1
 
 
 def _can_work(schedule: Schedule, operator: int, turn: int, there: dict[str, int]) -> bool:

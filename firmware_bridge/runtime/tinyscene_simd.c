@@ -17,8 +17,10 @@
 
 /* What each instruction set gives: `vector` of LANES int32, its loads, and
  *   dot         sums + four inputs by four weights a lane
- *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels
+ *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels. Halves are
+ *               rounded away from zero if `symmetric`, else upwards: the same where what is below 0 is clamped anyway
  *   store_block 16 sums -> 16 int8, clamped, of which `count` are written
+ *   store_pair  two pixels' two blocks of sums -> bytes, clamped, where HAS_PAIRS
  *   interleave  four rows of 4 * LANES bytes -> four vectors of four bytes a lane; x86 interleaves within 128 bits:
  *               lane i of vector v is channel i / 4 * 16 + v * 4 + i % 4
  *   store_wide  four vectors in that order -> bytes, clamped
@@ -80,7 +82,7 @@ static int32_t block_bytes(const tinyscene_conv *c)
 }
 
 /* Channels that there are not are computed with zeros and not stored. */
-INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const int32_t blocks)
+INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const int32_t blocks, const int symmetric)
 {
     channel_set out;
     out.channels = c->outputs - first;
@@ -93,7 +95,7 @@ INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const i
             const vector bias = load_words(c->bias + (some ? channel : 0), some);
             out.start[at] = add(FLIP ? add(bias, load(w + part * LANES * 4)) : bias, splat(BIAS));
             out.scale[at] = make_scaling(load_words(c->multiplier + (some ? channel : 0), some),
-                                         load_int8(c->shift + (some ? channel : 0), some), c->rounding);
+                                         load_int8(c->shift + (some ? channel : 0), some), c->rounding, symmetric);
         }
     }
     return out;
@@ -101,7 +103,7 @@ INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const i
 
 /* A few pixels by a few channels: each value that is loaded is used several times, and all sums are in registers. */
 INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *y, int32_t outputs,
-                 const int32_t blocks, const int32_t pixels)
+                 const int32_t blocks, const int symmetric, const int32_t pixels)
 {
     const int32_t vectors = blocks * PARTS;
     vector sums[MOST_PIXELS][MOST_VECTORS];
@@ -119,29 +121,38 @@ INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *
                 sums[pixel][i] = dot(sums[pixel][i], splat(four), weights[i]);
         }
     }
+    int32_t pixel = 0;
 #pragma GCC unroll 8 /* or clang puts the sums into memory to loop over them */
-    for (int32_t pixel = 0; pixel < pixels; pixel++, y += outputs)
+    for (; pixel + 2 <= pixels && HAS_PAIRS && blocks == 2 && c->channels >= 2 * BLOCK; pixel += 2, y += 2 * outputs) {
+        vector pair[4];
+        for (int32_t i = 0; i < 4; i++)
+            pair[i] = requantize(sums[pixel + i / 2][i % 2], &c->scale[i % 2], symmetric);
+        store_pair(y, y + outputs, pair);
+    }
+#pragma GCC unroll 8
+    for (; pixel < pixels; pixel++, y += outputs)
         for (int32_t block = 0; block < blocks; block++) {
             vector block_sums[PARTS];
             for (int32_t part = 0; part < PARTS; part++)
-                block_sums[part] = requantize(sums[pixel][block * PARTS + part], &c->scale[block * PARTS + part]);
+                block_sums[part] = requantize(sums[pixel][block * PARTS + part], &c->scale[block * PARTS + part],
+                                              symmetric);
             store_block(y + block * BLOCK, block_sums, c->channels - block * BLOCK);
         }
 }
 
 /* All pixels of a row, by tiles of about the same size. */
 INLINE void strip(const channel_set *c, int32_t depth, const uint8_t *x, int32_t pixels, int8_t *y, int32_t outputs,
-                  const int32_t blocks)
+                  const int32_t blocks, const int symmetric)
 {
     for (int32_t tiles = (pixels + MOST_PIXELS - 1) / MOST_PIXELS; tiles > 0; tiles--) {
         const int32_t some = (pixels + tiles - 1) / tiles;
         switch (some) {
-        case 1: tile(c, depth, x, y, outputs, blocks, 1); break;
-        case 2: tile(c, depth, x, y, outputs, blocks, 2); break;
-        case 3: tile(c, depth, x, y, outputs, blocks, 3); break;
-        case 4: tile(c, depth, x, y, outputs, blocks, 4); break;
-        case 5: tile(c, depth, x, y, outputs, blocks, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
-        default: tile(c, depth, x, y, outputs, blocks, MOST_PIXELS); break;
+        case 1: tile(c, depth, x, y, outputs, blocks, symmetric, 1); break;
+        case 2: tile(c, depth, x, y, outputs, blocks, symmetric, 2); break;
+        case 3: tile(c, depth, x, y, outputs, blocks, symmetric, 3); break;
+        case 4: tile(c, depth, x, y, outputs, blocks, symmetric, 4); break;
+        case 5: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
+        default: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS); break;
         }
         pixels -= some;
         x += some * depth;
@@ -149,19 +160,33 @@ INLINE void strip(const channel_set *c, int32_t depth, const uint8_t *x, int32_t
     }
 }
 
-void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
+INLINE void all_channels(const tinyscene_conv *c, const uint8_t *x, int32_t pixels, int8_t *y, const int symmetric)
 {
-    const uint8_t *inputs = prepare(x, pixels, c->depth, scratch);
     const int32_t depth = (c->depth + 3) / 4 * 4;
     int32_t channel = 0;
     for (; MOST_BLOCKS == 2 && channel + BLOCK < c->outputs; channel += 2 * BLOCK) {
-        const channel_set two = take_channels(c, channel, MOST_BLOCKS);
-        strip(&two, depth, inputs, pixels, y + channel, c->outputs, MOST_BLOCKS);
+        const channel_set two = take_channels(c, channel, MOST_BLOCKS, symmetric);
+        strip(&two, depth, x, pixels, y + channel, c->outputs, MOST_BLOCKS, symmetric);
     }
     for (; channel < c->outputs; channel += BLOCK) {
-        const channel_set one = take_channels(c, channel, 1);
-        strip(&one, depth, inputs, pixels, y + channel, c->outputs, 1);
+        const channel_set one = take_channels(c, channel, 1, symmetric);
+        strip(&one, depth, x, pixels, y + channel, c->outputs, 1, symmetric);
     }
+}
+
+/* Where the zero point is -128, whatever is below it becomes it. */
+static int is_symmetric(const tinyscene_conv *c)
+{
+    return c->rounding != 2 * -128 + 1;
+}
+
+void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
+{
+    const uint8_t *inputs = prepare(x, pixels, c->depth, scratch);
+    if (is_symmetric(c))
+        all_channels(c, inputs, pixels, y, 1);
+    else
+        all_channels(c, inputs, pixels, y, 0);
 }
 
 enum { WIDE = 4 * LANES }; /* channels that a depthwise convolution takes at once */
@@ -182,17 +207,17 @@ INLINE void take_column(const int8_t *const rows[3], int32_t at, int32_t count, 
     interleave(flip(load_bytes(rows[0] + at, count)), flip(load_bytes(rows[1] + at, count)), last, last, column);
 }
 
-INLINE void finish(const vector sums[4], const scaling scale[4], int32_t count, int8_t *y)
+INLINE void finish(const vector sums[4], const scaling scale[4], int32_t count, int8_t *y, const int symmetric)
 {
     vector values[4];
     for (int32_t i = 0; i < 4; i++)
-        values[i] = requantize(sums[i], &scale[i]);
+        values[i] = requantize(sums[i], &scale[i], symmetric);
     store_wide(y, values, count);
 }
 
 /* `count` channels of a row. */
 INLINE void depthwise_channels(const tinyscene_conv *c, const int8_t *const rows[3], int32_t first, int32_t count,
-                               int32_t pixels, int32_t step, int8_t *y)
+                               int32_t pixels, int32_t step, int8_t *y, const int symmetric)
 {
     const int32_t n = c->outputs;
     vector weights[3][4], column[4], start[4], multiplier[4], shift[4];
@@ -215,7 +240,7 @@ INLINE void depthwise_channels(const tinyscene_conv *c, const int8_t *const rows
             start[j] = subtract(start[j], dot(splat(0), splat((int32_t)(FLIP * 0x01010101u)), weights[i][j]));
     }
     for (int32_t i = 0; i < 4; i++)
-        scale[i] = make_scaling(multiplier[i], shift[i], c->rounding);
+        scale[i] = make_scaling(multiplier[i], shift[i], c->rounding, symmetric);
     y += first;
     if (step == n) { /* a column counts for three windows: of the last one, the next and the one after it */
         vector last[4], next[4], sums[4];
@@ -229,7 +254,7 @@ INLINE void depthwise_channels(const tinyscene_conv *c, const int8_t *const rows
                 next[i] = dot(start[i], column[i], weights[0][i]);
             }
             if (at >= 0)
-                finish(sums, scale, count, y + at * n);
+                finish(sums, scale, count, y + at * n, symmetric);
         }
     } else
         for (int32_t pixel = 0; pixel < pixels; pixel++) {
@@ -240,40 +265,57 @@ INLINE void depthwise_channels(const tinyscene_conv *c, const int8_t *const rows
                 for (int32_t j = 0; j < 4; j++)
                     sums[j] = dot(sums[j], column[j], weights[i][j]);
             }
-            finish(sums, scale, count, y + pixel * n);
+            finish(sums, scale, count, y + pixel * n, symmetric);
         }
 }
 
 /* The last channels are taken with some that were had before, so as to be WIDE. */
-void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
+INLINE void all_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
+                          const int symmetric)
 {
-    const int32_t n = c->outputs;
-    if (n < WIDE)
-        depthwise_channels(c, rows, 0, n, pixels, step, y);
-    else
-        for (int32_t first = 0; first < n; first += WIDE)
-            depthwise_channels(c, rows, first + WIDE <= n ? first : n - WIDE, WIDE, pixels, step, y);
+    const int32_t n = c->outputs, count = n < WIDE ? n : WIDE;
+    for (int32_t first = 0; first < n; first += WIDE)
+        depthwise_channels(c, rows, first + count <= n ? first : n - count, count, pixels, step, y, symmetric);
 }
 
-/* All sums stay below 2^29: deploy/graph.py admits no others. */
-void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
 {
-    const vector first = splat(-s->zero_point[0] * (1 << 19)), second = splat(BIAS - s->zero_point[1] * (1 << 20));
+    if (is_symmetric(c))
+        all_depthwise(c, rows, pixels, step, y, 1);
+    else
+        all_depthwise(c, rows, pixels, step, y, 0);
+}
+
+/* All sums stay below 2^29: deploy/graph.py admits no others. Not `clamped`: by the stores alone, at -128. */
+INLINE void add_values(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y,
+                       const int clamped)
+{
+    const vector first = splat(BIAS - s->zero_point[0] * (1 << 19)), second = splat(BIAS - s->zero_point[1] * (1 << 20));
     const vector out_zero_point = splat(s->out_zero_point), lowest = splat(s->lowest);
-    const scaling scale = make_scaling(splat(s->multiplier), splat(s->shift), 1);
-    const scaling out_scale = make_scaling(splat(s->out_multiplier), splat(s->out_shift), 1);
+    const scaling scale = make_scaling(splat(s->multiplier), splat(s->shift), 1, 1);
+    const scaling out_scale = make_scaling(splat(s->out_multiplier), splat(s->out_shift),
+                                           clamped ? 1 : 2 * -128 + 1, clamped);
     for (int32_t at = 0; at < count; at += BLOCK) {
         vector sums[PARTS];
         for (int32_t part = 0; part < PARTS; part++) {
             const int32_t from = at + part * LANES, left = count - from, some = left > 0 ? left : 0;
             const int32_t i = some ? from : 0;
             const vector halved = add(shift_left(load_int8(a + i, some), 19), first);
-            const vector scaled = requantize(add(shift_left(load_int8(b + i, some), 20), second), &scale);
-            const vector sum = add(add(halved, scaled), splat(BIAS));
-            sums[part] = larger(add(requantize(sum, &out_scale), out_zero_point), lowest);
+            const vector scaled = requantize(add(shift_left(load_int8(b + i, some), 20), second), &scale, 1);
+            sums[part] = requantize(add(halved, scaled), &out_scale, clamped);
+            if (clamped)
+                sums[part] = larger(add(sums[part], out_zero_point), lowest);
         }
         store_block(y + at, sums, count - at);
     }
+}
+
+void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+{
+    if (s->out_zero_point == -128 && s->out_shift <= 22) /* then the zero point can be added with what rounds */
+        add_values(s, a, b, count, y, 0);
+    else
+        add_values(s, a, b, count, y, 1);
 }
 
 /* Sums are taken eightfold and multiplied by 1 / (8 * count): that is exact for ties, and keeps all others further away
@@ -286,7 +328,7 @@ void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32
     while (INT64_C(1) << shift < 4 * count)
         shift++;
     const scaling scale = make_scaling(splat((int32_t)(((INT64_C(1) << (31 + shift)) + 4 * count) / (8 * count))),
-                                       splat(shift), 1);
+                                       splat(shift), 1, 1);
     for (int32_t at = 0; pixels > 0; pixels--, at += step, y += channels)
         for (int32_t block = 0; block < channels; block += BLOCK) {
             vector sums[PARTS];
@@ -296,7 +338,7 @@ void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32
                 for (int32_t row = 0; row < tall && some > 0; row++)
                     for (int32_t column = 0; column < wide; column++)
                         sums[part] = add(sums[part], load_int8(rows[row] + at + column * channels + from, some));
-                sums[part] = requantize(add(shift_left(sums[part], 3), splat(BIAS)), &scale);
+                sums[part] = requantize(add(shift_left(sums[part], 3), splat(BIAS)), &scale, 1);
             }
             store_block(y + block, sums, channels - block);
         }

@@ -5,9 +5,9 @@
 #include <immintrin.h>
 
 #if defined(__AVXVNNI__)
-enum { LANES = 8, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 1 };
+enum { LANES = 8, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 1, HAS_PAIRS = 0 };
 #else
-enum { LANES = 8, FLIP = 0, BIAS = 1 << 30, MOST_PIXELS = 4, MOST_BLOCKS = 1 };
+enum { LANES = 8, FLIP = 0, BIAS = 1 << 30, MOST_PIXELS = 4, MOST_BLOCKS = 1, HAS_PAIRS = 0 };
 #endif
 typedef __m256i vector;
 typedef __m256i wide_bytes;
@@ -90,9 +90,9 @@ INLINE vector dot(vector sums, vector x, vector weights)
 
 /* (sum + BIAS) * 2 * multiplier is without a sign. Its upper half, BIAS's share taken off, is the product; what rounds
  * the shift is added to it beforehand. */
-INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding)
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
 {
-    const __m256i away = _mm256_min_epi32(shift, _mm256_set1_epi32(1)); /* from zero are halves rounded */
+    const __m256i away = _mm256_min_epi32(shift, _mm256_set1_epi32(symmetric)); /* from zero are halves rounded */
     const __m256i term = _mm256_srai_epi32(_mm256_sllv_epi32(_mm256_set1_epi32(rounding), shift), 1);
     const __m256i odd_term = _mm256_srli_epi64(_mm256_sub_epi32(term, away), 32);
     const __m256i twice = _mm256_slli_epi32(multiplier, 1), odd_twice = _mm256_srli_epi64(twice, 32);
@@ -109,13 +109,14 @@ INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding)
 }
 
 /* Of a negative sum 1 is taken off. (Its product, rounded, may be 0 and not negative: then that changes nothing.) */
-INLINE vector requantize(vector sums, const scaling *s)
+INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
 {
     const __m256i even = _mm256_add_epi64(_mm256_mul_epu32(sums, s->even), s->even_offset);
     const __m256i odd_sums = _mm256_srli_epi64(sums, 32);
     const __m256i odd = _mm256_add_epi64(_mm256_mul_epu32(odd_sums, s->odd), s->odd_offset);
     const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-    return _mm256_srav_epi32(_mm256_add_epi32(high, _mm256_srlv_epi32(sums, s->sign)), s->shift);
+    const __m256i rounded = symmetric ? _mm256_add_epi32(high, _mm256_srlv_epi32(sums, s->sign)) : high;
+    return _mm256_srav_epi32(rounded, s->shift);
 }
 
 INLINE void store_block(int8_t *y, const vector sums[2], int32_t count)
@@ -126,6 +127,11 @@ INLINE void store_block(int8_t *y, const vector sums[2], int32_t count)
         _mm_storeu_si128((__m128i *)y, packed);
     else
         memcpy(y, &packed, (size_t)count);
+}
+
+INLINE void store_pair(int8_t *first, int8_t *second, const vector v[4])
+{
+    (void)first, (void)second, (void)v; /* stores by blocks are as good */
 }
 
 INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-enum { LANES = 16, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 2 };
+enum { LANES = 16, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 2, HAS_PAIRS = 1 };
 typedef __m512i vector;
 typedef __m512i wide_bytes;
 typedef struct {
@@ -73,9 +73,9 @@ INLINE vector dot(vector sums, vector x, vector weights)
 
 /* (sum + BIAS) * 2 * multiplier is without a sign. Its upper half, BIAS's share taken off, is the product; what rounds
  * the shift is added to it beforehand. */
-INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding)
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
 {
-    const __m512i away = _mm512_min_epi32(shift, _mm512_set1_epi32(1)); /* from zero are halves rounded */
+    const __m512i away = _mm512_min_epi32(shift, _mm512_set1_epi32(symmetric)); /* from zero are halves rounded */
     const __m512i term = _mm512_srai_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(rounding), shift), 1);
     const __m512i odd_term = _mm512_srli_epi64(_mm512_sub_epi32(term, away), 32);
     const __m512i twice = _mm512_slli_epi32(multiplier, 1), odd_twice = _mm512_srli_epi64(twice, 32);
@@ -92,18 +92,28 @@ INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding)
 }
 
 /* Of a negative sum 1 is taken off. (Its product, rounded, may be 0 and not negative: then that changes nothing.) */
-INLINE vector requantize(vector sums, const scaling *s)
+INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
 {
     const __m512i even = _mm512_add_epi64(_mm512_mul_epu32(sums, s->even), s->even_offset);
     const __m512i odd_sums = _mm512_shuffle_epi32(sums, _MM_PERM_DDBB);
     const __m512i odd = _mm512_add_epi64(_mm512_mul_epu32(odd_sums, s->odd), s->odd_offset);
     const __m512i high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
-    return _mm512_srav_epi32(_mm512_add_epi32(high, _mm512_srlv_epi32(sums, s->sign)), s->shift);
+    const __m512i rounded = symmetric ? _mm512_add_epi32(high, _mm512_srlv_epi32(sums, s->sign)) : high;
+    return _mm512_srav_epi32(rounded, s->shift);
 }
 
 INLINE void store_block(int8_t *y, const vector sums[1], int32_t count)
 {
     _mm_mask_storeu_epi8(y, (__mmask16)mask_of(count), _mm512_cvtsepi32_epi8(sums[0]));
+}
+
+INLINE void store_pair(int8_t *first, int8_t *second, const vector v[4])
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+    const __m512i ordered = _mm512_permutexvar_epi32(order, packed);
+    _mm256_storeu_si256((__m256i *)(void *)first, _mm512_castsi512_si256(ordered));
+    _mm256_storeu_si256((__m256i *)(void *)second, _mm512_extracti64x4_epi64(ordered, 1));
 }
 
 INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])

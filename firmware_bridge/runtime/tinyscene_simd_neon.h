@@ -4,7 +4,7 @@
 
 #include <arm_neon.h>
 
-enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 5, MOST_BLOCKS = 1 };
+enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 5, MOST_BLOCKS = 1, HAS_PAIRS = 0 };
 typedef int32x4_t vector;
 typedef int8x16_t wide_bytes;
 typedef struct {
@@ -77,16 +77,17 @@ INLINE vector dot(vector sums, vector x, vector weights)
     return vdotq_s32(sums, vreinterpretq_s8_s32(x), vreinterpretq_s8_s32(weights));
 }
 
-INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding)
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
 {
+    (void)symmetric;
     return (scaling){multiplier, vshrq_n_s32(vshlq_s32(vdupq_n_s32(rounding), shift), 1), vnegq_s32(shift)};
 }
 
-INLINE vector requantize(vector sums, const scaling *s)
+INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
 {
     const int32x4_t high = vqrdmulhq_s32(sums, s->multiplier);
     const int32x4_t away = vshrq_n_s32(vandq_s32(high, s->shift), 31); /* -1 if it is negative and there is a shift */
-    return vshlq_s32(vaddq_s32(vaddq_s32(high, away), s->offset), s->shift);
+    return vshlq_s32(vaddq_s32(symmetric ? vaddq_s32(high, away) : high, s->offset), s->shift);
 }
 
 INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)
@@ -103,6 +104,11 @@ INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)
 INLINE void store_block(int8_t *y, const vector sums[4], int32_t count)
 {
     store_wide(y, sums, count);
+}
+
+INLINE void store_pair(int8_t *first, int8_t *second, const vector v[4])
+{
+    (void)first, (void)second, (void)v; /* stores by blocks are as good */
 }
 
 INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])

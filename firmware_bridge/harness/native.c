@@ -1,0 +1,16 @@
+/* The network for Python on the same machine: a batch in one call. */
+#include <string.h>
+
+#include "tinyscene_network.h"
+
+void tinyscene_native_batch(int8_t *arena, const int8_t *input, int8_t *output, int32_t count)
+{
+    for (; count > 0; count--) {
+        tinyscene_network_clear(arena);
+        for (int32_t row = 0; row < TINYSCENE_INPUT_ROWS; row++, input += TINYSCENE_INPUT_ROW_BYTES)
+            memcpy(arena + TINYSCENE_INPUT + row * TINYSCENE_INPUT_STRIDE, input, TINYSCENE_INPUT_ROW_BYTES);
+        tinyscene_network_run(arena);
+        for (int32_t row = 0; row < TINYSCENE_OUTPUT_ROWS; row++, output += TINYSCENE_OUTPUT_ROW_BYTES)
+            memcpy(output, arena + TINYSCENE_OUTPUT + row * TINYSCENE_OUTPUT_STRIDE, TINYSCENE_OUTPUT_ROW_BYTES);
+    }
+}
