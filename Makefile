@@ -1,11 +1,12 @@
 # make install   .venv with everything in it      make check     format, lint and types
 # make demo      the whole pipeline, small        make test      check and the quick tests
 # make clean     remove what these made           make test-all  check and every test
+# make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all check format clean
+.PHONY: install demo test test-all check format tools clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +33,11 @@ test: check
 
 test-all: check
 	$(BIN)/pytest
+
+tools:
+	apt-get update --quiet
+	apt-get install --yes --quiet --no-install-recommends gcc g++ cmake gcc-arm-none-eabi gcc-riscv64-unknown-elf \
+		qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang-tidy
 
 clean:
 	rm -rf $(VENV) demo .hypothesis .pytest_cache .ruff_cache *.egg-info

@@ -15,5 +15,7 @@ tinyscene inspect demo/bundle
 tinyscene evaluate demo/bundle --data demo/sample
 tinyscene export demo/bundle --to tflite,onnx,onnx-int8
 tinyscene verify demo/bundle
-tinyscene classify demo/bundle demo/sample/audio/park-synthetic-4-4-0-a.wav demo/sample/audio/tram-synthetic-5-5-0-s4.wav
+tinyscene firmware demo/bundle --out demo/firmware
+tinyscene emulate demo/bundle --target cortex-m4,riscv32,host
+tinyscene classify demo/bundle --runner native demo/sample/audio/park-synthetic-4-4-0-a.wav demo/sample/audio/tram-synthetic-5-5-0-s4.wav
 printf '\nThe sounds were synthetic, so the accuracy above says nothing of real scenes: see README.md to train on those.\n'

@@ -5,6 +5,7 @@ plan_picture(library.plan)                    # SVG: memory upwards, time to the
 readme(report)                                # for whoever owns the C from now on
 """
 
+import colorsys
 from typing import Any
 from xml.etree import ElementTree as Xml
 
@@ -94,7 +95,7 @@ def emulation_table(results: list[dict[str, Any]]) -> Group:
 def _summary(report: dict[str, Any]) -> list[str]:
     memory = (
         f"{report['memory_bytes']:,} bytes of RAM: an arena of {report['arena_bytes']:,} and a state of "
-        f"{report['state_bytes']}; a decision every {report['hop_seconds']:g} seconds"
+        f"{report['state_bytes']}; a decision every {report['hop_seconds']:g} s"
     )
     flash = report["flash"]
     if "missing" in flash:
@@ -122,7 +123,8 @@ def plan_picture(plan: Plan) -> str:
     area = Xml.SubElement(root, "g", transform=f"translate({MARGIN} {MARGIN})")
     Xml.SubElement(area, "rect", width=str(WIDTH), height=str(HEIGHT), fill="none", stroke="#888")
     for index, (name, block) in enumerate(plan.blocks.items()):
-        shape = Xml.SubElement(area, "g", fill=f"hsl({index * 137 % 360} 60% 60% / 0.75)")
+        red, green, blue = (round(255 * each) for each in colorsys.hls_to_rgb(index * 0.382 % 1, 0.68, 0.55))
+        shape = Xml.SubElement(area, "g", fill=f"#{red:02x}{green:02x}{blue:02x}")
         Xml.SubElement(shape, "title").text = f"{name.strip()}: {block.bytes:,} bytes at {plan.offsets[name]:,}"
         for start, stop, born, dies in block.rows.tolist():
             left, right = across(born), across(dies + 1)
@@ -136,7 +138,11 @@ def plan_picture(plan: Plan) -> str:
             )
         if block.bytes * up > 9:
             middle = HEIGHT - up * (plan.offsets[name] + block.bytes / 2)
-            place = {"x": f"{across(block.born) + 3:.1f}", "y": f"{middle + 3:.1f}", "font-size": "9"}
+            place = {
+                "x": f"{across(block.rows[len(block.rows) // 2, 2]) + 3:.1f}",
+                "y": f"{middle + 3:.1f}",
+                "font-size": "9",
+            }
             Xml.SubElement(area, "text", place).text = name.strip()
     line = f"{begin:.1f}"
     Xml.SubElement(area, "line", x1=line, x2=line, y1="0", y2=str(HEIGHT), stroke="#000")

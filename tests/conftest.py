@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import tinyscene
 from deploy.bundle import Bundle
@@ -96,6 +97,38 @@ def esc10() -> Path:
 @pytest.fixture(scope="session")
 def baseline_weights() -> Path:
     return _real("models/dcase24_baseline_61k.safetensors")
+
+
+@pytest.fixture(scope="session")
+def recordings(tau_mini: Path, cache: Path) -> tuple[Dataset, Clips]:
+    dataset = open_dataset(tau_mini)
+    return dataset, prepare(dataset, 32_000, cache)
+
+
+@pytest.fixture(scope="session")
+def tested(recordings: tuple[Dataset, Clips]) -> NDArray[np.int64]:
+    """The clips of the test list of the development recordings."""
+    dataset, clips = recordings
+    return clips.select(dataset.split(dataset.default_split)[1])
+
+
+@pytest.fixture(scope="session")
+def imported_run(baseline_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published baseline."""
+    from train.recipe import load_recipe
+    from train.run import import_weights
+
+    return import_weights(baseline_weights, load_recipe("baseline"), tmp_path_factory.mktemp("imported") / "run")
+
+
+@pytest.fixture(scope="session")
+def imported_bundle(
+    imported_run: Path, recordings: tuple[Dataset, Clips], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The published baseline made integer, calibrated on the training list, not fine-tuned."""
+    from train.quantize import quantize
+
+    return quantize(imported_run, *recordings, tmp_path_factory.mktemp("int8") / "bundle")
 
 
 def _real(name: str) -> Path:

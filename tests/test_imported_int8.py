@@ -17,12 +17,10 @@ from deploy.bundle import Bundle
 from deploy.classifier import bundle_classifier
 from deploy.exports import export
 from deploy.verify import require, verify
-from train.cache import Clips, prepare
-from train.data import Dataset, open_dataset
+from train.cache import Clips
+from train.data import Dataset
 from train.evaluate import predictor
-from train.quantize import quantize
-from train.recipe import load_recipe
-from train.run import import_weights, load_model
+from train.run import load_model
 
 CLIPS = 1_088  # on the test list of the development recordings
 CORRECT = 652  # of the published weights in float
@@ -32,26 +30,13 @@ OPERATORS = {"CONV_2D": 15, "DEPTHWISE_CONV_2D": 6, "ADD": 4, "AVERAGE_POOL_2D":
 
 
 @pytest.fixture(scope="module")
-def run(baseline_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return import_weights(baseline_weights, load_recipe("baseline"), tmp_path_factory.mktemp("imported") / "run")
+def run(imported_run: Path) -> Path:
+    return imported_run
 
 
 @pytest.fixture(scope="module")
-def recordings(tau_mini: Path, cache: Path) -> tuple[Dataset, Clips]:
-    dataset = open_dataset(tau_mini)
-    return dataset, prepare(dataset, 32_000, cache)
-
-
-@pytest.fixture(scope="module")
-def tested(recordings: tuple[Dataset, Clips]) -> NDArray[np.int64]:
-    dataset, clips = recordings
-    return clips.select(dataset.split(dataset.default_split)[1])
-
-
-@pytest.fixture(scope="module")
-def bundle(run: Path, recordings: tuple[Dataset, Clips], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Calibrated on the training list, not fine-tuned."""
-    return quantize(run, *recordings, tmp_path_factory.mktemp("int8") / "bundle")
+def bundle(imported_bundle: Bundle) -> Bundle:
+    return imported_bundle
 
 
 @pytest.fixture(scope="module")
