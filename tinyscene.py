@@ -10,12 +10,9 @@
     tinyscene verify   bundles/first                                       # every runtime against the reference
     tinyscene inspect  bundles/first                                       # layers, scales, bytes and errors
     tinyscene classify bundles/first some.wav more/*.flac                  # or a run, or an .onnx file
+    tinyscene firmware bundles/first --out fw                              # C99, or a --package of it
+    tinyscene emulate  bundles/first --target cortex-m4,riscv32            # bit for bit, with instruction counts
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
-
-Firmware, from a bundle:
-
-    tinyscene firmware bundles/first --out fw
-    tinyscene emulate  bundles/first --target cortex-m4,riscv32
 
 In Python:
 
@@ -44,12 +41,13 @@ from rich.console import Console, Group
 
 from deploy.audio import read_clips
 from deploy.bundle import EXPORTS, INDEX, open_bundle
-from deploy.classifier import SCENE_RUNNERS, SceneClassifier, bundle_classifier, onnx_classifier
+from deploy.classifier import SceneClassifier, bundle_classifier, onnx_classifier
 from deploy.errors import InputError, TinysceneError
 from deploy.exports import export as write_export
 from deploy.files import require_free, sha256, write_whole
 from deploy.frontend import FrontEnd
 from deploy.inspection import inspect_errors, inspect_graph
+from deploy.runners import SCENE_RUNNERS
 from deploy.tables import inspection_table, verification_table
 from deploy.verify import require as require_verified
 from deploy.verify import verify as run_verification

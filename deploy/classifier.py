@@ -25,16 +25,12 @@ from deploy.errors import InputError
 from deploy.fixed_point import FixedPointLogMel
 from deploy.frontend import PCM_SCALE, SOURCE_RATES, FrontEnd
 from deploy.provenance import METADATA_KEY
-from deploy.runners import make_runner, onnx_session
+from deploy.runners import SCENE_RUNNERS, make_runner, onnx_session
 
 BATCH = 16  # seconds of a recording classified at once
 MAX_ONNX = 2**28  # bytes
 
 Logits = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes)
-
-# Runners with a front end of their own, int16 clips (batch, samples) -> int8 logits (batch, classes): by name what
-# makes one of a bundle. Floors above this one add theirs.
-SCENE_RUNNERS: dict[str, Callable[[Bundle], Callable[[NDArray[np.int16]], NDArray[np.int8]]]] = {}
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ class SceneStream:
 
 
 def bundle_classifier(bundle: Bundle, runner: str) -> SceneClassifier:
-    """A bundle run by the runner of that name, of SCENE_RUNNERS or `deploy/runners.py`."""
+    """A bundle run by the runner of that name, in `deploy/runners.py`."""
     output = bundle.graph.output.q
     if runner in SCENE_RUNNERS:
         run = SCENE_RUNNERS[runner](bundle)

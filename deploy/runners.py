@@ -41,7 +41,7 @@ def make_runner(name: str, bundle: Bundle) -> Invoke:
     what is returned raises InputError where it fails later.
     """
     if name not in RUNNERS:
-        raise InputError(f"runner {name!r} is unknown: known are {', '.join(RUNNERS)}")
+        raise InputError(f"runner {name!r} is unknown: known are {', '.join((*RUNNERS, *SCENE_RUNNERS))}")
     package, extra, make = RUNNERS[name]
     try:
         module = importlib.import_module(package)
@@ -155,3 +155,7 @@ RUNNERS: dict[str, tuple[str, str, Callable[[Any, Bundle], Invoke]]] = {  # name
     "tflite-runtime-reference": ("tflite_runtime.interpreter", "tinyscene[verify]", _tflite_reference),
     "tflite-micro": ("tflite_micro.python.tflite_micro.runtime", "tinyscene[verify]", _tflite_micro),
 }
+
+# Runners with a front end of their own, int16 clips (batch, samples) -> int8 logits (batch, classes): by name what
+# makes one of a bundle. Floors above this one add theirs.
+SCENE_RUNNERS: dict[str, Callable[[Bundle], Callable[[NDArray[np.int16]], NDArray[np.int8]]]] = {}

@@ -22,7 +22,7 @@
  *   - integers only; no heap, no stdio, no recursion, no libc but memcpy and its like, which compilers themselves call;
  *   - no state but in the memory handed over, so that instances run side by side; constants are const;
  *   - every function checks its arguments and the memory's state, and returns a status; none faults on any of them;
- *   - memory is a constant, TINYSCENE_BYTES, and so is the stack: see the report.
+ *   - memory is a constant, TINYSCENE_BYTES, and the stack is bounded: `tinyscene emulate` measures it.
  * An instance is not reentrant: push and run from one thread, or lock around them.
  */
 #ifndef TINYSCENE_H
