@@ -34,7 +34,7 @@ JOB = struct.Struct("<4s4I")  # magic, version, clips, samples a push, tensor to
 RESULT = struct.Struct("<4s7I")  # magic, version, windows, classes, tensors, memory, stack, reserved
 VERSION, NOTHING = 1, 0xFFFFFFFF
 CHUNK = 1_000  # samples a push: no divisor of anything
-ROW = re.compile(r"tinyscene_row_(\d+)")
+ROW = re.compile(r"tinyscene_row_(\d+)(?:\.(?:constprop|isra)\.\d+)*")  # gcc renames what it specializes
 
 
 class EmulationError(TinysceneError):

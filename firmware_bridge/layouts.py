@@ -13,8 +13,9 @@ MAX_DEPTH = 516  # of a fast pointwise convolution: 516 * 128 * 127 < 2**23, see
 
 
 def plain(weights: NDArray[np.int8]) -> NDArray[Any]:
-    """Output by output."""
-    return weights.reshape(-1)
+    """For two outputs and four of the depth: output by output."""
+    padded = _padded(weights, 2, 4)
+    return padded.reshape(len(padded) // 2, 2, -1, 4).swapaxes(1, 2).reshape(-1)
 
 
 def dsp(weights: NDArray[np.int8]) -> NDArray[Any]:
@@ -27,9 +28,15 @@ def dsp(weights: NDArray[np.int8]) -> NDArray[Any]:
 
 
 def mve(weights: NDArray[np.int8]) -> NDArray[Any]:
-    """For four outputs and sixteen of the depth: output by output."""
-    padded = _padded(weights, 4, 16)
-    return padded.reshape(len(padded) // 4, 4, -1, 16).swapaxes(1, 2).reshape(-1)
+    """For four outputs and sixteen of the depth: output by output. The last of the depth may be just eight; the kernel
+    reads sixteen of them, too, hence eight more zeros."""
+    short = 0 < weights.shape[1] % 16 <= 8
+    padded = _padded(weights, 4, 8 if short else 16)
+    blocks = padded.reshape(len(padded) // 4, 4, -1)
+    whole = padded.shape[1] // 16 * 16
+    sixteens = blocks[:, :, :whole].reshape(len(blocks), 4, -1, 16).swapaxes(1, 2).reshape(len(blocks), -1)
+    eights = blocks[:, :, whole:].reshape(len(blocks), -1)
+    return np.pad(np.concatenate([sixteens, eights], axis=1).reshape(-1), (0, 8 if short else 0))
 
 
 def simd(weights: NDArray[np.int8]) -> NDArray[Any]:
@@ -54,6 +61,8 @@ def pointwise_scratch(kernels: str, depth: int, pixels: int) -> int:
     """Bytes of TINYSCENE_POINTWISE_SCRATCH(depth, pixels) for a set of kernels."""
     if kernels == "dsp":
         return ((depth + 3) // 4 * 24 + 15) // 16 * 16
+    if kernels == "plain":
+        return (depth + 3) // 4 * 32
     if kernels == "simd":
         return (depth + 3) // 4 * 4 * pixels // 16 * 16 + 16
     return 0

@@ -96,19 +96,19 @@ def _row_function(plan: Plan, index: int, code: Code) -> str:
     (top, _, left, right), (_, width, channels) = rows.padding, rows.size
     zero, makes_rows = operator.output.q.zero_point, schedule.turns(index) == rows.count
     turn = "turn" if makes_rows else "0"
-    body = [f"TRACE_STEP({number}, turn);"]
+    body = [f"TRACE_STEP({number}, turn);", f"int8_t *const y = {row_address(plan, name, turn, rows.left)};"]
+    start = f"y - {rows.left}" if rows.left else "y"
     if rows.count > rows.size[0]:
         inside = f"turn < {top} || turn >= {top + rows.size[0]}" if top else f"turn >= {rows.size[0]}"
         body += [
             f"if ({inside}) {{",
-            f"    tinyscene_fill({row_address(plan, name, turn, 0)}, {zero}, {rows.stride});",
+            f"    tinyscene_fill({start}, {zero}, {rows.stride});",
             "    return;",
             "}",
         ]
     body.append(f"const int32_t row = turn - {top};" if top else "const int32_t row = turn;")
-    body.append(f"int8_t *const y = {row_address(plan, name, turn, rows.left)};")
     if left:
-        body.append(f"tinyscene_fill(y - {rows.left}, {zero}, {rows.left});")
+        body.append(f"tinyscene_fill({start}, {zero}, {rows.left});")
     if right:
         body.append(f"tinyscene_fill(y + {width * channels}, {zero}, {right * channels});")
     body += code.step

@@ -227,6 +227,8 @@ def _flags(toolchain: Toolchain, target: Target) -> list[str]:
 
 def _linking(toolchain: Toolchain, target: Target, objects: list[str]) -> list[str]:
     linked = ["-Wl,--gc-sections", *objects]
+    if toolchain.name == "zig":
+        linked.append("-g")  # else it strips the symbols where it optimizes for size; the bytes stay the same
     if target.bare:
         linked += ["-Wl,-e,harness_reset", "-T", str(HARNESS / str(target.linker_script))]
         if toolchain.name == "gcc":  # which else looks for a C library; zig has what a bare processor needs

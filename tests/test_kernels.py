@@ -168,13 +168,16 @@ class Machine:
         return TARGETS[self.target].kernels
 
     def __call__(self, cases: list[Case]) -> list[Result]:
+        return self._results(cases, self.answer(b"".join(case.job(self.kernels) for case in cases)))
+
+    def answer(self, cases: bytes) -> bytes:
         folder = self.image.parent
-        (folder / "cases.bin").write_bytes(b"".join(case.job(self.kernels) for case in cases))
+        (folder / "cases.bin").write_bytes(cases)
         if TARGETS[self.target].bare:
             run(self.image, TARGETS[self.target], folder)
         else:
             subprocess.run([self.image], cwd=folder, check=True)
-        return self._results(cases, (folder / "results.bin").read_bytes())
+        return (folder / "results.bin").read_bytes()
 
     def _results(self, cases: list[Case], data: bytes) -> list[Result]:
         results = []
@@ -186,9 +189,11 @@ class Machine:
         return results
 
 
-def make_machine(folder: Path, target: str, compiler: str, flags: tuple[str, ...] = ()) -> Machine:
+def make_machine(
+    folder: Path, target: str, compiler: str, flags: tuple[str, ...] = (), program: str = PROGRAM
+) -> Machine:
     processor = TARGETS[target]
-    (folder / "kernels_main.c").write_text(PROGRAM)
+    (folder / "kernels_main.c").write_text(program)
     sources = [folder / "kernels_main.c", *SOURCES, *harness_sources(processor)]
     defines = ["TINYSCENE_PLAIN"] if target == "host" else []
     if target in MEMORY_END:
@@ -199,7 +204,7 @@ def make_machine(folder: Path, target: str, compiler: str, flags: tuple[str, ...
             toolchain, processor, sources, folder / "kernels", includes=[RUNTIME], defines=defines, flags=flags
         )
         machine = Machine(image, target)
-        machine([])
+        machine.answer(b"")
     except InputError as error:
         if "not installed" in str(error):
             pytest.skip(str(error))

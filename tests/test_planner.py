@@ -15,7 +15,7 @@ from firmware_bridge.schedule import FIRST, make_schedule
 from tests.graphs import integer_graphs
 
 Q = Quantization(0.5, 0)
-KERNELS = ("plain",)
+KERNELS = ("mve",)  # which need no working memory
 
 
 def activation(name: str, height: int, width: int, channels: int) -> Tensor:

@@ -73,3 +73,51 @@ def test_the_table_of_runtimes_is_what_was_measured(runner: str) -> None:
     row = measured("runtimes")["runners"][runner]
     shares = f"{100 * row['equal']:.2f} | {100 * row['same_scene']:.2f} | {100 * row['accuracy']:.2f}"
     assert f"| {runner} | {row['max_lsb']} | {shares} |" in README
+
+
+def test_the_table_of_devices_is_what_was_measured() -> None:
+    rows = [row for row in measured("firmware")["devices"].values() if row["optimize"] == "O2"]
+    assert len(rows) >= 15
+    for row in rows:
+        assert row["equal"]
+        sizes = (row["memory_bytes"], row["stack_bytes"], row["flash_bytes"])
+        counts = (row["instructions"], row["frontend_instructions"])
+        cells = [
+            f"{row['target']} | {row['toolchain']} | {row['kernels']} | {row['clips']:,}",
+            *("" if count is None else f"{count / 1e6:.1f} M" for count in counts),
+            "" if row["instructions_per_mac"] is None else f"{row['instructions_per_mac']:.2f}",
+            *("" if size is None else f"{size:,}" for size in sizes),
+        ]
+        assert f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |") in README
+
+
+def test_every_compiler_and_level_was_equal_on_every_device() -> None:
+    rows = measured("firmware")["devices"].values()
+    assert all(row["equal"] for row in rows)
+    assert {row["optimize"] for row in rows} == {"O0", "O2", "O3", "Os"}
+    assert {row["kernels"] for row in rows} == {"plain", "dsp", "mve", "simd"}
+
+
+def test_the_firmware_keeps_its_limits() -> None:
+    result = measured("firmware")
+    m4 = result["devices"]["cortex-m4 zig O2 dsp"]
+    assert m4["arena_bytes"] <= 43_000
+    assert m4["memory_bytes"] <= 56_000
+    assert m4["flash_bytes"] <= 100_000
+    assert m4["instructions"] <= 50e6
+    assert m4["frontend_instructions"] <= 25e6
+    assert result["devices"]["cortex-m55 zig O2 mve"]["instructions"] <= 14e6
+
+
+def test_the_memory_by_hop_is_what_was_measured() -> None:
+    for hop, size in measured("firmware")["memory"]["bytes_by_hop"].items():
+        assert f"| {float(hop):g} s | {size:,} |" in README
+
+
+def test_the_latencies_are_what_was_measured() -> None:
+    result = measured("latency")
+    for name, row in result["latency"].items():
+        assert row["rounds"] >= 200
+        assert f"| {name} | {row['p25_ms']:.3f} | {row['median_ms']:.3f} | {row['p75_ms']:.3f} |" in README
+    assert f"**{result['ratio']:.2f}** of the best other" in README
+    assert result["ratio"] <= 0.7

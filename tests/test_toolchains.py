@@ -158,6 +158,13 @@ def test_sizes_name_functions_constants_values_and_zeros(sized: Path) -> None:
     assert "sized_unused" not in sizes  # the linker drops it
 
 
+@pytest.mark.parametrize("optimize", ["O0", "Os"])
+def test_symbols_stay_at_every_optimization(optimize: str, tmp_path: Path) -> None:
+    sources = [write(tmp_path, SIZED), *harness_sources(M4)]
+    image = build(find_toolchain("zig", M4), M4, sources, tmp_path / "sized.elf", optimize=optimize)
+    assert {"main", "sized_table", "sized_zeros", "harness_reset"} <= {piece.symbol for piece in section_sizes(image)}
+
+
 def test_sizes_add_up_to_the_image(sized: Path) -> None:
     with sized.open("rb") as stream:
         sections = [each for each in ELFFile(stream).iter_sections() if each["sh_flags"] & 2]

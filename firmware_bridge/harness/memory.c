@@ -9,9 +9,9 @@
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
 #endif
 
-typedef struct __attribute__((may_alias)) {
-    uint32_t word[4];
-} block;
+typedef uint32_t __attribute__((may_alias)) word;
+
+enum { WORD = sizeof(word), BLOCK = 4 * WORD };
 
 /* Upwards, so that it also moves downwards over itself. */
 static void *copy(uint8_t *to, const uint8_t *from, size_t bytes)
@@ -20,8 +20,12 @@ static void *copy(uint8_t *to, const uint8_t *from, size_t bytes)
     if ((((uintptr_t)y ^ (uintptr_t)from) & 3u) == 0) {
         for (; bytes > 0 && ((uintptr_t)y & 3u) != 0; bytes--)
             *y++ = *from++;
-        for (; bytes >= sizeof(block); bytes -= sizeof(block), from += sizeof(block), y += sizeof(block))
-            *(block *)(void *)y = *(const block *)(const void *)from;
+        for (; bytes >= BLOCK; bytes -= BLOCK, from += BLOCK, y += BLOCK) {
+            const word *x = (const word *)(const void *)from; /* word by word: to copy a struct may be a call of memcpy */
+            const word a = x[0], b = x[1], c = x[2], d = x[3];
+            word *z = (word *)(void *)y;
+            z[0] = a, z[1] = b, z[2] = c, z[3] = d;
+        }
     }
     for (; bytes > 0; bytes--)
         *y++ = *from++;
@@ -48,11 +52,12 @@ void *memset(void *to, int value, size_t bytes)
 {
     uint8_t *y = to;
     const uint32_t four = (uint8_t)value * UINT32_C(0x01010101);
-    const block pattern = {{four, four, four, four}};
     for (; bytes > 0 && ((uintptr_t)y & 3u) != 0; bytes--)
         *y++ = (uint8_t)value;
-    for (; bytes >= sizeof(block); bytes -= sizeof(block), y += sizeof(block))
-        *(block *)(void *)y = pattern;
+    for (; bytes >= BLOCK; bytes -= BLOCK, y += BLOCK) {
+        word *z = (word *)(void *)y;
+        z[0] = z[1] = z[2] = z[3] = four;
+    }
     for (; bytes > 0; bytes--)
         *y++ = (uint8_t)value;
     return to;

@@ -22,14 +22,13 @@ def plan(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> Steps:
 def emit(operator: Conv2D, site: Site) -> Code:
     fast = is_fast(operator, site.sources[0])
     flat = operator.weights.reshape(len(operator.bias), -1)
-    code = convolution_tables(
-        operator, site, {each: LAYOUTS[each](flat) for each in (site.kernels if fast else ["plain"])}
-    )
+    weights = {each: LAYOUTS[each](flat) for each in site.kernels} if fast else {"plain": flat.reshape(-1)}
+    code = convolution_tables(operator, site, weights)
     if _is_pointwise(operator):
         step = [_multiply(site, fast, site.source(0), str(site.width), "y", 0)]
     else:
         step = [*site.rows(), *_gathered(operator, site, fast)]
-    return Code(step, code.tables, code.declarations)
+    return Code(step, code.tables, code.declarations + (_scratch_check(operator, site) if fast else ""))
 
 
 def _gathered(operator: Conv2D, site: Site, fast: bool) -> list[str]:
@@ -50,6 +49,16 @@ def _gathered(operator: Conv2D, site: Site, fast: bool) -> list[str]:
         f"    {multiply}",
         "}",
     ]
+
+
+def _scratch_check(operator: Conv2D, site: Site) -> str:
+    """That the kernel which is compiled needs no more working memory than was planned."""
+    depth, direct = operator.weights[0].size, _is_pointwise(operator)
+    pixels = site.width if direct else _patches(operator, site.kernels)
+    used = 0 if direct else _aligned(pixels * depth)
+    room = site.plan.schedule.steps[site.number - 1].scratch - used
+    size = f"TINYSCENE_POINTWISE_SCRATCH({depth}, {pixels})"
+    return f"typedef char scratch_{site.number}_suffices[{size} <= {room} ? 1 : -1];\n"
 
 
 def _multiply(site: Site, fast: bool, x: str, pixels: str, y: str, used: int) -> str:

@@ -5,6 +5,7 @@ from firmware_bridge.ops.site import Code, Site
 from firmware_bridge.schedule import Steps, window_steps
 
 MAX_AREA = 2**20  # of a window: beyond, the host's kernel would have to round twice
+FAST_AREA, FAST_CHANNELS = 255, 4  # what tinyscene_kernels.h asks for tinyscene_pool: no more, and no fewer
 
 
 def plan(operator: AveragePool2D, source: Tensor) -> Steps:
@@ -16,4 +17,5 @@ def plan(operator: AveragePool2D, source: Tensor) -> Steps:
 def emit(operator: AveragePool2D, site: Site) -> Code:
     (tall, wide), channels = operator.size, operator.output.shape[3]
     step = operator.stride[1] * channels
-    return Code([*site.rows(), f"tinyscene_pool(rows, {tall}, {wide}, {channels}, {site.width}, {step}, y);"])
+    kernel = "tinyscene_pool" if tall * wide <= FAST_AREA and channels >= FAST_CHANNELS else "tinyscene_pool_any"
+    return Code([*site.rows(), f"{kernel}(rows, {tall}, {wide}, {channels}, {site.width}, {step}, y);"])

@@ -308,4 +308,97 @@ void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], i
             four_channels(c, channel < last ? channel : last, rows, pixels, step, y);
 }
 
+/* What an addition needs, in the order that it is read. Inputs are taken twice as large, for the instruction that
+ * multiplies gives the upper half of a product. What comes of it is doubled, as `half` and `shift` are made for: then a
+ * shift of 0 needs no care, for which lowering what is below 0 by 1 would be wrong. */
+typedef struct {
+    struct {
+        int32_t zero_point, multiplier, half, shift;
+    } second, sum;
+    int32_t out_zero_point;
+} tinyscene_addition;
+
+/* Twice a number in r0 -> r14, rescaled. */
+#define ADD_RESCALE(multiplier, half, shift)                                                                          \
+    "add r14, " half ", r0, asr #31\n"                                                                                \
+    "smmulr r0, r0, " multiplier "\n"                                                                                 \
+    "add r14, r14, r0, lsl #1\n"                                                                                      \
+    "asr r14, r14, " shift "\n"
+
+/* One value at least. */
+ASSEMBLY void add_values(const tinyscene_addition *s ARGUMENT, const int8_t *a ARGUMENT, const int8_t *b ARGUMENT,
+                         int8_t *y ARGUMENT, const int8_t *end ARGUMENT)
+{
+    __asm("push {r4, r5, r6, r7, r8, r9, r10, r11, lr}\n"
+          "ldmia r0, {r4, r5, r6, r7, r8, r9, r10, r11, r12}\n"
+          "1:\n"
+          "ldrsb r0, [r2], #1\n"
+          "rsb r0, r4, r0, lsl #21\n"
+          ADD_RESCALE("r5", "r6", "r7")
+          "ldrsb r0, [r1], #1\n"
+          "rsb r0, r8, r0, lsl #20\n"
+          "add r0, r0, r14, lsl #1\n"
+          ADD_RESCALE("r9", "r10", "r11")
+          "add r14, r14, r12\n"
+          "ssat r14, #8, r14\n"
+          "strb r14, [r3], #1\n"
+          "ldr r0, [sp, #36]\n"
+          "cmp r3, r0\n"
+          "bne 1b\n"
+          "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}" : : : CLOBBERED);
+}
+
+void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+{
+    const tinyscene_addition addition = {
+        {s->zero_point[1] * (1 << 21), s->multiplier, 1 << s->shift, s->shift + 1},
+        {s->zero_point[0] * (1 << 20), s->out_multiplier, 1 << s->out_shift, s->out_shift + 1},
+        s->out_zero_point,
+    };
+    if (count <= 0)
+        return;
+    add_values(&addition, a, b, y, y + count);
+    if (s->lowest > -128)
+        for (; count > 0; count--, y++) {
+            *y = (int8_t)(*y < s->lowest ? s->lowest : *y);
+            KEEP_ROLLED(count);
+        }
+}
+
+INLINE int32_t mean(int32_t sum, int32_t count)
+{
+    return (sum > 0 ? sum + count / 2 : sum - count / 2) / count;
+}
+
+/* The last four channels may begin among those that are done already. Sums of bytes fit 16 bits. */
+static NOINLINE void pool_four(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t at,
+                               int8_t *y)
+{
+    int32_t even = 0, odd = 0;
+    for (int32_t row = 0; row < tall; row++) {
+        const int8_t *x = rows[row] + at;
+        for (int32_t left = wide; left > 0; left--, x += channels) {
+            const int32_t word = load4(x);
+            even = __sxtab16(even, word);
+            odd = __sxtab16(odd, (int32_t)((uint32_t)word >> 8 | (uint32_t)word << 24));
+            KEEP_ROLLED(left);
+        }
+    }
+    y[0] = (int8_t)mean((int16_t)even, tall * wide);
+    y[1] = (int8_t)mean((int16_t)odd, tall * wide);
+    y[2] = (int8_t)mean(even >> 16, tall * wide);
+    y[3] = (int8_t)mean(odd >> 16, tall * wide);
+}
+
+void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
+                    int32_t step, int8_t *y)
+{
+    const int32_t last = channels - 4;
+    for (int32_t at = 0; pixels > 0; pixels--, at += step, y += channels)
+        for (int32_t channel = 0; channel < channels; channel += 4) {
+            const int32_t first = channel < last ? channel : last;
+            pool_four(rows, tall, wide, channels, at + first, y + first);
+        }
+}
+
 #endif

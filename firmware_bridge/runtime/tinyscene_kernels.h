@@ -60,6 +60,8 @@ typedef struct {
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) ((((depth) + 3) / 4 * 24 + 15) / 16 * 16) /* of three pixels */
 #elif defined(TINYSCENE_SIMD)
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((depth) + 3) / 4 * 4 * (pixels) / 16 * 16 + 16)
+#elif defined(TINYSCENE_PLAIN)
+#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((depth) + 3) / 4 * 32) /* of two pairs of pixels */
 #else
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) 0
 #endif
@@ -89,9 +91,12 @@ void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, in
 /* a and b -> y, all of `count` values. y may be a or b. */
 void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
 
-/* Means of windows (tall, wide) by channel, rounded half away from zero. */
+/* Means of windows (tall, wide) by channel, rounded half away from zero: of up to 255 values and four channels or more;
+ * of any. */
 void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
                     int32_t step, int8_t *y);
+void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
+                        int32_t step, int8_t *y);
 
 /* x (pixel, channel) is added to sums (channel); then sums -> y (channel). */
 void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums);

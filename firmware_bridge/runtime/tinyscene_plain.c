@@ -1,6 +1,15 @@
 /* The kernels in plain C99: what all others are held to. */
 #include "tinyscene_kernels.h"
 
+#include <string.h>
+
+/* Compilers make what is seldom called small rather than fast. */
+#if defined(__GNUC__)
+#define SELDOM_CALLED __attribute__((cold))
+#else
+#define SELDOM_CALLED
+#endif
+
 /* x * multiplier / 2^31, rounded half up: the upper half of the doubled product. */
 static int32_t high_product(int32_t x, int32_t multiplier)
 {
@@ -60,16 +69,33 @@ void tinyscene_depthwise_any(const tinyscene_conv *c, const int8_t *const *rows,
         }
 }
 
-#if !defined(TINYSCENE_SIMD) /* which has its own of these */
+void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
+                        int32_t step, int8_t *y)
+{
+    const int32_t count = tall * wide;
+    for (int32_t at = 0; pixels > 0; pixels--, at += step)
+        for (int32_t channel = 0; channel < channels; channel++) {
+            int32_t sum = 0;
+            for (int32_t row = 0; row < tall; row++)
+                for (int32_t column = 0; column < wide; column++)
+                    sum += rows[row][at + column * channels + channel];
+            *y++ = (int8_t)((sum > 0 ? sum + count / 2 : sum - count / 2) / count);
+        }
+}
+
+#if !defined(TINYSCENE_SIMD) && !defined(TINYSCENE_MVE) /* which have their own of this */
 
 void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, int32_t first, int32_t pixels,
                       int32_t step, int8_t *patches)
 {
     for (int32_t at = first * step; pixels > 0; pixels--, at += step)
-        for (int32_t row = 0; row < tall; row++)
-            for (int32_t i = 0; i < bytes; i++)
-                *patches++ = rows[row][at + i];
+        for (int32_t row = 0; row < tall; row++, patches += bytes)
+            memcpy(patches, rows[row] + at, (size_t)bytes);
 }
+
+#endif
+
+#if defined(TINYSCENE_PLAIN)
 
 /* All sums stay below 2^29: deploy/graph.py admits no others. */
 void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
@@ -88,19 +114,12 @@ void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int
 void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
                     int32_t step, int8_t *y)
 {
-    const int32_t count = tall * wide;
-    for (int32_t at = 0; pixels > 0; pixels--, at += step)
-        for (int32_t channel = 0; channel < channels; channel++) {
-            int32_t sum = 0;
-            for (int32_t row = 0; row < tall; row++)
-                for (int32_t column = 0; column < wide; column++)
-                    sum += rows[row][at + column * channels + channel];
-            *y++ = (int8_t)((sum > 0 ? sum + count / 2 : sum - count / 2) / count);
-        }
+    tinyscene_pool_any(rows, tall, wide, channels, pixels, step, y);
 }
 
 #endif
 
+SELDOM_CALLED
 void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums)
 {
     for (; pixels > 0; pixels--)
@@ -108,6 +127,7 @@ void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32
             sums[channel] += *x++;
 }
 
+SELDOM_CALLED
 void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t channels, int8_t *y)
 {
     for (int32_t channel = 0; channel < channels; channel++)
@@ -116,8 +136,7 @@ void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t
 
 void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count)
 {
-    for (; count > 0; count--)
-        *y++ = (int8_t)zero_point;
+    memset(y, zero_point, (size_t)count);
 }
 
 #if defined(TINYSCENE_PLAIN)
@@ -128,7 +147,7 @@ typedef struct {
 } tinyscene_scale;
 
 /* rounding << shift is twice the half that is added before the shift, and the zero point. */
-static tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
+static inline tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
 {
     const int32_t shift = c->shift[channel];
     const int32_t rounding = (int32_t)((uint32_t)c->rounding << shift) >> 1;
@@ -138,63 +157,165 @@ static tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
 
 /* As requantize_any, where twice an accumulator fits 32 bits: its product with the multiplier is rounded by the bit
  * below. Its sign stands for that of the product: where the product alone is 0, taking 1 off changes nothing. */
-static int8_t requantize(tinyscene_scale scale, int32_t accumulator)
+static inline int8_t requantize(tinyscene_scale scale, int32_t accumulator)
 {
     const int64_t product = (int64_t)(2 * accumulator) * scale.multiplier;
     const int32_t high = (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
     return clamp((high + (accumulator >> 31) + scale.rounding) >> scale.shift, -128);
 }
 
-/* Sums of two pixels by two channels. */
+/* Two pixels are multiplied at once. Their inputs a and b make a word, a + 65536 * b, and two such words by their
+ * weights add up to a sum of two a's and one of two b's, each of which 16 bits hold: 2 * 128 * 127 < 2^15. With 2^15
+ * added, so that the lower one does not borrow from the upper one, the latter is what a shift leaves. The lower one is
+ * never taken out: words are summed as they are, modulo 2^32, and what is not of the sum of b's is that of a's. */
 typedef struct {
-    int32_t pu, pv, qu, qv;
-} tinyscene_sums;
+    uint32_t words; /* sum of a + 65536 * sum of b + 2^15 for each two inputs */
+    int32_t upper;  /* sum of b */
+} tinyscene_pair;
 
-/* One input of both pixels by both channels: each value that is loaded is used twice. */
-static void add_products(tinyscene_sums *s, int32_t p, int32_t q, int32_t u, int32_t v)
+static inline void add_two(tinyscene_pair *s, int32_t p, int32_t u, int32_t q, int32_t v, int32_t half)
 {
-    s->pu += p * u;
-    s->pv += p * v;
-    s->qu += q * u;
-    s->qv += q * v;
+    const int32_t products = q * v + (p * u + half);
+    s->words += (uint32_t)products;
+    s->upper += products >> 16;
 }
 
-static tinyscene_sums sum_products(const int8_t *p, const int8_t *q, const int8_t *u, const int8_t *v, int32_t depth)
+static inline void add_four(tinyscene_pair *s, const int32_t words[4], const int8_t w[4], int32_t half)
 {
-    tinyscene_sums s = {0, 0, 0, 0};
-    for (; depth >= 4; depth -= 4, p += 4, q += 4, u += 4, v += 4) {
-        add_products(&s, p[0], q[0], u[0], v[0]);
-        add_products(&s, p[1], q[1], u[1], v[1]);
-        add_products(&s, p[2], q[2], u[2], v[2]);
-        add_products(&s, p[3], q[3], u[3], v[3]);
+    add_two(s, words[0], w[0], words[1], w[1], half);
+    add_two(s, words[2], w[2], words[3], w[3], half);
+}
+
+/* 2^15, for `rounding` is odd: a compiler that knew it would not start a multiply-accumulate with it. */
+static inline int32_t half_of(const tinyscene_conv *c)
+{
+    return (c->rounding & 1) << 15;
+}
+
+/* Inputs of two pixels -> words: four, the next four `step` further; zeros up to a multiple of four. */
+static void pack(const int8_t *a, const int8_t *b, int32_t depth, int32_t *words, int32_t step)
+{
+    for (; depth >= 4; depth -= 4, a += 4, b += 4, words += step) {
+        words[0] = a[0] + b[0] * 65536;
+        words[1] = a[1] + b[1] * 65536;
+        words[2] = a[2] + b[2] * 65536;
+        words[3] = a[3] + b[3] * 65536;
     }
-    for (; depth > 0; depth--)
-        add_products(&s, *p++, *q++, *u++, *v++);
-    return s;
+    for (int32_t k = 0; depth > 0 && k < 4; k++)
+        words[k] = k < depth ? a[k] + b[k] * 65536 : 0;
 }
 
-/* A second pixel or channel that there is not is the first once more. */
+/* A pair's sums -> an output of both pixels. `halves` is all of the 2^15. */
+static inline void put_pair(tinyscene_scale scale, tinyscene_pair s, int32_t halves, int8_t *first, int8_t *second)
+{
+    *first = requantize(scale, scale.bias - halves + (int32_t)(s.words - ((uint32_t)s.upper << 16)));
+    *second = requantize(scale, scale.bias + s.upper);
+}
+
+#if !defined(__arm__) /* which has registers for half as many sums */
+static inline void put_four(const tinyscene_conv *c, int32_t channel, int32_t halves, tinyscene_pair s,
+                            tinyscene_pair t, int8_t *y)
+{
+    if (channel < c->outputs) {
+        const tinyscene_scale scale = scale_of(c, channel);
+        const int32_t next = c->outputs;
+        y += channel;
+        put_pair(scale, s, halves, y, y + next);
+        put_pair(scale, t, halves, y + 2 * next, y + 3 * next);
+    }
+}
+
+/* Four pixels, two channels at a time: each value that is loaded is used twice. */
+static void four_pixels(const tinyscene_conv *c, const int8_t *x, int8_t *y, int32_t *words)
+{
+    const int32_t depth = c->depth, steps = (depth + 3) / 4, half = half_of(c);
+    const int8_t *w = c->weights;
+    pack(x, x + depth, depth, words, 8);
+    pack(x + 2 * depth, x + 3 * depth, depth, words + 4, 8);
+    for (int32_t channel = 0; channel < c->outputs; channel += 2) {
+        tinyscene_pair s0 = {0, 0}, s1 = s0, t0 = s0, t1 = s0;
+        for (const int32_t *p = words, *const end = words + 8 * steps; p != end; p += 8, w += 8) {
+            add_four(&s0, p, w, half);
+            add_four(&t0, p + 4, w, half);
+            add_four(&s1, p, w + 4, half);
+            add_four(&t1, p + 4, w + 4, half);
+        }
+        put_four(c, channel, 2 * steps * half, s0, t0, y);
+        put_four(c, channel + 1, 2 * steps * half, s1, t1, y);
+    }
+}
+#endif
+
+static inline void put_two(const tinyscene_conv *c, int32_t channel, int32_t halves, tinyscene_pair s, int8_t *y)
+{
+    if (channel < c->outputs)
+        put_pair(scale_of(c, channel), s, halves, y + channel, y + channel + c->outputs);
+}
+
+static void two_pixels(const tinyscene_conv *c, const int8_t *x, int8_t *y, int32_t *words)
+{
+    const int32_t depth = c->depth, steps = (depth + 3) / 4, half = half_of(c);
+    const int8_t *w = c->weights;
+    pack(x, x + depth, depth, words, 4);
+    for (int32_t channel = 0; channel < c->outputs; channel += 2) {
+        tinyscene_pair s0 = {0, 0}, s1 = s0;
+        for (const int32_t *p = words, *const end = words + 4 * steps; p != end; p += 4, w += 8) {
+            add_four(&s0, p, w, half);
+            add_four(&s1, p, w + 4, half);
+        }
+        put_two(c, channel, 2 * steps * half, s0, y);
+        put_two(c, channel + 1, 2 * steps * half, s1, y);
+    }
+}
+
+static inline void put_one(const tinyscene_conv *c, int32_t channel, int32_t sum, int8_t *y)
+{
+    if (channel < c->outputs) {
+        const tinyscene_scale scale = scale_of(c, channel);
+        y[channel] = requantize(scale, scale.bias + sum);
+    }
+}
+
+static void one_pixel(const tinyscene_conv *c, const int8_t *x, int8_t *y)
+{
+    const int32_t whole = c->depth & -4, rest = c->depth & 3;
+    const int8_t *w = c->weights;
+    for (int32_t channel = 0; channel < c->outputs; channel += 2, w += rest ? 8 : 0) {
+        int32_t s0 = 0, s1 = 0;
+        const int8_t *p = x;
+        for (const int8_t *const end = x + whole; p != end; p += 4, w += 8) {
+            s0 += p[0] * w[0] + p[1] * w[1] + p[2] * w[2] + p[3] * w[3];
+            s1 += p[0] * w[4] + p[1] * w[5] + p[2] * w[6] + p[3] * w[7];
+        }
+        for (int32_t k = 0; k < rest; k++) {
+            s0 += p[k] * w[k];
+            s1 += p[k] * w[k + 4];
+        }
+        put_one(c, channel, s0, y);
+        put_one(c, channel + 1, s1, y);
+    }
+}
+
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
 {
     const int32_t depth = c->depth, outputs = c->outputs;
-    (void)scratch;
-    for (; pixels > 0; pixels -= 2, x += 2 * depth, y += 2 * outputs) {
-        const int8_t *w = c->weights, *const next_x = pixels > 1 ? x + depth : x;
-        int8_t *const next_y = pixels > 1 ? y + outputs : y;
-        for (int32_t channel = 0; channel < outputs; channel += 2, w += 2 * depth) {
-            const int32_t next = channel + 1 < outputs ? channel + 1 : channel;
-            const tinyscene_sums s = sum_products(x, next_x, w, next > channel ? w + depth : w, depth);
-            tinyscene_scale scale = scale_of(c, channel);
-            y[channel] = requantize(scale, scale.bias + s.pu);
-            next_y[channel] = requantize(scale, scale.bias + s.qu);
-            scale = scale_of(c, next);
-            y[next] = requantize(scale, scale.bias + s.pv);
-            next_y[next] = requantize(scale, scale.bias + s.qv);
-        }
-    }
+#if !defined(__arm__)
+    for (; pixels >= 4; pixels -= 4, x += 4 * depth, y += 4 * outputs)
+        four_pixels(c, x, y, scratch);
+#endif
+    for (; pixels >= 2; pixels -= 2, x += 2 * depth, y += 2 * outputs)
+        two_pixels(c, x, y, scratch);
+    if (pixels > 0)
+        one_pixel(c, x, y);
 }
 
-/* A channel at a time, with its weights in registers. */
+/* A column of a window by one of weights. */
+static inline int32_t column(const int8_t *a, const int8_t *b, const int8_t *d, int32_t u, int32_t v, int32_t w)
+{
+    return *a * u + *b * v + *d * w;
+}
+
+/* A channel at a time. Windows that are a pixel apart share columns: each is read once, for three outputs. */
 void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
 {
     const int32_t n = c->outputs;
@@ -203,13 +324,25 @@ void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], i
         const int8_t *w = (const int8_t *)c->weights + channel;
         const int32_t w0 = w[0], w1 = w[n], w2 = w[2 * n], w3 = w[3 * n], w4 = w[4 * n], w5 = w[5 * n], w6 = w[6 * n],
                       w7 = w[7 * n], w8 = w[8 * n];
-        int8_t *to = y + channel;
-        for (int32_t pixel = 0, at = channel; pixel < pixels; pixel++, at += step, to += n) {
-            const int8_t *a = rows[0] + at, *b = rows[1] + at, *d = rows[2] + at;
-            int32_t sum = scale.bias + a[0] * w0 + a[n] * w1 + a[2 * n] * w2;
-            sum += b[0] * w3 + b[n] * w4 + b[2 * n] * w5;
-            sum += d[0] * w6 + d[n] * w7 + d[2 * n] * w8;
-            *to = requantize(scale, sum);
+        const int8_t *a = rows[0] + channel, *b = rows[1] + channel, *d = rows[2] + channel;
+        int8_t *to = y + channel, *const end = to + pixels * n;
+        if (step == n) {
+            int32_t sum = scale.bias + column(a, b, d, w0, w3, w6) + column(a + n, b + n, d + n, w1, w4, w7);
+            int32_t next = scale.bias + column(a + n, b + n, d + n, w0, w3, w6);
+            for (; to != end; to += n) {
+                a += n;
+                b += n;
+                d += n;
+                const int32_t i = a[n], j = b[n], k = d[n];
+                *to = requantize(scale, sum + i * w2 + j * w5 + k * w8);
+                sum = next + i * w1 + j * w4 + k * w7;
+                next = scale.bias + i * w0 + j * w3 + k * w6;
+            }
+        } else {
+            for (; to != end; to += n, a += step, b += step, d += step)
+                *to = requantize(scale, scale.bias + column(a, b, d, w0, w3, w6) +
+                                            column(a + n, b + n, d + n, w1, w4, w7) +
+                                            column(a + 2 * n, b + 2 * n, d + 2 * n, w2, w5, w8));
         }
     }
 }

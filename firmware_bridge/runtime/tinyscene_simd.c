@@ -20,7 +20,7 @@
  *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels. Halves are
  *               rounded away from zero if `symmetric`, else upwards: the same where what is below 0 is clamped anyway
  *   store_block 16 sums -> 16 int8, clamped, of which `count` are written
- *   store_pair  two pixels' two blocks of sums -> bytes, clamped, where HAS_PAIRS
+ *   store_pair  two pixels' sums of two blocks -> bytes, rescaled and clamped, where HAS_PAIRS
  *   interleave  four rows of 4 * LANES bytes -> four vectors of four bytes a lane; x86 interleaves within 128 bits:
  *               lane i of vector v is channel i / 4 * 16 + v * 4 + i % 4
  *   store_wide  four vectors in that order -> bytes, clamped
@@ -121,23 +121,20 @@ INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *
                 sums[pixel][i] = dot(sums[pixel][i], splat(four), weights[i]);
         }
     }
-    int32_t pixel = 0;
+    const int32_t paired = HAS_PAIRS && blocks == 2 && c->channels >= 2 * BLOCK;
 #pragma GCC unroll 8 /* or clang puts the sums into memory to loop over them */
-    for (; pixel + 2 <= pixels && HAS_PAIRS && blocks == 2 && c->channels >= 2 * BLOCK; pixel += 2, y += 2 * outputs) {
-        vector pair[4];
-        for (int32_t i = 0; i < 4; i++)
-            pair[i] = requantize(sums[pixel + i / 2][i % 2], &c->scale[i % 2], symmetric);
-        store_pair(y, y + outputs, pair);
+    for (int32_t pixel = 0; pixel < pixels; pixel++) {
+        if (paired && pixel % 2 == 0 && pixel + 1 < pixels)
+            store_pair(y + pixel * outputs, y + (pixel + 1) * outputs, c->scale, sums[pixel], sums[pixel + 1], symmetric);
+        else if (!paired || pixel % 2 == 0)
+            for (int32_t block = 0; block < blocks; block++) {
+                vector block_sums[PARTS];
+                for (int32_t part = 0; part < PARTS; part++)
+                    block_sums[part] = requantize(sums[pixel][block * PARTS + part], &c->scale[block * PARTS + part],
+                                                  symmetric);
+                store_block(y + pixel * outputs + block * BLOCK, block_sums, c->channels - block * BLOCK);
+            }
     }
-#pragma GCC unroll 8
-    for (; pixel < pixels; pixel++, y += outputs)
-        for (int32_t block = 0; block < blocks; block++) {
-            vector block_sums[PARTS];
-            for (int32_t part = 0; part < PARTS; part++)
-                block_sums[part] = requantize(sums[pixel][block * PARTS + part], &c->scale[block * PARTS + part],
-                                              symmetric);
-            store_block(y + block * BLOCK, block_sums, c->channels - block * BLOCK);
-        }
 }
 
 /* All pixels of a row, by tiles of about the same size. */
@@ -290,7 +287,8 @@ void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], i
 INLINE void add_values(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y,
                        const int clamped)
 {
-    const vector first = splat(BIAS - s->zero_point[0] * (1 << 19)), second = splat(BIAS - s->zero_point[1] * (1 << 20));
+    const vector first = splat(BIAS - s->zero_point[0] * (1 << 19));
+    const vector second = splat(BIAS - s->zero_point[1] * (1 << 20));
     const vector out_zero_point = splat(s->out_zero_point), lowest = splat(s->lowest);
     const scaling scale = make_scaling(splat(s->multiplier), splat(s->shift), 1, 1);
     const scaling out_scale = make_scaling(splat(s->out_multiplier), splat(s->out_shift),

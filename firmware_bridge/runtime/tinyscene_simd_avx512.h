@@ -107,13 +107,15 @@ INLINE void store_block(int8_t *y, const vector sums[1], int32_t count)
     _mm_mask_storeu_epi8(y, (__mmask16)mask_of(count), _mm512_cvtsepi32_epi8(sums[0]));
 }
 
-INLINE void store_pair(int8_t *first, int8_t *second, const vector v[4])
+INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const vector *a, const vector *b,
+                       const int symmetric)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
-    const __m512i ordered = _mm512_permutexvar_epi32(order, packed);
-    _mm256_storeu_si256((__m256i *)(void *)first, _mm512_castsi512_si256(ordered));
-    _mm256_storeu_si256((__m256i *)(void *)second, _mm512_extracti64x4_epi64(ordered, 1));
+    const __m512i first_words = _mm512_packs_epi32(requantize(a[0], &s[0], symmetric), requantize(a[1], &s[1], symmetric));
+    const __m512i second_words = _mm512_packs_epi32(requantize(b[0], &s[0], symmetric), requantize(b[1], &s[1], symmetric));
+    const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first_words, second_words));
+    _mm256_storeu_si256((__m256i *)(void *)first, _mm512_castsi512_si256(bytes));
+    _mm256_storeu_si256((__m256i *)(void *)second, _mm512_extracti64x4_epi64(bytes, 1));
 }
 
 INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])

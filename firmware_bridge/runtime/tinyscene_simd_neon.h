@@ -106,9 +106,10 @@ INLINE void store_block(int8_t *y, const vector sums[4], int32_t count)
     store_wide(y, sums, count);
 }
 
-INLINE void store_pair(int8_t *first, int8_t *second, const vector v[4])
+INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const vector *a, const vector *b,
+                       const int symmetric)
 {
-    (void)first, (void)second, (void)v; /* stores by blocks are as good */
+    (void)first, (void)second, (void)s, (void)a, (void)b, (void)symmetric; /* stores by blocks are as good */
 }
 
 INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])
