@@ -4,8 +4,8 @@
     python -m benchmarks.firmware latency runs/quantization/imported-default
 
 `devices` builds the bundle for each device, compares logits and layers with the reference bit for bit on clips of the
-test list of split 100, and counts instructions, which are not cycles. A killed run goes on. `latency` runs the network
-alone, features to logits, one thread, batch 1, all runtimes in turn.
+test list of split 100, counts instructions, which are not cycles, and draws the arena. A killed run goes on. `latency`
+runs the network alone, features to logits, one thread, batch 1, all runtimes in turn.
 """
 
 import statistics
@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from benchmarks.results import read_result, write_result
 from deploy.bundle import Bundle, open_bundle
 from deploy.exports import export
+from deploy.files import write_whole
 from firmware_bridge.emit import make_library, make_network
 from firmware_bridge.emulate import emulate
 from firmware_bridge.image import Device, find_device
 from firmware_bridge.native import KERNELS, NativeNetwork
-from firmware_bridge.report import plan_rows
+from firmware_bridge.report import plan_picture, plan_rows
 from train.cache import prepare
 from train.data import open_dataset
 from train.progress import progress
@@ -87,6 +88,7 @@ def _devices() -> list[tuple[Device, int]]:
 def _memory(bundle: Bundle) -> dict[str, Any]:
     """Bytes of RAM by hop, and the plan of the arena with windows that do not overlap."""
     libraries = {hop: make_library(bundle.graph, bundle.front_end, bundle.labels, hop=hop) for hop in HOPS}
+    write_whole(RESULTS / "arena.svg", plan_picture(libraries[1.0].plan))
     return {
         "bytes_by_hop": {str(hop): library.config["BYTES"] for hop, library in libraries.items()},
         "arena_of_the_network_alone": make_network(bundle.graph).config["ARENA_BYTES"],

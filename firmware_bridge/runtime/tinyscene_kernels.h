@@ -1,9 +1,9 @@
 /* The kernels: one row of an operator at a time, int8 in and out, equal to TFLite's reference kernels bit for bit.
  *
  * tinyscene_plain.c is the reference. tinyscene_dsp.c (Cortex-M4, M7, M33), tinyscene_mve.c (Cortex-M55, M85) and
- * tinyscene_simd.c (x86-64, 64-bit Arm) hold faster tinyscene_pointwise and tinyscene_depthwise, equal to it bit for
- * bit. The compiler's feature macros choose; -DTINYSCENE_PLAIN overrides them. No kernel reads or writes a byte
- * outside what its comment names, none allocates, and none keeps anything between calls.
+ * tinyscene_simd.c (x86-64, 64-bit Arm) hold faster ones, equal to it bit for bit, of those in which the time goes. The
+ * compiler's feature macros choose; -DTINYSCENE_PLAIN overrides them. No kernel reads or writes a byte outside what
+ * its comment names, none allocates, and none keeps anything between calls.
  *
  * Every row that is read holds its padding already, so no kernel knows of borders.
  */
@@ -28,8 +28,8 @@
 /* C99 leaves it to the compiler what >> does to a negative number. All that we know of shift arithmetically. */
 typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
 
-/* A convolution. `weights` are laid out for the kernels, see firmware_bridge/layouts.py; those of a depthwise one
- * and of the `_any` kernels are int8 (tap, channel) and (output, input). */
+/* A convolution. `weights` lie in the order in which the kernels read them, which their files describe; those of a
+ * depthwise one and of the `_any` kernels are int8 (tap, channel) and (output, input). */
 typedef struct {
     const void *weights;
     const int32_t *bias;       /* a channel: the input's zero point is folded in */
