@@ -6,8 +6,10 @@
 /* Compilers make what is seldom called small rather than fast. */
 #if defined(__GNUC__)
 #define SELDOM_CALLED __attribute__((cold))
+#define INLINE static inline __attribute__((always_inline))
 #else
 #define SELDOM_CALLED
+#define INLINE static inline
 #endif
 
 /* x * multiplier / 2^31, rounded half up: the upper half of the doubled product. */
@@ -69,6 +71,12 @@ void tinyscene_depthwise_any(const tinyscene_conv *c, const int8_t *const *rows,
         }
 }
 
+/* sum / count, rounded half away from zero. */
+static int8_t mean_of(int32_t sum, int32_t count)
+{
+    return (int8_t)((sum > 0 ? sum + count / 2 : sum - count / 2) / count);
+}
+
 void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
                         int32_t step, int8_t *y)
 {
@@ -79,7 +87,7 @@ void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, i
             for (int32_t row = 0; row < tall; row++)
                 for (int32_t column = 0; column < wide; column++)
                     sum += rows[row][at + column * channels + channel];
-            *y++ = (int8_t)((sum > 0 ? sum + count / 2 : sum - count / 2) / count);
+            *y++ = mean_of(sum, count);
         }
 }
 
@@ -97,15 +105,23 @@ void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, in
 
 #if defined(TINYSCENE_PLAIN)
 
-/* All sums stay below 2^29: deploy/graph.py admits no others. */
-void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+/* high_product(twice / 2, multiplier): with twice as much its upper half is rounded by the bit below. */
+INLINE int32_t high_product_of_half(int32_t twice, int32_t multiplier)
 {
+    const int64_t product = (int64_t)twice * multiplier;
+    return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
+}
+
+/* All sums stay below 2^29: deploy/graph.py admits no others. */
+void tinyscene_add(const tinyscene_sum *sum_of, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+{
+    const tinyscene_sum own = *sum_of, *const s = &own; /* which no output that is written can change */
     const int32_t shift = s->shift, half = (1 << shift) >> 1, nudge = shift > 0 ? -1 : 0;
     const int32_t out_shift = s->out_shift, out_half = (1 << out_shift) >> 1, out_nudge = out_shift > 0 ? -1 : 0;
     for (int32_t i = 0; i < count; i++) {
-        const int32_t high = high_product((b[i] - s->zero_point[1]) * (1 << 20), s->multiplier);
+        const int32_t high = high_product_of_half((b[i] - s->zero_point[1]) * (1 << 21), s->multiplier);
         const int32_t sum = (a[i] - s->zero_point[0]) * (1 << 19) + ((high + ((high >> 31) & nudge) + half) >> shift);
-        const int32_t out = high_product(sum, s->out_multiplier);
+        const int32_t out = high_product_of_half(2 * sum, s->out_multiplier);
         const int32_t value = ((out + ((out >> 31) & out_nudge) + out_half) >> out_shift) + s->out_zero_point;
         y[i] = clamp(value, s->lowest);
     }
@@ -114,7 +130,17 @@ void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int
 void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
                     int32_t step, int8_t *y)
 {
-    tinyscene_pool_any(rows, tall, wide, channels, pixels, step, y);
+    if (tall != 3 || wide != 3) {
+        tinyscene_pool_any(rows, tall, wide, channels, pixels, step, y);
+        return;
+    }
+    const int32_t n = channels;
+    for (int32_t first = 0; pixels > 0; pixels--, first += step)
+        for (int32_t at = first; at < first + n; at++) {
+            const int8_t *a = rows[0] + at, *b = rows[1] + at, *d = rows[2] + at;
+            const int32_t upper = a[0] + a[n] + a[2 * n], middle = b[0] + b[n] + b[2 * n];
+            *y++ = mean_of(upper + middle + d[0] + d[n] + d[2 * n], 9);
+        }
 }
 
 #endif
@@ -141,27 +167,38 @@ void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count)
 
 #if defined(TINYSCENE_PLAIN)
 
-/* What rescales a channel. */
+/* What rescales a channel. Accumulators below `least` come out as `lowest`. */
 typedef struct {
-    int32_t bias, multiplier, rounding, shift;
+    int32_t bias, multiplier, rounding, shift, least, lowest;
 } tinyscene_scale;
 
-/* rounding << shift is twice the half that is added before the shift, and the zero point. */
-static inline tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
+/* rounding << shift is twice the half that is added before the shift, and the zero point. `least` is -2^23 for each
+ * step from -128 to the zero point: times a multiplier of 2^30 or more and shifted by 22 or less, what is below it
+ * comes out as -128. Where the zero point is -128, that is half of all, most often: these need no product. */
+INLINE tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
 {
     const int32_t shift = c->shift[channel];
     const int32_t rounding = (int32_t)((uint32_t)c->rounding << shift) >> 1;
-    const tinyscene_scale scale = {c->bias[channel], c->multiplier[channel], rounding, shift};
+    const int32_t least = (c->rounding + 255) * -(1 << 22);
+    const tinyscene_scale scale = {c->bias[channel], c->multiplier[channel], rounding, shift, least, c->lowest};
     return scale;
 }
 
-/* As requantize_any, where twice an accumulator fits 32 bits: its product with the multiplier is rounded by the bit
- * below. Its sign stands for that of the product: where the product alone is 0, taking 1 off changes nothing. */
-static inline int8_t requantize(tinyscene_scale scale, int32_t accumulator)
+/* As requantize_any, where twice an accumulator fits 32 bits. Its sign stands for that of the product: where the
+ * product alone is 0, taking 1 off changes nothing. */
+INLINE int8_t requantize(tinyscene_scale scale, int32_t accumulator)
 {
-    const int64_t product = (int64_t)(2 * accumulator) * scale.multiplier;
-    const int32_t high = (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
-    return clamp((high + (accumulator >> 31) + scale.rounding) >> scale.shift, -128);
+#if defined(__arm__) /* which clamps to constants by an instruction */
+    const int32_t lowest = -128, highest = 127;
+#else
+    const int32_t lowest = scale.lowest, highest = ~lowest; /* the same, but kept in registers */
+    if (accumulator < scale.least)
+        return (int8_t)lowest;
+#endif
+    const int32_t high = high_product_of_half(2 * accumulator, scale.multiplier);
+    int32_t value = (high + (accumulator >> 31) + scale.rounding) >> scale.shift;
+    value = value > lowest ? value : lowest;
+    return (int8_t)(value < highest ? value : highest);
 }
 
 /* Two pixels are multiplied at once. Their inputs a and b make a word, a + 65536 * b, and two such words by their
@@ -173,21 +210,21 @@ typedef struct {
     int32_t upper;  /* sum of b */
 } tinyscene_pair;
 
-static inline void add_two(tinyscene_pair *s, int32_t p, int32_t u, int32_t q, int32_t v, int32_t half)
+INLINE void add_two(tinyscene_pair *s, int32_t p, int32_t u, int32_t q, int32_t v, int32_t half)
 {
     const int32_t products = q * v + (p * u + half);
     s->words += (uint32_t)products;
     s->upper += products >> 16;
 }
 
-static inline void add_four(tinyscene_pair *s, const int32_t words[4], const int8_t w[4], int32_t half)
+INLINE void add_four(tinyscene_pair *s, const int32_t words[4], const int8_t w[4], int32_t half)
 {
     add_two(s, words[0], w[0], words[1], w[1], half);
     add_two(s, words[2], w[2], words[3], w[3], half);
 }
 
 /* 2^15, for `rounding` is odd: a compiler that knew it would not start a multiply-accumulate with it. */
-static inline int32_t half_of(const tinyscene_conv *c)
+INLINE int32_t half_of(const tinyscene_conv *c)
 {
     return (c->rounding & 1) << 15;
 }
@@ -206,14 +243,14 @@ static void pack(const int8_t *a, const int8_t *b, int32_t depth, int32_t *words
 }
 
 /* A pair's sums -> an output of both pixels. `halves` is all of the 2^15. */
-static inline void put_pair(tinyscene_scale scale, tinyscene_pair s, int32_t halves, int8_t *first, int8_t *second)
+INLINE void put_pair(tinyscene_scale scale, tinyscene_pair s, int32_t halves, int8_t *first, int8_t *second)
 {
     *first = requantize(scale, scale.bias - halves + (int32_t)(s.words - ((uint32_t)s.upper << 16)));
     *second = requantize(scale, scale.bias + s.upper);
 }
 
 #if !defined(__arm__) /* which has registers for half as many sums */
-static inline void put_four(const tinyscene_conv *c, int32_t channel, int32_t halves, tinyscene_pair s,
+INLINE void put_four(const tinyscene_conv *c, int32_t channel, int32_t halves, tinyscene_pair s,
                             tinyscene_pair t, int8_t *y)
 {
     if (channel < c->outputs) {
@@ -221,13 +258,15 @@ static inline void put_four(const tinyscene_conv *c, int32_t channel, int32_t ha
         const int32_t next = c->outputs;
         y += channel;
         put_pair(scale, s, halves, y, y + next);
-        put_pair(scale, t, halves, y + 2 * next, y + 3 * next);
+        y += next;
+        put_pair(scale, t, halves, y + next, y + next + next);
     }
 }
 
 /* Four pixels, two channels at a time: each value that is loaded is used twice. */
-static void four_pixels(const tinyscene_conv *c, const int8_t *x, int8_t *y, int32_t *words)
+static void four_pixels(const tinyscene_conv *conv, const int8_t *x, int8_t *y, int32_t *words)
 {
+    const tinyscene_conv own = *conv, *const c = &own; /* which no output that is written can change */
     const int32_t depth = c->depth, steps = (depth + 3) / 4, half = half_of(c);
     const int8_t *w = c->weights;
     pack(x, x + depth, depth, words, 8);
@@ -246,7 +285,7 @@ static void four_pixels(const tinyscene_conv *c, const int8_t *x, int8_t *y, int
 }
 #endif
 
-static inline void put_two(const tinyscene_conv *c, int32_t channel, int32_t halves, tinyscene_pair s, int8_t *y)
+INLINE void put_two(const tinyscene_conv *c, int32_t channel, int32_t halves, tinyscene_pair s, int8_t *y)
 {
     if (channel < c->outputs)
         put_pair(scale_of(c, channel), s, halves, y + channel, y + channel + c->outputs);
@@ -268,7 +307,7 @@ static void two_pixels(const tinyscene_conv *c, const int8_t *x, int8_t *y, int3
     }
 }
 
-static inline void put_one(const tinyscene_conv *c, int32_t channel, int32_t sum, int8_t *y)
+INLINE void put_one(const tinyscene_conv *c, int32_t channel, int32_t sum, int8_t *y)
 {
     if (channel < c->outputs) {
         const tinyscene_scale scale = scale_of(c, channel);
@@ -310,41 +349,71 @@ void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixel
 }
 
 /* A column of a window by one of weights. */
-static inline int32_t column(const int8_t *a, const int8_t *b, const int8_t *d, int32_t u, int32_t v, int32_t w)
+INLINE int32_t column(const int8_t *a, const int8_t *b, const int8_t *d, int32_t u, int32_t v, int32_t w)
 {
     return *a * u + *b * v + *d * w;
 }
 
+/* The weights of a channel's window. */
+typedef struct {
+    int32_t w[9];
+} tinyscene_window;
+
+INLINE tinyscene_window window_of(const tinyscene_conv *c, int32_t channel)
+{
+    const int8_t *w = (const int8_t *)c->weights + channel;
+    const int32_t n = c->outputs;
+    const tinyscene_window window = {
+        {w[0], w[n], w[2 * n], w[3 * n], w[4 * n], w[5 * n], w[6 * n], w[7 * n], w[8 * n]}};
+    return window;
+}
+
 /* A channel at a time. Windows that are a pixel apart share columns: each is read once, for three outputs. */
-void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
+static void near_windows(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int8_t *y)
 {
     const int32_t n = c->outputs;
     for (int32_t channel = 0; channel < n; channel++) {
         const tinyscene_scale scale = scale_of(c, channel);
-        const int8_t *w = (const int8_t *)c->weights + channel;
-        const int32_t w0 = w[0], w1 = w[n], w2 = w[2 * n], w3 = w[3 * n], w4 = w[4 * n], w5 = w[5 * n], w6 = w[6 * n],
-                      w7 = w[7 * n], w8 = w[8 * n];
+        const tinyscene_window window = window_of(c, channel);
+        const int32_t *const w = window.w;
         const int8_t *a = rows[0] + channel, *b = rows[1] + channel, *d = rows[2] + channel;
         int8_t *to = y + channel, *const end = to + pixels * n;
-        if (step == n) {
-            int32_t sum = scale.bias + column(a, b, d, w0, w3, w6) + column(a + n, b + n, d + n, w1, w4, w7);
-            int32_t next = scale.bias + column(a + n, b + n, d + n, w0, w3, w6);
-            for (; to != end; to += n) {
-                a += n;
-                b += n;
-                d += n;
-                const int32_t i = a[n], j = b[n], k = d[n];
-                *to = requantize(scale, sum + i * w2 + j * w5 + k * w8);
-                sum = next + i * w1 + j * w4 + k * w7;
-                next = scale.bias + i * w0 + j * w3 + k * w6;
-            }
-        } else {
-            for (; to != end; to += n, a += step, b += step, d += step)
-                *to = requantize(scale, scale.bias + column(a, b, d, w0, w3, w6) +
-                                            column(a + n, b + n, d + n, w1, w4, w7) +
-                                            column(a + 2 * n, b + 2 * n, d + 2 * n, w2, w5, w8));
+        int32_t sum = scale.bias + column(a, b, d, w[0], w[3], w[6]) + column(a + n, b + n, d + n, w[1], w[4], w[7]);
+        int32_t next = scale.bias + column(a + n, b + n, d + n, w[0], w[3], w[6]);
+        for (; to != end; to += n) {
+            a += n;
+            b += n;
+            d += n;
+            const int32_t i = a[n], j = b[n], k = d[n];
+            *to = requantize(scale, sum + i * w[2] + j * w[5] + k * w[8]);
+            sum = next + i * w[1] + j * w[4] + k * w[7];
+            next = scale.bias + i * w[0] + j * w[3] + k * w[6];
         }
     }
+}
+
+static void far_windows(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
+{
+    const int32_t n = c->outputs;
+    for (int32_t channel = 0; channel < n; channel++) {
+        const tinyscene_scale scale = scale_of(c, channel);
+        const tinyscene_window window = window_of(c, channel);
+        const int32_t *const w = window.w;
+        const int8_t *a = rows[0] + channel, *b = rows[1] + channel, *d = rows[2] + channel;
+        int8_t *to = y + channel, *const end = to + pixels * n;
+        for (; to != end; to += n, a += step, b += step, d += step)
+            *to = requantize(scale, scale.bias + column(a, b, d, w[0], w[3], w[6]) +
+                                        column(a + n, b + n, d + n, w[1], w[4], w[7]) +
+                                        column(a + 2 * n, b + 2 * n, d + 2 * n, w[2], w[5], w[8]));
+    }
+}
+
+void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
+{
+    if (step == c->outputs)
+        near_windows(c, rows, pixels, y);
+    else
+        far_windows(c, rows, pixels, step, y);
 }
 
 #endif

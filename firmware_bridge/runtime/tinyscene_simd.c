@@ -125,7 +125,8 @@ INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *
 #pragma GCC unroll 8 /* or clang puts the sums into memory to loop over them */
     for (int32_t pixel = 0; pixel < pixels; pixel++) {
         if (paired && pixel % 2 == 0 && pixel + 1 < pixels)
-            store_pair(y + pixel * outputs, y + (pixel + 1) * outputs, c->scale, sums[pixel], sums[pixel + 1], symmetric);
+            store_pair(y + pixel * outputs, y + (pixel + 1) * outputs, c->scale, sums[pixel], sums[pixel + 1],
+                       symmetric);
         else if (!paired || pixel % 2 == 0)
             for (int32_t block = 0; block < blocks; block++) {
                 vector block_sums[PARTS];

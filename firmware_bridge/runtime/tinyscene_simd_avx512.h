@@ -111,9 +111,10 @@ INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const ve
                        const int symmetric)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i first_words = _mm512_packs_epi32(requantize(a[0], &s[0], symmetric), requantize(a[1], &s[1], symmetric));
-    const __m512i second_words = _mm512_packs_epi32(requantize(b[0], &s[0], symmetric), requantize(b[1], &s[1], symmetric));
-    const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first_words, second_words));
+    const __m512i a0 = requantize(a[0], &s[0], symmetric), a1 = requantize(a[1], &s[1], symmetric);
+    const __m512i b0 = requantize(b[0], &s[0], symmetric), b1 = requantize(b[1], &s[1], symmetric);
+    const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(a0, a1), _mm512_packs_epi32(b0, b1));
+    const __m512i bytes = _mm512_permutexvar_epi32(order, packed);
     _mm256_storeu_si256((__m256i *)(void *)first, _mm512_castsi512_si256(bytes));
     _mm256_storeu_si256((__m256i *)(void *)second, _mm512_extracti64x4_epi64(bytes, 1));
 }
