@@ -22,7 +22,7 @@ from deploy.graph import Graph
 from firmware_bridge.frontend_tables import frame_spans, frontend_config, frontend_tables
 from firmware_bridge.network import network_files
 from firmware_bridge.ops import steps_of
-from firmware_bridge.planner import ALWAYS, Block, Plan, make_plan, work_block
+from firmware_bridge.planner import ALWAYS, Block, Plan, aligned, make_plan, work_block
 from firmware_bridge.proof import prove
 from firmware_bridge.schedule import FIRST
 
@@ -63,7 +63,7 @@ def make_library(
     sizes = frontend_config(log_mel)
     sizes |= _hop_config(front_end, sizes, hop)
     plan = _plan(graph, kernels, _scene_blocks(sizes))
-    state = _aligned(4 * STATE_WORDS + len(labels))
+    state = aligned(4 * STATE_WORDS + len(labels))
     overlaps = sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]
     rows = plan.schedule.rows[graph.input.name]
     config: Config = {
@@ -178,7 +178,3 @@ def _finished(files: dict[str, str], plan: Plan, config: Config, kernels: Sequen
     guard = "TINYSCENE_CONFIG_H"
     head = f"/* Generated. */\n#ifndef {guard}\n#define {guard}\n\n{defines}\n#endif\n"
     return Library({**files, "tinyscene_config.h": head}, plan, config, tuple(kernels))
-
-
-def _aligned(size: int) -> int:
-    return -(-size // 16) * 16

@@ -42,9 +42,9 @@ def native_runner(bundle: Bundle) -> Callable[[NDArray[np.int16]], Int8]:
 class NativeScene:
     """An instance of the library, pushed and run."""
 
-    def __init__(self, library: Library, path: Path | None = None) -> None:
+    def __init__(self, library: Library) -> None:
         self.config = library.config
-        self.c = ctypes.CDLL(str(path or compile_native(library)))
+        self.c = ctypes.CDLL(str(compile_native(library)))
         self._memory = _aligned(int(self.config["BYTES"]))
         self.instance = ctypes.c_void_p()
         self.require(self.c.tinyscene_init(_pointer(self._memory), self._memory.nbytes, ctypes.byref(self.instance)))

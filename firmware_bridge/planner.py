@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from deploy.graph import Graph, Kind
 from firmware_bridge.schedule import Schedule, Steps, make_schedule
 
-ALIGNMENT = 4  # of rows; blocks that hold more than bytes ask for more
+ALIGNMENT, WORK_ALIGNMENT = 4, 16  # of rows; of the arena and of working memory, where vectors may lie
 ALWAYS = 2**30  # a time after all others
 SCRATCH = "\tscratch"  # blocks that are no activations: a tab is in no name of one
 MOST_ROUNDS = 12  # of looking for another cut that helps
@@ -47,12 +47,17 @@ class Block:
         return int(self.rows[:, 3].max())
 
 
+def aligned(size: int) -> int:
+    """Bytes, rounded up to what the arena and its working memory are aligned to."""
+    return -(-size // WORK_ALIGNMENT) * WORK_ALIGNMENT
+
+
 def kept_name(operator: Kind) -> str:
     """The block of what an operator keeps from its first step to its last."""
     return f"\t{operator.output.name} sums"
 
 
-def work_block(name: str, size: int, born: int, dies: int, alignment: int = 16) -> Block:
+def work_block(name: str, size: int, born: int, dies: int, alignment: int = WORK_ALIGNMENT) -> Block:
     """Memory that is in use as a whole from one time to another."""
     return Block(name, size, np.array([[0, size, born, dies]], np.int64), alignment)
 
@@ -68,7 +73,7 @@ class Plan:
     @cached_property
     def arena_bytes(self) -> int:
         end = max(self.offsets[name] + block.bytes for name, block in self.blocks.items())
-        return -(-end // 16) * 16
+        return aligned(end)
 
     @cached_property
     def slots(self) -> dict[str, int]:
@@ -159,7 +164,7 @@ def _place(schedule: Schedule, extras: Sequence[Block]) -> Plan:
             free, key=lambda each: (max(top, each + size) - min(bottom, each), abs(each - bottom))
         )
         bottom, top = min(bottom, place), max(top, place + block.bytes)
-    lowest = bottom // 16 * 16
+    lowest = bottom // WORK_ALIGNMENT * WORK_ALIGNMENT
     places = {name: offset - lowest for name, offset in offsets.items()}
     return Plan(schedule, {block.name: block for block in blocks}, places)
 

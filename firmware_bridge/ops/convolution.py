@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from deploy.graph import Conv2D, Tensor
 from firmware_bridge.layouts import LAYOUTS, pointwise_scratch
 from firmware_bridge.ops.site import Code, Site, convolution_tables, is_fast
-from firmware_bridge.planner import SCRATCH
+from firmware_bridge.planner import SCRATCH, aligned
 from firmware_bridge.schedule import Steps, window_steps
 
 PATCHES = 6  # windows gathered at once, which kernels take by twos or threes; a host gathers a row
@@ -13,7 +13,7 @@ PATCHES = 6  # windows gathered at once, which kernels take by twos or threes; a
 
 def plan(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> Steps:
     width, depth = operator.output.shape[2], operator.weights[0].size
-    patches = 0 if _is_pointwise(operator) else _aligned(_patches(operator, kernels) * depth)
+    patches = 0 if _is_pointwise(operator) else aligned(_patches(operator, kernels) * depth)
     pixels = width if _is_pointwise(operator) else _patches(operator, kernels)
     needs = [pointwise_scratch(each, depth, pixels) for each in kernels] if is_fast(operator, source) else [0]
     return window_steps(operator, source, operator.size, patches + max(needs))
@@ -37,7 +37,7 @@ def _gathered(operator: Conv2D, site: Site, fast: bool) -> list[str]:
     sizes = f"{tall}, {wide * channels}"
     step = operator.stride[1] * channels
     patches = site.address(SCRATCH)
-    used = _aligned(count * operator.weights[0].size)
+    used = aligned(count * operator.weights[0].size)
     if count >= site.width:
         multiply = _multiply(site, fast, patches, str(site.width), "y", used)
         return [f"tinyscene_gather(rows, {sizes}, 0, {site.width}, {step}, {patches});", multiply]
@@ -55,7 +55,7 @@ def _scratch_check(operator: Conv2D, site: Site) -> str:
     """That the kernel which is compiled needs no more working memory than was planned."""
     depth, direct = operator.weights[0].size, _is_pointwise(operator)
     pixels = site.width if direct else _patches(operator, site.kernels)
-    used = 0 if direct else _aligned(pixels * depth)
+    used = 0 if direct else aligned(pixels * depth)
     room = site.plan.schedule.steps[site.number - 1].scratch - used
     size = f"TINYSCENE_POINTWISE_SCRATCH({depth}, {pixels})"
     return f"typedef char scratch_{site.number}_suffices[{size} <= {room} ? 1 : -1];\n"
@@ -76,7 +76,3 @@ def _is_pointwise(operator: Conv2D) -> bool:
 def _patches(operator: Conv2D, kernels: Sequence[str]) -> int:
     width = operator.output.shape[2]
     return width if "simd" in kernels else min(PATCHES, width)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // 16) * 16
