@@ -17,6 +17,7 @@ from firmware_bridge.emit import Library
 from firmware_bridge.planner import Plan
 from firmware_bridge.schedule import FIRST
 
+COLUMNS = ("block", "offset", "bytes", "rows", "from", "to")  # of the plan's table
 WIDTH, HEIGHT = 1000, 560  # of the picture, without its margins
 MARGIN = 40
 FRONT_END = 0.12  # of the width, for the time before the network runs
@@ -58,12 +59,11 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
 
 def report_tables(report: dict[str, Any]) -> Group:
     """A report for a terminal."""
-    columns = ("block", "offset", "bytes", "rows", "from", "to")
     table = Table(box=None, pad_edge=False)
-    for column in columns:
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "block" else "right", no_wrap=True)
     for row in report["plan"]:
-        table.add_row(*(f"{row[column]:,}" if isinstance(row[column], int) else row[column] for column in columns))
+        table.add_row(*_cells(row))
     return Group(table, *_summary(report))
 
 
@@ -104,6 +104,10 @@ def _summary(report: dict[str, Any]) -> list[str]:
     where = f"{flash['target']} ({flash['toolchain']}, -{flash['optimize']})"
     parts = f"code {flash['code']:,}, weights {flash['weights']:,}, tables {flash['tables']:,}"
     return [memory, f"{total:,} bytes of flash on {where}: {parts}"]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [f"{row[column]:,}" if isinstance(row[column], int) else row[column] for column in COLUMNS]
 
 
 def plan_picture(plan: Plan) -> str:
@@ -151,11 +155,9 @@ def plan_picture(plan: Plan) -> str:
 
 def readme(report: dict[str, Any]) -> str:
     """The README.md beside the sources."""
-    columns = ("block", "offset", "bytes", "rows", "from", "to")
-    table = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    table = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     for row in report["plan"]:
-        cells = (f"{row[key]:,}" if isinstance(row[key], int) else row[key].replace("|", "/") for key in columns)
-        table.append("| " + " | ".join(cells) + " |")
+        table.append("| " + " | ".join(cell.replace("|", "/") for cell in _cells(row)) + " |")
     memory, flash = _summary(report)
     return README.format(
         model=report["model"],
