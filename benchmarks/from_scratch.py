@@ -16,6 +16,7 @@ from benchmarks.results import read_result, write_result
 from train.cache import prepare
 from train.data import open_dataset
 from train.evaluate import evaluate, predictor
+from train.features import LogMel
 from train.loop import train
 from train.recipe import load_recipe
 from train.run import load_model
@@ -67,7 +68,7 @@ def _run(
         clips = prepare(dataset, chosen.features.sample_rate)
         train(chosen, dataset, clips, split, folder, resume=folder.exists())
         network, card = load_model(folder)
-        measured = evaluate(predictor(network, chosen.features), clips, dataset.split(split)[1])
+        measured = evaluate(predictor(network, LogMel(chosen.features)), clips, dataset.split(split)[1])
         groups = {group: each["accuracy"] for group, each in measured["by_device_group"].items()}
         rows.append(
             {"run": folder.name, "name": name, "split": split, "seed": chosen.seed, "settings": settings}

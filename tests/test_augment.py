@@ -1,5 +1,6 @@
 """Augmentation: each transform against its definition written out, and the statistics of what is drawn."""
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from train.recipe import Augment
 
 FRONT_END = FrontEnd()
 ON: dict[str, Any] = {"roll_seconds": 0.1, "freq_mask": 48, "time_mask": 10, "mixstyle_p": 1.0, "dir_p": 1.0}
-ON |= {"mixup_alpha": 0.3}
-OFF = {"shift": "roll_seconds", "response": "dir_p", "mixstyle": "mixstyle_p", "mixup": "mixup_alpha"}  # where zero
+ON |= {"mixup_alpha": 0.3, "gain_db": 6.0}
+OFF = {"shift": "roll_seconds", "response": "dir_p", "mixstyle": "mixstyle_p", "mixup": "mixup_alpha"}
+OFF |= {"gain": "gain_db"}  # where zero
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -147,7 +149,7 @@ def test_a_folder_without_a_response_is_refused(name: str, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     (tmp_path / "silent").mkdir()
     soundfile.write(tmp_path / "silent" / "a.wav", np.zeros(100), 32_000)
-    with pytest.raises(InputError, match=rf"augment\.dir_folder .*{name}"):
+    with pytest.raises(InputError, match=rf"{name}.*(no impulse responses|silent)"):
         load_responses(tmp_path / name, FRONT_END)
 
 
@@ -174,6 +176,37 @@ def test_responses_are_drawn_for_a_share_of_the_named_devices_alone() -> None:
     assert set(response[:, 1].tolist()) == {-1}
     assert set(response[:, [0, 2]].ravel().tolist()) == {-1, 0, 1, 2}
     assert (response[:, [0, 2]] >= 0).mean() == pytest.approx(0.6, abs=0.02)
+
+
+def test_no_named_devices_means_every_device() -> None:
+    response = numbers(drawn(900, devices="abc", dir_p=1.0, dir_devices=()).response)
+    assert set(response.tolist()) == {0, 1, 2}
+
+
+def decibels(**settings: object) -> np.ndarray:
+    return 10 * np.log10(numbers(drawn(4_000, **settings).gain).astype(float))  # (clip, mel)
+
+
+def test_a_level_is_one_for_all_bands_and_uniform_either_way() -> None:
+    gain = decibels(gain_db=6.0)
+    np.testing.assert_allclose(gain, gain[:, :1].repeat(256, axis=1), atol=1e-4)
+    assert (gain.min(), gain.max()) == pytest.approx((-6, 6), abs=0.05)
+    assert gain[:, 0].std() == pytest.approx(12 / math.sqrt(12), rel=0.03)
+
+
+def test_a_frequency_response_is_linear_in_decibels_between_at_most_seven_knots() -> None:
+    gain = decibels(filter_db=6.0)
+    bends = np.abs(np.diff(gain, 2, axis=1)) > 1e-3  # a knot between two bands bends at both
+    runs = (np.diff(bends.astype(int), axis=1) == 1).sum(1)
+    assert np.abs(gain).max() <= 6.0001
+    assert runs.max() <= 5
+    assert 2 < runs.mean() < 5
+
+
+def test_a_gain_multiplies_the_power_of_its_band() -> None:
+    power, gain = random(2, 1, 3, 4).square(), random(2, 3).square()
+    found = on_power(power, Draw(gain=gain))
+    np.testing.assert_allclose(found.numpy(), np.einsum("bcmf,bm->bcmf", power.numpy(), gain.numpy()), rtol=1e-6)
 
 
 def test_mixstyle_is_drawn_for_the_share_of_batches_asked_for() -> None:

@@ -13,7 +13,7 @@ from deploy.errors import InputError
 from train.budget import count_network, count_recipe
 from train.models import build
 from train.models.cp_mobile import Block, ConvNorm, CPMobile, fold_branches, round_channels
-from train.recipe import Model, Recipe, load_recipe
+from train.recipe import CPMobileModel, Recipe, load_recipe
 
 PUBLISHED = {  # layer: parameters and MACs of its convolution and BatchNorm, on one log-mel of 256 x 65
     "in_c.0": (88, 304_144),
@@ -50,7 +50,7 @@ def normed(network: nn.Module) -> dict[str, ConvNorm]:
     return {name: module for name, module in network.named_modules() if isinstance(module, ConvNorm)}
 
 
-def trained(model: Model, seed: int, shape: tuple[int, int]) -> tuple[CPMobile, Tensor]:
+def trained(model: CPMobileModel, seed: int, shape: tuple[int, int]) -> tuple[CPMobile, Tensor]:
     """A network whose BatchNorms have statistics, signs and offsets of their own, and an input for it."""
     torch.manual_seed(seed)
     network = CPMobile(model, 10)
@@ -85,7 +85,7 @@ def test_the_baseline_costs_what_is_published() -> None:
 
 
 def test_baseline_parameters_are_named_as_published() -> None:
-    names = CPMobile(Model(), 10).state_dict().keys()
+    names = CPMobile(CPMobileModel(), 10).state_dict().keys()
     assert len(names) == 6 * 21  # a convolution and five tensors of its BatchNorm
     assert [name for name in names if not PUBLISHED_KEY.fullmatch(name)] == []
 
@@ -93,7 +93,7 @@ def test_baseline_parameters_are_named_as_published() -> None:
 def test_baseline_tensors_have_the_names_and_shapes_of_the_published_weights(baseline_weights: Path) -> None:
     with safe_open(baseline_weights, "pt") as file:
         published = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    assert {name: tuple(each.shape) for name, each in CPMobile(Model(), 10).state_dict().items()} == published
+    assert {name: tuple(each.shape) for name, each in CPMobile(CPMobileModel(), 10).state_dict().items()} == published
 
 
 @pytest.mark.parametrize("recipe", MILLION_MACS)
@@ -139,7 +139,7 @@ FOLDED = pytest.mark.parametrize(
 
 @FOLDED
 def test_folding_keeps_the_function(settings: dict[str, object], shape: tuple[int, int]) -> None:
-    network, x = trained(Model.model_validate(settings | {"branches": True}), 1, shape)
+    network, x = trained(CPMobileModel.model_validate(settings | {"branches": True}), 1, shape)
     with torch.inference_mode():
         expected, folded = network(x), fold_branches(network)(x)
     assert (folded - expected).abs().max() < 3e-6 * expected.abs().max()  # rounding: 6e-7; a forgotten epsilon: 9e-6
@@ -147,7 +147,7 @@ def test_folding_keeps_the_function(settings: dict[str, object], shape: tuple[in
 
 @FOLDED
 def test_branches_have_an_effect_before_folding(settings: dict[str, object], shape: tuple[int, int]) -> None:
-    model = Model.model_validate(settings | {"branches": True})
+    model = CPMobileModel.model_validate(settings | {"branches": True})
     network, x = trained(model, 1, shape)
     dropped = CPMobile(model.model_copy(update={"branches": False}), 10).eval()
     dropped.load_state_dict({name: each for name, each in network.state_dict().items() if ".parallel." not in name})
@@ -166,13 +166,13 @@ def test_a_folded_network_has_the_modules_and_cost_of_a_plain_one(name: str) -> 
 
 
 def test_branches_stand_beside_every_convolution_of_a_block_and_none_of_the_stem() -> None:
-    layers = normed(CPMobile(Model(branches=True), 10))
+    layers = normed(CPMobile(CPMobileModel(branches=True), 10))
     assert {name for name, layer in layers.items() if not len(layer.parallel)} == {"in_c.0", "in_c.1"}
     assert len(layers) == 2 + 6 * 3
 
 
 def test_an_identity_branch_needs_stride_one_and_equal_channels() -> None:
-    recipe = Recipe(name="x", model=Model(base_channels=16, expansion_rate=1.0, branches=True))
+    recipe = Recipe(name="x", model=CPMobileModel(base_channels=16, expansion_rate=1.0, branches=True))
     identities = {
         name
         for name, layer in normed(build(recipe.model, 10)).items()
@@ -186,11 +186,11 @@ def test_an_identity_branch_needs_stride_one_and_equal_channels() -> None:
 
 def test_strides_of_an_unknown_block_are_refused() -> None:
     with pytest.raises(InputError, match="'b7'"):
-        CPMobile(Model(strides={"b7": (2, 2)}), 10)
+        CPMobile(CPMobileModel(strides={"b7": (2, 2)}), 10)
 
 
 def test_a_strided_shortcut_averages_its_padding_too() -> None:
-    block = Block(8, 8, 2.0, (2, 2), branches=False).eval()
+    block = Block(8, 16, 8, True, (2, 2), branches=False).eval()
     norm = block.block[2].get_submodule("1")
     assert isinstance(norm, nn.BatchNorm2d)
     nn.init.zeros_(norm.weight)  # the convolutions add nothing: the shortcut is left

@@ -23,7 +23,8 @@ from deploy.reference import run as run_graph
 from tests.test_export import run_of
 from train.cache import Clips
 from train.data import Dataset
-from train.quantize import _distillation, quantize
+from train.distill import Wanted, cross_entropy, from_network
+from train.quantize import quantize
 
 RunCli = Callable[..., tuple[int, str, str]]
 Quantized = Callable[..., Bundle]
@@ -252,10 +253,10 @@ def test_the_loss_is_divergence_and_cross_entropy_in_these_shares(share: float) 
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(0, 2, (2, 6, 10)).astype(np.float32)
     targets = rng.dirichlet(np.ones(10), 6).astype(np.float32)
-    loss = _distillation(nn.Flatten(), share)  # a float network that answers with what it is given
+    loss = from_network(nn.Flatten(), share, cross_entropy)  # a float network that answers with what it is given
     q, p = log_softmax(ours), log_softmax(theirs)
     expected = (share * np.exp(p) * (p - q) - (1 - share) * targets * q).sum()
-    found = loss(torch.tensor(ours), torch.tensor(theirs).reshape(6, 1, 2, 5), torch.tensor(targets))
+    found = loss(torch.tensor(ours), Wanted(torch.tensor(theirs).reshape(6, 1, 2, 5), torch.tensor(targets)))
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 

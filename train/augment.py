@@ -1,7 +1,8 @@
 """Augmentation of a batch, each a recipe key under `augment`, all batched on the model's device.
 
-Order: device impulse response and time roll on the waveform, masks on the mel power (as the DCASE 2024
-baseline does, so masked values become the logarithm's floor), Freq-MixStyle and mixup on the log-mel.
+Order: device impulse response and time roll on the waveform; level and frequency response, then masks, on the
+mel power (masks as the DCASE 2024 baseline has them: masked values become the logarithm's floor); Freq-MixStyle
+and mixup on the log-mel.
 
 The transforms are pure functions of explicit numbers. `draw` makes those numbers with numpy on the CPU,
 from a generator seeded by run, epoch and step: the same on every device, and a resumed run repeats them.
@@ -21,6 +22,7 @@ from deploy.frontend import PCM_SCALE, FrontEnd
 from train.recipe import Augment
 
 MIXSTYLE_EPSILON = 1e-6  # of the variance, as published
+FILTER_KNOTS = (4, 7)  # of a random frequency response, least and most, its ends included
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Draw:
 
     shift: Tensor | None = None  # (batch,) samples to roll by
     response: Tensor | None = None  # (batch,) index of an impulse response, -1 for none
+    gain: Tensor | None = None  # (batch, mel) factors of the power
     freq_mask: tuple[Tensor, Tensor] | None = None  # first band and number of bands, (batch,) each
     time_mask: tuple[Tensor, Tensor] | None = None  # first frame and number of frames, (batch,) each
     mixstyle: tuple[Tensor, Tensor] | None = None  # own share and partner, (batch,) each
@@ -63,16 +66,33 @@ def draw(
     response = None
     if responses and settings.dir_p:
         chosen = rng.integers(0, responses, batch)
-        applies = np.isin(devices, settings.dir_devices) & (rng.uniform(0, 1, batch) < settings.dir_p)
+        applies = rng.uniform(0, 1, batch) < settings.dir_p
+        if settings.dir_devices:
+            applies &= np.isin(devices, settings.dir_devices)
         response = send(np.where(applies, chosen, -1))
     return Draw(
         shift=shift,
         response=response,
+        gain=send(_gains(settings, front_end.n_mels, batch, rng)) if settings.gain_db or settings.filter_db else None,
         freq_mask=mask(settings.freq_mask, front_end.n_mels) if settings.freq_mask else None,
         time_mask=mask(settings.time_mask, front_end.frames) if settings.time_mask else None,
         mixstyle=mix(settings.mixstyle_alpha) if rng.uniform() < settings.mixstyle_p else None,
         mixup=mix(settings.mixup_alpha) if settings.mixup_alpha else None,
     )
+
+
+def _gains(settings: Augment, n_mels: int, batch: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Factors of the power (batch, mel): a level for each clip, and a response that is linear in dB between knots.
+
+    H. Nam et al., "FilterAugment: An Acoustic Environmental Data Augmentation Method", ICASSP 2022, linear type.
+    """
+    decibels = np.repeat(rng.uniform(-settings.gain_db, settings.gain_db, (batch, 1)), n_mels, axis=1)
+    for clip in range(batch if settings.filter_db else 0):
+        inner = rng.uniform(0, n_mels - 1, rng.integers(*FILTER_KNOTS, endpoint=True) - 2)
+        knots = np.concatenate([[0], np.sort(inner), [n_mels - 1]])
+        response = rng.uniform(-settings.filter_db, settings.filter_db, len(knots))
+        decibels[clip] += np.interp(np.arange(n_mels), knots, response)
+    return 10.0 ** (decibels / 10.0)
 
 
 def on_waveform(clips: Tensor, drawn: Draw, responses: Tensor | None) -> Tensor:
@@ -83,7 +103,9 @@ def on_waveform(clips: Tensor, drawn: Draw, responses: Tensor | None) -> Tensor:
 
 
 def on_power(power: Tensor, drawn: Draw) -> Tensor:
-    """Mel power (batch, 1, mel, frame) with bands and frames masked."""
+    """Mel power (batch, 1, mel, frame) with its bands amplified, then bands and frames masked."""
+    if drawn.gain is not None:
+        power = power * drawn.gain[:, None, :, None]
     if drawn.freq_mask is not None:
         power = mask(power, *drawn.freq_mask, dim=2)
     return power if drawn.time_mask is None else mask(power, *drawn.time_mask, dim=3)
@@ -149,17 +171,23 @@ def mixup(log_mel: Tensor, targets: Tensor, share: Tensor, partner: Tensor) -> t
     return mixed, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
 
 
+def response_paths(folder: Path) -> list[Path]:
+    """The impulse responses in a folder, in the order of `load_responses`. Raises InputError if there are none."""
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(f"{folder}: no such folder, or no impulse responses (audio files) in it")
+    return paths
+
+
 def load_responses(folder: Path, front_end: FrontEnd) -> Tensor:
     """Spectra (response, frequency) of a folder's impulse responses, for `convolve`.
 
     Each is resampled, cut to one second and scaled to unit energy, so that the level at which a response
     was recorded does not become the clip's. Raises InputError if the folder holds none or a file cannot be read.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InputError(f"augment.dir_folder {folder}: no such folder, or no audio files in it")
+    paths = response_paths(folder)
     signals = np.stack([next(Recording(path, front_end.sample_rate).clips()) for path in paths]) / PCM_SCALE
     energy = np.sqrt((signals**2).sum(axis=1, keepdims=True))
     if not energy.all():
-        raise InputError(f"augment.dir_folder {folder}: {paths[int(energy.argmin())].name} is silent")
+        raise InputError(f"{folder}: the impulse response {paths[int(energy.argmin())].name} is silent")
     return torch.fft.rfft(torch.from_numpy(signals / energy), n=2 * front_end.clip_samples)

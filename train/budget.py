@@ -20,8 +20,7 @@ from deploy.bundle import INDEX, open_bundle
 from deploy.errors import InputError, OverBudgetError
 from deploy.inspection import inspect_graph
 from train.data import SCENES
-from train.models import build
-from train.models.cp_mobile import CPMobile, fold_branches
+from train.models import build, finish
 from train.recipe import Budget, Recipe, load_recipe, parse_recipe, recipe_names
 from train.run import load_tensors, model_path, network_with, read_card
 
@@ -136,7 +135,7 @@ def count_recipe(recipe: Recipe, classes: int = 10) -> Count:
 
 def count_network(network: nn.Module, recipe: Recipe) -> Count:
     """Count a torch network on the recipe's log-mel, layer by layer."""
-    folded = fold_branches(network) if isinstance(network, CPMobile) else network
+    folded = finish(network)
     summary = torchinfo.summary(folded, (1, 1, *recipe.features.shape), verbose=0, mode="eval", device="cpu")
     names = {id(module): name for name, module in folded.named_modules()}
     layers = tuple(

@@ -95,6 +95,11 @@ class Clips:
         """The device of each clip."""
         return np.array([item.device for item in self.recordings])[self.recording[clips]]
 
+    def names(self, clips: NDArray[np.int64]) -> list[str]:
+        """The name of each clip: its recording's path, with `#N` for second N where that has several."""
+        items = [(self.recordings[self.recording[clip]], int(clip)) for clip in clips]
+        return [item.path if item.clips == 1 else f"{item.path}#{clip - item.first_clip}" for item, clip in items]
+
     def report(self) -> dict[str, object]:
         """What was done to the recordings: counts, and each one that needed anything, by name."""
         rates = Counter(item.rate for item in self.recordings if item.clips)

@@ -1,6 +1,7 @@
 """Checkpoints: where a run stands, with the weights and the optimizer's moments, in one safetensors file."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +27,32 @@ class Place:
     seconds: float = 0.0
 
 
-def save_checkpoint(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, card: Card, place: Place) -> None:
+def save_checkpoint(
+    out: Path,
+    network: nn.Module,
+    average: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    card: Card,
+    place: Place,
+) -> None:
     """Write everything that going on with the run needs."""
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+    for name, parameter in _trained(network):
         state = optimizer.state[parameter]
         tensors |= {f"optimizer.{key}.{name}": tensor for key, tensor in state.items()}
     save_tensors(out / CHECKPOINT, tensors, card, vars(place))
 
 
-def resume_run(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, card: Card) -> Place:
-    """Load a checkpoint into the network and the optimizer, and say where it stands.
+def _trained(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, each) for name, each in network.named_parameters() if each.requires_grad)
+
+
+def resume_run(
+    out: Path, network: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer, card: Card
+) -> Place:
+    """Load a checkpoint into the network, its average and the optimizer, and say where it stands.
 
     A run that was killed before its first checkpoint starts anew.
     """
@@ -54,8 +70,11 @@ def resume_run(out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, 
             raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
     try:
         place = Place(**json.loads(header["state"]))
-        network.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-        for name, parameter in network.named_parameters():
+        for prefix, module in (("model.", network), ("average.", average)):
+            if module is not None:
+                found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+                module.load_state_dict(found)
+        for name, parameter in _trained(network):
             keys = ("step", "exp_avg", "exp_avg_sq")
             optimizer.state[parameter] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
         optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device

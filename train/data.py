@@ -72,6 +72,11 @@ class Dataset:
             raise InputError(f"{self.root} has no split {name!r}: say one of {known} with --split")
         return self.splits[name]
 
+    def split_hash(self, name: str) -> str:
+        """Hash of the names in a split's two lists."""
+        training, test = self.split(name)
+        return hashlib.sha256("\n".join((*training, "", *test)).encode()).hexdigest()
+
     @property
     def default_split(self) -> str:
         """The split to use where none is named: all of TAU, or the first fold."""

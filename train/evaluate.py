@@ -27,6 +27,7 @@ from deploy.provenance import provenance
 from train.cache import Clips
 from train.data import DEVICE_GROUPS
 from train.features import LogMel, waveform
+from train.models import features_of
 from train.progress import progress
 from train.run import load_model
 
@@ -37,18 +38,18 @@ SMALLEST_PROBABILITY = 1e-15  # in the logarithm, as scikit-learn's log loss has
 Predict = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes) probabilities
 
 
-def predictor(network: nn.Module, front_end: FrontEnd, device: torch.device | None = None) -> Predict:
-    """A torch network with its front end, as a function of int16 clips."""
+def predictor(network: nn.Module, features: LogMel, device: torch.device | None = None) -> Predict:
+    """A torch network with its features, as a function of int16 clips."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    log_mel = LogMel(front_end).to(device)
+    features.to(device)
     network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         network.eval()
         clips = waveform(torch.from_numpy(np.ascontiguousarray(pcm)).to(device))  # (batch, samples)
-        features = log_mel(clips).contiguous(memory_format=torch.channels_last)  # (batch, 1, mel, frame)
-        return network(features).softmax(1).cpu().numpy()  # (batch, classes)
+        log_mel = features(clips).contiguous(memory_format=torch.channels_last)  # (batch, 1, mel, frame)
+        return network(log_mel).softmax(1).cpu().numpy()  # (batch, classes)
 
     return predict
 
@@ -69,8 +70,8 @@ def open_subject(model: Path, runner: str) -> Subject:
     is_bundle = (model / INDEX).exists()
     if model.suffix != ".onnx" and not is_bundle:
         network, card = load_model(model)
-        front_end = card.parsed_recipe.features
-        return Subject(predictor(network, front_end), front_end, card.labels, card.split, "torch")
+        recipe = card.parsed_recipe
+        return Subject(predictor(network, features_of(recipe)), recipe.features, card.labels, card.split, "torch")
     classifier = bundle_classifier(open_bundle(model), runner) if is_bundle else onnx_classifier(model)
     split = classifier.card.get("quantized", classifier.card).get("split")
     run_by = runner if is_bundle else "onnxruntime"

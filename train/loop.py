@@ -1,6 +1,6 @@
 """The training loop.
 
-    tinyscene train RECIPE --data DATA --split 25 --out RUN [--resume]
+    tinyscene train RECIPE --data DATA --split 25 --out RUN [--weights RUN | FILE] [--resume]
     torchrun --nproc-per-node 2 -m tinyscene train ...        # several GPUs or hosts
 
 AdamW, cosine with warm-up. A step (`train/trainer.py`) takes `batch_size` clips: features and augmentation are
@@ -12,7 +12,6 @@ Every random number comes from a generator seeded by run, epoch, step and rank, 
 the numbers of an unbroken one and ends with the same metrics. Ctrl-C finishes the step and saves.
 """
 
-import hashlib
 import json
 import math
 import signal
@@ -22,7 +21,9 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from deploy.errors import InputError, TinysceneError
@@ -32,13 +33,14 @@ from train.budget import count_network
 from train.cache import Clips
 from train.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
 from train.data import Dataset
+from train.distill import Loss, loss_of
 from train.evaluate import evaluate, predictor
-from train.models import build
-from train.models.cp_mobile import CPMobile, fold_branches
+from train.models import build, finish
 from train.progress import progress
 from train.recipe import Recipe
 from train.run import METRICS, MODEL, RECIPE, Card, save_tensors, write_recipe
-from train.trainer import Loss, Ranks, Trainer, cross_entropy, distribute
+from train.trainer import Trainer, distribute
+from train.transfer import transfer
 
 CPU_MICRO_BATCH = 32  # clips
 SECONDS_A_CHECKPOINT = 300  # at most, besides the one after each epoch
@@ -58,8 +60,11 @@ def train(
     out: Path,
     resume: bool = False,
     allow_over_budget: bool = False,
+    weights: Path | None = None,
 ) -> Path:
     """Train a recipe on a split of a dataset, whose prepared clips are given, and return the finished model's path.
+
+    `weights` of a run or a file (train/transfer.py) to start from, instead of those of the recipe's seed.
 
     Raises:
         OverBudgetError: the network is over its limits and that is not allowed.
@@ -69,12 +74,12 @@ def train(
     torch.manual_seed(recipe.seed)
     network = build(recipe.model, len(clips.labels))
     count_network(network, recipe).require(recipe.budget, allow_over_budget)
-    ranks, card = fit(network, recipe, dataset, clips, split, out, resume)
-    device = next(network.parameters()).device
-    if ranks.rank == 0 and not (out / MODEL).exists():
-        final = fold_branches(network.cpu()) if isinstance(network, CPMobile) else network
-        save_tensors(out / MODEL, final.state_dict(), card)
-    ranks.sum(torch.zeros(1, device=device))  # no process leaves before the file is written
+    source = transfer(network, weights, clips.labels) if weights else None
+    trainer, card = fit(network, recipe, dataset, clips, split, out, resume, loss_of(recipe.distill), source)
+    if trainer.ranks.rank == 0 and not (out / MODEL).exists():
+        kept = trainer.network if trainer.average is None else trainer.average.module
+        save_tensors(out / MODEL, finish(kept.cpu()).state_dict(), card)
+    trainer.ranks.sum(torch.zeros(1, device=trainer.device))  # no process leaves before the file is written
     return out / MODEL
 
 
@@ -86,9 +91,9 @@ def fit(
     split: str,
     out: Path,
     resume: bool,
-    loss: Loss = cross_entropy,
+    loss: Loss,
     source: str | None = None,
-) -> tuple[Ranks, Card]:
+) -> tuple[Trainer, Card]:
     """Train a network by a recipe to the end of its epochs, in a run folder. Raises as `train` does.
 
     `source` names the weights that it starts from, if they are not of the recipe's seed.
@@ -105,14 +110,16 @@ def fit(
         recipe=recipe.as_dict(),
         labels=clips.labels,
         split=split,
-        split_hash=hashlib.sha256("\n".join((*training, "", *test)).encode()).hexdigest(),
+        split_hash=dataset.split_hash(split),
         data_hash=clips.data_hash,
         micro_batch=micro_batch,
         made_by=provenance(),
         source=source,
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
-    place = resume_run(out, network, optimizer, card) if resume else Place()
+    unlabelled = _unlabelled(recipe, dataset, clips, chosen)
+    trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch, loss, unlabelled)
+    place = resume_run(out, network, trainer.average, optimizer, card) if resume else Place()
     if ranks.rank == 0:
         if not resume and (out / RECIPE).exists():
             raise InputError(f"{out}: holds a run; go on with --resume, or choose another --out")
@@ -120,12 +127,24 @@ def fit(
             require_free(out)
         write_recipe(out, recipe)
         drop_metrics_after(out, place.epoch)
-    trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch, loss)
     _run_epochs(trainer, place, out, card, test)
-    return ranks, card
+    return trainer, card
 
 
-def _run_epochs(trainer: "Trainer", place: Place, out: Path, card: Card, test: tuple[str, ...]) -> None:
+def _unlabelled(recipe: Recipe, dataset: Dataset, clips: Clips, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The clips whose labels are not used: of the list that the recipe names, all but those trained on."""
+    if not recipe.consistency.weight:
+        return chosen[:0]
+    rest = np.setdiff1d(clips.select(dataset.split(recipe.consistency.split)[0]), chosen)
+    if not len(rest):
+        raise InputError(
+            f"consistency.split {recipe.consistency.split}: holds no clips but those trained on; take a smaller "
+            "--split, or consistency.weight=0"
+        )
+    return rest
+
+
+def _run_epochs(trainer: Trainer, place: Place, out: Path, card: Card, test: tuple[str, ...]) -> None:
     """Train from where the run stands to its end, writing metrics and checkpoints, or until it is interrupted."""
     settings, clips, first = trainer.recipe.train, len(trainer.chosen), trainer.ranks.rank == 0
     steps_an_epoch = math.ceil(clips / settings.batch_size)
@@ -144,7 +163,7 @@ def _run_epochs(trainer: "Trainer", place: Place, out: Path, card: Card, test: t
                 place.seconds = time.monotonic() - started
                 advance(place.clips - before)
                 if first and (stopping or time.monotonic() - saved > SECONDS_A_CHECKPOINT):
-                    save_checkpoint(out, trainer.network, trainer.optimizer, card, place)
+                    save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, place)
                     saved = time.monotonic()
                 if stopping:
                     raise InterruptedRunError(
@@ -153,11 +172,11 @@ def _run_epochs(trainer: "Trainer", place: Place, out: Path, card: Card, test: t
             metrics = trainer.finish_epoch(place)
             if first:
                 if settings.evaluate_every and place.epoch % settings.evaluate_every == 0:
-                    predict = predictor(trainer.network, trainer.recipe.features, trainer.device)
+                    predict = predictor(trainer.network, trainer.features, trainer.device)
                     result = evaluate(predict, trainer.clips, test)
                     metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
                 _append_metrics(out, metrics, writer)
-                save_checkpoint(out, trainer.network, trainer.optimizer, card, place)
+                save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, place)
                 saved = time.monotonic()
 
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from deploy.bundle import Bundle, write_bundle
 from deploy.errors import InputError
@@ -31,14 +30,14 @@ from train.budget import Count, count_network
 from train.cache import Clips
 from train.calibrate import calibrate, correct_biases, equalize, to_integers
 from train.data import Dataset
+from train.distill import from_network, loss_of
 from train.features import LogMel, waveform
 from train.graph_module import GraphModule
 from train.loop import fit
 from train.lower import lower
 from train.model_card import model_card
-from train.recipe import Recipe, override
+from train.recipe import Consistency, Distill, Recipe, override
 from train.run import METRICS, load_model, model_path
-from train.trainer import Loss, cross_entropy
 
 BATCH = 32  # clips
 BIAS_CLIPS = 64  # for the bias correction, which holds them in memory
@@ -141,26 +140,16 @@ def _fine_tune(
             "weight_decay": 0.0,
             "precision": "float32",  # bfloat16 would round where the integers do not
             "evaluate_every": 0,
+            "ema": 0.0,  # what is fine-tuned is kept
         }
     )
-    chosen = recipe.model_copy(update={"train": train})
-    fit(rounded, chosen, dataset, clips, split, work, resume, _distillation(network, settings.distill), source)
+    distill = recipe.distill if settings.distill < 1 else Distill()
+    chosen = recipe.model_copy(update={"train": train, "distill": distill, "consistency": Consistency()})
+    loss = from_network(network, settings.distill, loss_of(distill))
+    fit(rounded, chosen, dataset, clips, split, work, resume, loss, source)
     if not all(parameter.isfinite().all() for parameter in rounded.parameters()):
         raise InputError(f"{work}: fine-tuning diverged; remove the folder and try a lower --set quantize.lr")
     return [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
-
-
-def _distillation(teacher: nn.Module, share: float) -> Loss:
-    """Cross-entropy with the labels, and the divergence from the float network's answers with weight `share`."""
-    teacher.eval()
-
-    def loss(logits: Tensor, log_mel: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = teacher.to(log_mel.device)(log_mel).log_softmax(1)
-        divergence = F.kl_div(logits.log_softmax(1), wanted, reduction="sum", log_target=True)
-        return share * divergence + (1 - share) * cross_entropy(logits, log_mel, targets)
-
-    return loss
 
 
 def _budget(count: Count, integer: Graph) -> dict[str, int]:

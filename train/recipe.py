@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from deploy.errors import InputError
 from deploy.frontend import FrontEnd
@@ -31,8 +31,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Model(Section):
-    """A network of `train/models`."""
+class Channels(Section):
+    """Channel counts of a CP-Mobile network whose channels were pruned, in place of those its settings give."""
+
+    stem: Count
+    stages: tuple[Count, ...]
+    expanded: tuple[Count, ...]  # by block
+
+
+class CPMobileModel(Section):
+    """train/models/cp_mobile.py"""
 
     family: Literal["cp_mobile"] = "cp_mobile"
     base_channels: Annotated[int, Field(ge=8, le=512)] = 32
@@ -41,6 +49,70 @@ class Model(Section):
     n_blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=6)] = (3, 2, 1)
     strides: dict[str, Stride] = {"b2": (1, 1), "b3": (1, 2), "b4": (2, 1)}  # by block; the others do not stride
     branches: bool = False  # parallel branches while training, folded into one convolution afterwards
+    channels: Channels | None = None  # after pruning
+
+    def finished(self) -> "CPMobileModel":
+        """The network that is kept when training is over."""
+        return self.model_copy(update={"branches": False})
+
+
+class CPResNetModel(Section):
+    """train/teachers/cp_resnet.py"""
+
+    family: Literal["cp_resnet"]
+    base_channels: Annotated[int, Field(ge=8, le=512)] = 128
+    rho: Annotated[int, Field(ge=0, le=12)] = (
+        8  # receptive field: that many of its convolutions beyond the first see 3 x 3
+    )
+
+    def finished(self) -> "CPResNetModel":
+        return self
+
+
+class PasstModel(Section):
+    """train/teachers/passt.py"""
+
+    family: Literal["passt"]
+    width: Annotated[int, Field(ge=8, le=2048)] = 768
+    depth: Annotated[int, Field(ge=1, le=48)] = 12
+    heads: Annotated[int, Field(ge=1, le=32)] = 12
+    stride: Annotated[int, Field(ge=1, le=16)] = 10  # of the patches, which are 16 x 16
+    patchout_mel: Annotated[int, Field(ge=0)] = 0  # rows of patches left out while training
+    patchout_frame: Annotated[int, Field(ge=0)] = 0  # columns
+    patchout: Annotated[int, Field(ge=0)] = 0  # single patches
+
+    def finished(self) -> "PasstModel":
+        return self
+
+
+class AstModel(Section):
+    """train/teachers/ast.py"""
+
+    family: Literal["ast"]
+    width: Annotated[int, Field(ge=8, le=2048)] = 768
+    depth: Annotated[int, Field(ge=1, le=48)] = 12
+    heads: Annotated[int, Field(ge=1, le=32)] = 12
+    tuning: Literal["full", "lora"] = "full"  # of all weights, or of low-rank additions to them, merged at the end
+    rank: Annotated[int, Field(ge=1, le=256)] = 8  # of LoRA
+
+    def finished(self) -> "AstModel":
+        return self.model_copy(update={"tuning": "full"})
+
+
+FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast")
+
+
+def _family(model: object) -> object:
+    return model.get("family", "cp_mobile") if isinstance(model, dict) else getattr(model, "family", None)
+
+
+Model = Annotated[
+    Annotated[CPMobileModel, Tag("cp_mobile")]
+    | Annotated[CPResNetModel, Tag("cp_resnet")]
+    | Annotated[PasstModel, Tag("passt")]
+    | Annotated[AstModel, Tag("ast")],
+    Discriminator(_family),
+]
 
 
 class Augment(Section):
@@ -53,7 +125,9 @@ class Augment(Section):
     mixstyle_alpha: Positive = 0.3
     dir_folder: str | None = None  # impulse responses of microphones
     dir_p: Fraction = 0.0  # share of clips
-    dir_devices: tuple[str, ...] = ("a",)  # only clips of these devices
+    dir_devices: tuple[str, ...] = ("a",)  # only clips of these devices; empty: of every device
+    gain_db: Annotated[float, Field(ge=0, le=40)] = 0.0  # louder or quieter by at most so much
+    filter_db: Annotated[float, Field(ge=0, le=40)] = 0.0  # a random frequency response within so much, either way
     mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -64,9 +138,27 @@ class Train(Section):
     lr: Positive = 0.005  # peak
     warmup: Fraction = 0.0245  # share of all steps; the published 2,000 of 81,900
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay, a step, of the average of the weights that is kept; 0: none
+    balance: Fraction = 0.0  # 0: every clip once an epoch; 1: every scene from every device alike often
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     evaluate_every: Annotated[int, Field(ge=0)] = 0  # epochs between evaluations on the test list; 0: none
     tensorboard: bool = False
+
+
+class Distill(Section):
+    """Learning from a teacher's logits (train/distill.py)."""
+
+    logits: str | None = None  # a file of `tinyscene logits`; none: no distillation
+    temperature: Positive = 2.0
+    label_weight: Fraction = 0.02  # share of the loss that asks for the labels; the rest asks for the teacher's answers
+
+
+class Consistency(Section):
+    """Learning from clips without their labels (train/distill.py). Outside the rules of the challenge."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0  # of the loss on them; 0: off
+    split: str = "100"  # whose training list the unlabelled clips are taken from
+    confidence: Fraction = 0.0  # of an answer, below which it is no target
 
 
 class Budget(Section):
@@ -96,8 +188,10 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     features: FrontEnd = FrontEnd()
     augment: Augment = Augment()
-    model: Model = Model()
+    model: Model = CPMobileModel()
     train: Train = Train()
+    distill: Distill = Distill()
+    consistency: Consistency = Consistency()
     budget: Budget = Budget()
     quantize: Quantize = Quantize()
 
@@ -188,7 +282,9 @@ def _override(settings: dict[str, Any], override: str) -> None:
 def _describe(error: ValidationError) -> str:
     """The first fault on one line, with its key and, for an unknown key, the nearest known one."""
     fault = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in fault["loc"])
+    key = ".".join(str(part) for part in fault["loc"] if part not in FAMILIES)
+    if fault["type"] == "union_tag_invalid":
+        return f"model.family: must be one of {', '.join(FAMILIES)} (given: {fault.get('ctx', {}).get('tag')!r})"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}: {_hint(key, list(_keys(Recipe(name='any').as_dict())))}"
     if fault["type"] == "value_error":  # a check of our own, which says it all

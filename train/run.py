@@ -100,8 +100,8 @@ def load_model(run: Path) -> tuple[nn.Module, Card]:
 
 
 def network_with(tensors: dict[str, Tensor], recipe: Recipe, classes: int, path: Path) -> nn.Module:
-    """The recipe's network, without branches, holding these weights. Raises InputError where they do not fit."""
-    network = build(recipe.model.model_copy(update={"branches": False}), classes)
+    """The recipe's finished network, holding these weights. Raises InputError where they do not fit."""
+    network = build(recipe.model.finished(), classes)
     expected = network.state_dict()
     for name, tensor in expected.items():
         if name not in tensors:

@@ -7,8 +7,7 @@ summed. Every random number comes from a generator seeded by run, epoch, batch a
 import atexit
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,18 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train import augment
 from train.cache import Clips
 from train.checkpoint import Place
-from train.features import LogMel, waveform
+from train.distill import Loss, Wanted, consistency
+from train.features import waveform
+from train.logits import read_logits
+from train.models import features_of
 from train.recipe import Recipe, Train
 
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, log-mel, target distribution -> sum over the batch
-
-
-def cross_entropy(logits: Tensor, _log_mel: Tensor, targets: Tensor) -> Tensor:
-    """Against targets (batch, classes), summed over the batch."""
-    return F.cross_entropy(logits, targets, reduction="sum")
 
 
 @dataclass(frozen=True)
@@ -61,19 +57,24 @@ class Trainer:
         ranks: Ranks,
         device: torch.device,
         micro_batch: int,
-        loss: Loss = cross_entropy,
+        loss: Loss,
+        unlabelled: NDArray[np.int64],
     ) -> None:
-        self.recipe, self.clips, self.chosen = recipe, clips, chosen
+        self.recipe, self.clips, self.chosen, self.unlabelled = recipe, clips, chosen, unlabelled
         self.network, self.optimizer, self.ranks, self.device = network, optimizer, ranks, device
         self.micro_batch, self.loss = micro_batch, loss
         self.order, self.shuffled = np.arange(len(chosen)), -1  # positions in `chosen`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.log_mel = LogMel(recipe.features).to(device)
+        self.features = features_of(recipe).to(device)
         self.label = torch.from_numpy(clips.label[chosen])
         self.devices = clips.device(chosen)
         folder = recipe.augment.dir_folder
         self.responses = augment.load_responses(Path(folder), recipe.features).to(device) if folder else None
-        self.resident = _resident(clips, chosen, device)
+        self.teacher, self.view = self._teacher() if recipe.distill.logits else (None, None)
+        decay = recipe.train.ema
+        self.average = AveragedModel(network, None, None, get_ema_multi_avg_fn(decay), True) if decay else None
+        self.known = np.concatenate([chosen, unlabelled])
+        self.resident = _resident(clips, self.known, device)
         bfloat16 = recipe.train.precision == "bfloat16" or (
             recipe.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
@@ -87,7 +88,7 @@ class Trainer:
             group["lr"] = rate
         if place.epoch != self.shuffled:
             self.shuffled = place.epoch
-            self.order = _rng(self.recipe.seed, place.epoch).permutation(len(self.chosen))
+            self.order = self._shuffle(_rng(self.recipe.seed, place.epoch))
         batch = self.order[place.batch * settings.batch_size : (place.batch + 1) * settings.batch_size]
         mine = np.array_split(batch, self.ranks.count)[self.ranks.rank]  # positions in `chosen`
         self.network.train()
@@ -96,6 +97,8 @@ class Trainer:
         tally = torch.tensor([loss, correct, stopping], device=self.device)
         loss, correct, stopping = self._share(tally).tolist()
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         place.loss += loss
         place.correct += round(correct)
         place.clips += len(batch)
@@ -116,36 +119,94 @@ class Trainer:
             gradient.copy_(total.view_as(gradient))
         return tally
 
+    def _shuffle(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The clips of an epoch, positions in `chosen`: each once, or the rarer groups more often."""
+        if not self.recipe.train.balance:
+            return rng.permutation(len(self.chosen))
+        groups = np.array([f"{label} {device}" for label, device in zip(self.label, self.devices, strict=True)])
+        _, group, count = np.unique(groups, return_inverse=True, return_counts=True)
+        share = count[group] ** -self.recipe.train.balance
+        ends = np.cumsum(share / share.sum()) * len(share)  # a clip is taken once for each whole number in its stretch
+        return rng.permutation(np.searchsorted(ends, np.arange(len(share)) + rng.uniform()).clip(max=len(share) - 1))
+
+    def _teacher(self) -> tuple[Tensor, Tensor]:
+        """The teacher's probabilities (view, clip, class) for the training clips, and each response's view."""
+        settings, device = self.recipe.distill, self.device
+        logits = read_logits(Path(settings.logits or ""))
+        values = logits.of(self.clips.names(self.chosen), self.clips.labels) / settings.temperature
+        folder = self.recipe.augment.dir_folder
+        names = ["", *(path.name for path in augment.response_paths(Path(folder)))] if folder else [""]
+        views = [logits.views.index(name) if name in logits.views else 0 for name in names]
+        return values.softmax(2).to(device), torch.tensor(views, device=device)
+
     def _accumulate(self, mine: NDArray[np.int64], batch_size: int, place: Place) -> tuple[float, int]:
         """Sum the gradients of the mean loss of the batch over micro-batches. Returns summed loss, correct guesses."""
         seeds = (self.recipe.seed, place.epoch, place.batch, self.ranks.rank)
-        responses = 0 if self.responses is None else len(self.responses)
-        drawn = augment.draw(
-            self.recipe.augment, self.recipe.features, self.devices[mine], responses, _rng(*seeds), self.device
-        )
+        rng = _rng(*seeds)
+        torch.manual_seed(int(rng.bit_generator.seed_seq.generate_state(1)[0]))  # type: ignore[attr-defined]
+        loss, correct = self._labelled(mine, batch_size, rng)
+        if self.recipe.consistency.weight:
+            loss += self._unlabelled(rng.choice(len(self.unlabelled), len(mine)) + len(self.chosen), batch_size, rng)
+        return loss, correct
+
+    def _labelled(self, mine: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> tuple[float, int]:
         label = self.label[mine].to(self.device)
-        with torch.no_grad():
-            signal = augment.on_waveform(waveform(self._pcm(mine)), drawn, self.responses)  # (batch, samples)
-            power = augment.on_power(self.log_mel.power(signal), drawn)  # (batch, 1, mel, frame)
-            targets = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
-            features, targets = augment.on_log_mel(self.log_mel.log(power), targets, drawn)
+        targets = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
+        drawn = self._draw(self.devices[mine], rng)
+        if self.teacher is not None and self.view is not None:
+            view = self.view[0 if drawn.response is None else drawn.response + 1]  # (batch,), or one for all
+            targets = torch.cat([targets, self.teacher[view, torch.from_numpy(mine).to(self.device)]], 1)
+        features, targets = self._features(mine, drawn, targets)
+        labels, teacher = targets.split(len(self.clips.labels), 1) if self.teacher is not None else (targets, None)
         loss, correct = 0.0, 0
         for start in range(0, len(mine), self.micro_batch):
             part = slice(start, start + self.micro_batch)
             log_mel = features[part].contiguous(memory_format=torch.channels_last)
             with self.autocast:
                 logits = self.network(log_mel)
-            part_loss = self.loss(logits.float(), log_mel, targets[part])
+            wanted = Wanted(log_mel, labels[part], None if teacher is None else teacher[part])
+            part_loss = self.loss(logits.float(), wanted)
             (part_loss / batch_size).backward()
             loss += float(part_loss.detach())
             correct += int((logits.argmax(1) == label[part]).sum())
         return loss, correct
 
+    def _unlabelled(self, positions: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> float:
+        """Sum the gradients of the consistency loss on as many unlabelled clips. Returns the summed loss."""
+        settings, nobody = self.recipe.consistency, torch.zeros(len(positions), 0, device=self.device)
+        devices = self.clips.device(self.unlabelled[positions - len(self.chosen)])
+        as_recorded, _ = self._features(positions, augment.Draw(), nobody)
+        augmented, _ = self._features(positions, replace(self._draw(devices, rng), mixup=None), nobody)
+        loss = 0.0
+        for start in range(0, len(positions), self.micro_batch):
+            part = slice(start, start + self.micro_batch)
+            self.network.eval()
+            with torch.no_grad(), self.autocast:
+                answers = self.network(as_recorded[part].contiguous(memory_format=torch.channels_last))
+            self.network.train()
+            with self.autocast:
+                logits = self.network(augmented[part].contiguous(memory_format=torch.channels_last))
+            part_loss = settings.weight * consistency(logits.float(), answers.float().softmax(1), settings.confidence)
+            (part_loss / batch_size).backward()
+            loss += float(part_loss.detach())
+        return loss
+
+    def _draw(self, devices: NDArray[np.str_], rng: np.random.Generator) -> augment.Draw:
+        responses = 0 if self.responses is None else len(self.responses)
+        return augment.draw(self.recipe.augment, self.recipe.features, devices, responses, rng, self.device)
+
+    @torch.no_grad()
+    def _features(self, positions: NDArray[np.int64], drawn: augment.Draw, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented features (batch, 1, mel, frame) of clips and what is asked for, mixed as they are."""
+        signal = augment.on_waveform(waveform(self._pcm(positions)), drawn, self.responses)  # (batch, samples)
+        power = augment.on_power(self.features.power(signal), drawn)  # (batch, 1, mel, frame)
+        return augment.on_log_mel(self.features.log(power), targets, drawn)
+
     def _pcm(self, positions: NDArray[np.int64]) -> Tensor:
-        """int16 clips (batch, samples) on the device."""
+        """int16 clips (batch, samples) on the device. Positions are in `chosen`, and go on in `unlabelled`."""
         if self.resident is not None:
             return self.resident[torch.from_numpy(positions).to(self.device)]
-        return torch.from_numpy(self.clips.pcm[self.chosen[positions]]).to(self.device)
+        return torch.from_numpy(self.clips.pcm[self.known[positions]]).to(self.device)
 
     def finish_epoch(self, place: Place) -> dict[str, Any]:
         """Average BatchNorm's statistics over the ranks, return the epoch's metrics and move to the next epoch."""

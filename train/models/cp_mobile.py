@@ -8,18 +8,32 @@ with its own BatchNorm, after X. Ding et al., "RepVGG", CVPR 2021. `fold_branche
 convolution: the same network as without branches, in parameters, MACs and names.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy.errors import InputError
-from train.recipe import Model
+from train.recipe import Channels, CPMobileModel
 
 
 def round_channels(channels: float) -> int:
     """The nearest multiple of 8, never less than 90 % of `channels` (MobileNetV2)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def plan_channels(model: CPMobileModel) -> Channels:
+    """The channel counts that the settings give a network which was not pruned.
+
+    The first stage is as wide as the stem's second convolution, which it adds to.
+    """
+    base = round_channels(model.base_channels)
+    stages = [round_channels(base * model.channels_multiplier**stage) for stage in range(len(model.n_blocks))]
+    outputs = [width for width, count in zip(stages, model.n_blocks, strict=True) for _ in range(count)]
+    expanded = [round_channels(inputs * model.expansion_rate) for inputs in [base, *outputs[:-1]]]
+    return Channels(stem=base // 4, stages=tuple(stages), expanded=tuple(expanded))
 
 
 class ConvNorm(nn.Sequential):
@@ -55,20 +69,21 @@ class ConvNorm(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Inverted residual: pointwise expansion, depthwise 3x3, pointwise projection, and a shortcut if channels agree.
+    """Inverted residual: pointwise expansion, depthwise 3x3, pointwise projection; a shortcut where the stage goes on.
 
     A strided block's shortcut is a 3x3 average pool that counts its padding, as published.
     """
 
-    def __init__(self, inputs: int, outputs: int, expansion: float, stride: tuple[int, int], branches: bool) -> None:
+    def __init__(
+        self, inputs: int, wide: int, outputs: int, shortcut: bool, stride: tuple[int, int], branches: bool
+    ) -> None:
         super().__init__()
-        wide = round_channels(inputs * expansion)
         self.block = nn.Sequential(
             ConvNorm(inputs, wide, 1, branches=branches),
             ConvNorm(wide, wide, 3, stride, groups=wide, branches=branches),
             ConvNorm(wide, outputs, 1, relu=False, branches=branches),
         )
-        self.use_shortcut = inputs == outputs
+        self.use_shortcut = shortcut
         self.shortcut = nn.Identity() if stride == (1, 1) else nn.AvgPool2d(3, stride, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, inputs, mel, frame) -> (batch, outputs, mel', frame')
@@ -79,24 +94,30 @@ class Block(nn.Module):
 class CPMobile(nn.Module):
     """Log-mel (batch, 1, mel, frame) -> logits (batch, classes)."""
 
-    def __init__(self, model: Model, classes: int) -> None:
+    head = ("feed_forward.",)  # names of the classifier's tensors begin so
+
+    def __init__(self, model: CPMobileModel, classes: int) -> None:
         super().__init__()
-        base = round_channels(model.base_channels)
-        widths = [round_channels(base * model.channels_multiplier**stage) for stage in range(len(model.n_blocks))]
         blocks = [f"b{index + 1}" for index in range(sum(model.n_blocks))]
         if unknown := sorted(set(model.strides) - set(blocks)):
             raise InputError(f"model.strides names block {unknown[0]!r}: the model has {blocks[0]} to {blocks[-1]}")
         self.settings, self.classes = model, classes
-        self.in_c = nn.Sequential(ConvNorm(1, base // 4, 3, (2, 2)), ConvNorm(base // 4, base, 3, (2, 2)))
+        planned = plan_channels(model)
+        channels = model.channels or planned
+        if [len(channels.stages), len(channels.expanded)] != [len(planned.stages), len(planned.expanded)]:
+            raise InputError(f"model.channels: needs {len(planned.stages)} stages and {len(blocks)} expanded")
+        inputs, planned_inputs = channels.stages[0], planned.stages[0]
+        self.in_c = nn.Sequential(ConvNorm(1, channels.stem, 3, (2, 2)), ConvNorm(channels.stem, inputs, 3, (2, 2)))
         self.stages = nn.Sequential()
-        inputs, names = base, iter(blocks)
-        for stage, (count, outputs) in enumerate(zip(model.n_blocks, widths, strict=True), start=1):
+        names = iter(zip(blocks, channels.expanded, strict=True))
+        for stage, count in enumerate(model.n_blocks):
+            outputs, planned_outputs = channels.stages[stage], planned.stages[stage]
             members = nn.Sequential()
-            for name in (next(names) for _ in range(count)):
-                stride = model.strides.get(name, (1, 1))
-                members.add_module(name, Block(inputs, outputs, model.expansion_rate, stride, model.branches))
-                inputs = outputs
-            self.stages.add_module(f"s{stage}", members)
+            for name, wide in itertools.islice(names, count):
+                stride, shortcut = model.strides.get(name, (1, 1)), planned_inputs == planned_outputs
+                members.add_module(name, Block(inputs, wide, outputs, shortcut, stride, model.branches))
+                inputs, planned_inputs = outputs, planned_outputs
+            self.stages.add_module(f"s{stage + 1}", members)
         self.feed_forward = nn.Sequential(
             nn.Conv2d(inputs, classes, 1, bias=False), nn.BatchNorm2d(classes), nn.AdaptiveAvgPool2d(1)
         )

@@ -1,0 +1,81 @@
+"""Starting from weights that were trained before: of a run, or published.
+
+    tinyscene train RECIPE --data DATA --weights RUN | FILE.safetensors | FILE.pt --out RUN
+    tinyscene teach passt --weights published --data DATA --out RUN            # fetched once, when online
+
+Every tensor of the network must be among the weights, of its shape; those of another shape of network are not
+half taken over. The classifier (`network.head`) is the exception: it is taken over where the labels are the same
+and stays as it was initialised otherwise. A family that reads others' files has `published(tensors)`, which puts
+them into its own names and shapes, and `PUBLISHED`, where they are. Files are parsed, never executed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pooch
+import torch
+from torch import nn
+
+from deploy.errors import InputError
+from deploy.files import cache_folder, sha256
+from train.run import load_tensors, model_path, read_card
+
+HEAD = "head"  # a network's name prefixes of its classifier
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")
+
+
+def transfer(network: nn.Module, weights: Path, labels: tuple[str, ...]) -> str:
+    """Load weights into a network for these labels. Returns what they are, for the card.
+
+    Raises InputError: no such file, nothing that can be read, or weights of another network.
+    """
+    path = weights if weights.suffix in PICKLED else model_path(weights)
+    tensors, header = (read_pickled(path), {}) if path.suffix in PICKLED else load_tensors(path)
+    card = read_card(header, path)
+    if card is None and hasattr(network, "published"):
+        tensors = network.published(tensors)  # type: ignore[operator]
+    keeps_head = card is not None and card.labels == labels
+    head: tuple[str, ...] = getattr(network, HEAD)
+    taken = {}
+    for name, own in network.state_dict().items():
+        if name.startswith(head) and not keeps_head:
+            continue
+        found = tensors.get(name)
+        if found is None or found.shape != own.shape:
+            what = "lacks it" if found is None else f"has it as {list(found.shape)}, not {list(own.shape)}"
+            raise InputError(f"{path}: is of another network: {name}: the file {what}")
+        if not found.isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinite values")
+        taken[name] = found
+    network.load_state_dict(taken, strict=False)
+    return f"{weights} sha256:{sha256(path)}"
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """A dictionary of a file of torch.save, read without executing anything; a `state_dict` or `model` within is it."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what it likes at a broken or hostile file
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+        raise InputError(f"{path}: not a dictionary of tensors that can be read safely ({reason})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path}: holds no dictionary from names to tensors")
+    return content
+
+
+def fetch(url: str) -> Path:
+    """Published weights, downloaded once. Raises InputError where that is not possible."""
+    name = url.rpartition("/")[2]
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        # their publishers give no checksums; what was loaded is in the card with its hash
+        return Path(pooch.retrieve(url, None, fname=name, path=cache_folder() / "weights", progressbar=True))
+    except Exception as error:  # whatever the transport raises, the remedy is the same
+        raise InputError(
+            f"{url} cannot be downloaded ({type(error).__name__}); get it elsewhere and name the file with --weights"
+        ) from None
