@@ -27,32 +27,32 @@ Exit codes: 0 done, 2 bad input, 3 over budget, 4 not verified, 130 interrupted.
 """
 
 import errno
-import json
-import os
 import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console, Group
 
 from deploy.audio import read_clips
 from deploy.bundle import EXPORTS, INDEX, open_bundle
 from deploy.classifier import SceneClassifier, bundle_classifier, onnx_classifier
 from deploy.errors import InputError, TinysceneError
 from deploy.exports import export as write_export
-from deploy.files import require_free, sha256, write_whole
+from deploy.files import sha256, write_whole
 from deploy.frontend import FrontEnd
 from deploy.inspection import inspect_errors, inspect_graph
 from deploy.runners import SCENE_RUNNERS
 from deploy.tables import inspection_table, verification_table
+from deploy.terminal import Json, messages, show
 from deploy.verify import require as require_verified
 from deploy.verify import verify as run_verification
 from firmware_bridge.emit import DEVICE_KERNELS
 from firmware_bridge.native import native_runner
+from train.commands import AllowOver, Runner, needs, open_clips
+from train.commands import app as train_commands
 
 __all__ = ["FrontEnd", "InputError", "SceneClassifier", "TinysceneError", "load", "main"]
 
@@ -62,21 +62,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(train_commands)
 SCENE_RUNNERS["native"] = native_runner
-console, messages = Console(), Console(stderr=True)
-tables = Console(width=max(console.width, 150))  # a narrower terminal wraps, which beats figures cut short
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object or list on stdout.")]
-Data = Annotated[Path, typer.Option("--data", help="Folder of the dataset: TAU's layout, or a folder a class.")]
-Splits = Annotated[Path | None, typer.Option("--splits", help="Folder of TAU's split lists, if not in the dataset.")]
-FoldPattern = Annotated[
-    str | None, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
-]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")]
-Runner = Annotated[
-    str, typer.Option(help="What runs a bundle: reference, native, litert, tflite-runtime or onnxruntime.")
-]
-AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Go on with a model that is over budget.")]
 
 
 def load(model: str | Path, runner: str = "reference") -> SceneClassifier:
@@ -119,151 +106,6 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-def sample(folder: Path, seed: int = 0, as_json: Json = False) -> None:
-    """Make a small synthetic dataset in TAU's layout."""
-    _needs("pooch")
-    from train.sample import write_sample
-
-    counts = write_sample(folder, seed)
-    _show(
-        {"folder": str(folder), "clips": counts},
-        as_json,
-        f"{folder}: {counts['100']} clips to train on, {counts['test']} to test on, all synthetic",
-    )
-
-
-@app.command()
-def prepare(
-    folder: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
-    splits: Splits = None,
-    fold_pattern: FoldPattern = None,
-    sample_rate: Annotated[int, typer.Option(help="Hz, of the recipe's features.")] = FrontEnd.sample_rate,
-    as_json: Json = False,
-) -> None:
-    """Decode and resample a dataset once, and report every recording that needed anything."""
-    report = _clips(folder, splits, fold_pattern, FrontEnd(sample_rate=sample_rate))[1].report()
-    lines = [
-        f"{report['used']} recordings, {report['clips']} one-second clips, {report['left_out']} left out",
-        f"cache {report['cache']}, data hash {report['data_hash'][:16]}",
-        *(f"  {path}: {'; '.join(notes)}" for path, notes in report["notes"].items()),
-    ]
-    _show(report, as_json, "\n".join(lines))
-
-
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    split: Annotated[
-        str, typer.Option(help="TAU: 5, 10, 25, 50, 100. Folders: fold1 and on, the one held out.")
-    ] = "100",
-    settings: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    splits: Splits = None,
-    fold_pattern: FoldPattern = None,
-    allow_over_budget: AllowOver = False,
-    as_json: Json = False,
-) -> None:
-    """Train a recipe on a split of a dataset."""
-    _needs("torch")
-    from train.loop import train as run_training
-    from train.recipe import load_recipe
-    from train.run import METRICS
-
-    chosen = load_recipe(recipe, settings)
-    dataset, clips = _clips(data, splits, fold_pattern, chosen.features)
-    model = run_training(chosen, dataset, clips, split, out, resume, allow_over_budget)
-    last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
-    _show(
-        {"run": str(out), "model": str(model), "data_hash": clips.data_hash, **last},
-        as_json,
-        f"{model}: {last['epoch']} epochs, loss {last['loss']:.3f}, {last['accuracy']:.1%} of the training clips; "
-        f"next: tinyscene evaluate {out} --data {data}",
-    )
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run, a bundle, or an exported .onnx file.")],
-    data: Data,
-    split: Annotated[str | None, typer.Option(help="Whose test list; by default the one trained on.")] = None,
-    runner: Runner = "reference",
-    splits: Splits = None,
-    fold_pattern: FoldPattern = None,
-    as_json: Json = False,
-) -> None:
-    """Evaluate on the test list: by class, device and device group, with a confusion matrix."""
-    _needs("torch")
-    from train.evaluate import evaluate as run_evaluation
-    from train.evaluate import open_subject, record
-    from train.tables import evaluation_tables
-
-    subject = open_subject(model, runner)
-    dataset, clips = _clips(data, splits, fold_pattern, subject.front_end)
-    clips.require_labels(subject.labels, model)
-    name = split or subject.split or dataset.default_split
-    result = run_evaluation(subject.predict, clips, dataset.split(name)[1])
-    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": subject.runner}
-    written = record(model, result)
-    _show(result, as_json, evaluation_tables(result))
-    messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)
-
-
-@app.command()
-def budget(
-    target: Annotated[str, typer.Argument(help="A recipe, run, bundle, or .safetensors, .onnx or .tflite file.")],
-    recipe: Annotated[str | None, typer.Option(help="Recipe of a .safetensors file that carries none.")] = None,
-    settings: Set = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Limit on bytes of parameters.")] = None,
-    max_macs: Annotated[int | None, typer.Option(help="Limit on MACs for one second of sound.")] = None,
-    allow_over_budget: AllowOver = False,
-    as_json: Json = False,
-) -> None:
-    """Count parameters, bytes and MACs against the limits of DCASE 2024 Task 1 (exit code 3 if over)."""
-    _needs("torch")
-    from train.budget import count_target
-    from train.tables import budget_tables
-
-    count, limits = count_target(target, recipe, settings)
-    changed = {"max_bytes": max_bytes, "max_macs": max_macs}
-    limits = limits.model_copy(update={key: value for key, value in changed.items() if value is not None})
-    _show(count.as_dict(limits), as_json, budget_tables(count, limits))
-    count.require(limits, allow_over_budget)
-
-
-@app.command()
-def quantize(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    qat: Annotated[bool, typer.Option("--qat", help="Fine-tune with rounding, after the calibration.")] = False,
-    split: Annotated[str | None, typer.Option(help="Whose training list; by default the one trained on.")] = None,
-    settings: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with interrupted fine-tuning.")] = False,
-    splits: Splits = None,
-    fold_pattern: FoldPattern = None,
-    allow_over_budget: AllowOver = False,
-    as_json: Json = False,
-) -> None:
-    """Make a run integer-only and write it as a bundle."""
-    _needs("torch")
-    from train.quantize import quantize as run_quantization
-    from train.run import load_model
-
-    require_free(out)
-    dataset, clips = _clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
-    bundle = run_quantization(run, dataset, clips, out, qat, split, settings, resume, allow_over_budget)
-    budget = bundle.content["budget"]
-    _show(
-        {"bundle": str(out), **budget},
-        as_json,
-        f"{out}: {budget['deployed_bytes']:,} bytes of weights and biases, {budget['deployed_macs']:,} MACs; "
-        f"next: tinyscene evaluate {out} --data {data}",
-    )
-
-
-@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="A bundle, or a finished run.")],
     to: Annotated[str, typer.Option(help=f"Formats, with commas between: {', '.join(EXPORTS)}.")] = "onnx",
@@ -285,12 +127,12 @@ def export(
     else:
         if kinds != ["onnx"]:
             raise InputError(f"--to {to}: a run is exported to onnx; `tinyscene quantize` makes a bundle of it")
-        _needs("torch")
+        needs("torch")
         from train.export import export_onnx
 
         paths = [export_onnx(model, out, allow_over_budget)]
     written = [{"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths]
-    _show(
+    show(
         written if len(written) > 1 else written[0],
         as_json,
         "\n".join(f"{each['file']}: {each['bytes']:,} bytes written" for each in written),
@@ -309,12 +151,12 @@ def verify(
     bundle = open_bundle(folder)
     pcm, truth = read_clips(files or [], bundle.front_end.sample_rate), None
     if data:
-        dataset, clips = _clips(data, None, None, bundle.front_end)
+        dataset, clips = open_clips(data, None, None, bundle.front_end)
         clips.require_labels(bundle.labels, folder)
         chosen = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
         pcm, truth = np.concatenate([pcm, clips.pcm[chosen]]), None if files else clips.label[chosen]
     result = run_verification(bundle, pcm, truth)
-    _show(result, as_json, verification_table(result))
+    show(result, as_json, verification_table(result))
     require_verified(result)
 
 
@@ -331,7 +173,7 @@ def inspect(
         pcm = read_clips(files, bundle.front_end.sample_rate)
         errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
     rows = [row | errors[row["name"]] for row in inspect_graph(bundle.graph)]
-    _show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(rows))
+    show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(rows))
 
 
 @app.command()
@@ -350,7 +192,7 @@ def classify(
         scores = ", ".join(f"{label} {score:.1%}" for label, score in best)
         notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
         lines.append(f"{result['file']}: {scores}{notes}")
-    _show(results, as_json, "\n".join(lines))
+    show(results, as_json, "\n".join(lines))
 
 
 @app.command()
@@ -367,7 +209,7 @@ def firmware(
     from firmware_bridge.report import report_tables
 
     report = write_firmware(open_bundle(folder), out, package, kernels.split(","), hop)
-    _show(report, as_json, report_tables(report))
+    show(report, as_json, report_tables(report))
     messages.print(f"{out}: {len(report['files'])} files written", soft_wrap=True)
 
 
@@ -396,56 +238,13 @@ def emulate(
     bundle = open_bundle(folder)
     pcm = np.concatenate([bundle.vectors.pcm, read_clips(audio or [], bundle.front_end.sample_rate)])
     if data:
-        dataset, prepared = _clips(data, None, None, bundle.front_end)
+        dataset, prepared = open_clips(data, None, None, bundle.front_end)
         chosen = prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
         count = min(clips or len(chosen), len(chosen))
         pcm = np.concatenate([pcm, prepared.pcm[chosen[np.linspace(0, len(chosen) - 1, count).astype(int)]]])
     results = [run_emulation(bundle, pcm, device) for device in devices]
-    _show(results if len(results) > 1 else results[0], as_json, emulation_table(results))
+    show(results if len(results) > 1 else results[0], as_json, emulation_table(results))
     require_equal(results)
-
-
-@app.command(name="import")
-def import_(
-    weights: Annotated[Path, typer.Argument(help="A .safetensors file in the published parameter names.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    recipe: Annotated[str, typer.Option(help="Recipe whose network the weights are.")] = "baseline",
-    settings: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Make a run of weights trained elsewhere."""
-    _needs("torch")
-    from train.recipe import load_recipe
-    from train.run import import_weights
-
-    run = import_weights(weights, load_recipe(recipe, settings), out)
-    _show({"run": str(run)}, as_json, f"{run}: imported; next: tinyscene evaluate {run} --data DATA")
-
-
-def _clips(folder: Path, splits: Path | None, fold_pattern: str | None, front_end: FrontEnd) -> tuple[Any, Any]:
-    """A dataset and its prepared clips at the front end's rate."""
-    _needs("pooch")
-    from train.cache import prepare as prepare_clips
-    from train.data import open_dataset
-
-    dataset = open_dataset(folder, splits, fold_pattern)
-    return dataset, prepare_clips(dataset, front_end.sample_rate)
-
-
-def _needs(package: str) -> None:
-    if find_spec(package) is None:
-        raise InputError(f"{package} is not installed: pip install 'tinyscene[train]'")
-
-
-def _show(result: object, as_json: bool, shown: str | Group) -> None:
-    """Print a result: as JSON, or as a person reads it. Of the processes of torchrun only the first speaks."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    if as_json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    else:
-        is_text = isinstance(shown, str)
-        (console if is_text else tables).print(shown, soft_wrap=is_text, markup=False, highlight=False)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ response is asked for what the teachers say to the same. The first view is the c
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -38,7 +38,7 @@ from train.run import load_model, load_tensors, model_path
 from train.transfer import read_pickled
 
 BATCH = 32  # clips
-Average = Literal["mean", "bayesian"]
+AVERAGES = ("mean", "bayesian")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def make_logits(
     clips: Clips,
     split: str,
     out: Path,
-    average: Average = "mean",
+    average: str = "mean",
     responses: Path | None = None,
 ) -> Path:
     """Write an ensemble's logits for the training clips of a split. `clips` may be of any sample rate.
@@ -105,7 +105,7 @@ def make_logits(
     return out
 
 
-def _average(logits: Tensor, truth: Tensor, average: Average) -> Tensor:
+def _average(logits: Tensor, truth: Tensor, average: str) -> Tensor:
     """One teacher of several: (teacher, view, clip, class) and classes (clip,) -> (view, clip, class)."""
     if average == "mean":
         return logits.mean(0)

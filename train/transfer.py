@@ -18,6 +18,8 @@ from torch import nn
 
 from deploy.errors import InputError
 from deploy.files import cache_folder, sha256
+from train.models import published_url
+from train.recipe import Model
 from train.run import load_tensors, model_path, read_card
 
 HEAD = "head"  # a network's name prefixes of its classifier
@@ -49,6 +51,15 @@ def transfer(network: nn.Module, weights: Path, labels: tuple[str, ...]) -> str:
         taken[name] = found
     network.load_state_dict(taken, strict=False)
     return f"{weights} sha256:{sha256(path)}"
+
+
+def find_weights(named: str, model: Model) -> Path:
+    """The path of weights, which are fetched if they are the family's `published` ones."""
+    if named != "published":
+        return Path(named)
+    if (url := published_url(model)) is None:
+        raise InputError(f"--weights published: {model.family} has none; name a run or a file")
+    return fetch(url)
 
 
 def read_pickled(path: Path) -> dict[str, Any]:

@@ -24,3 +24,8 @@ def features_of(recipe: Recipe) -> LogMel:
 def finish(network: nn.Module) -> nn.Module:
     """The network that is kept when training is over: what served only the training is folded into the rest."""
     return fold_branches(network) if isinstance(network, CPMobile) else network
+
+
+def published_url(model: Model) -> str | None:
+    """Where a family's published weights are, if it reads any."""
+    return None

@@ -1,0 +1,260 @@
+"""The commands of `train`: from recordings to a bundle. `tinyscene.py` puts them on the command line.
+
+Nothing here imports torch before a command runs, so that a device's installation can name them all.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.errors import InputError
+from deploy.files import require_free, sha256
+from deploy.frontend import FrontEnd
+from deploy.terminal import Json, messages, show
+
+app = typer.Typer()
+
+Data = Annotated[Path, typer.Option("--data", help="Folder of the dataset: TAU's layout, or a folder a class.")]
+Splits = Annotated[Path | None, typer.Option("--splits", help="Folder of TAU's split lists, if not in the dataset.")]
+FoldPattern = Annotated[
+    str | None, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
+]
+Split = Annotated[str, typer.Option(help="TAU: 5, 10, 25, 50, 100. Folders: fold1 and on, the one held out.")]
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")]
+Runner = Annotated[
+    str, typer.Option(help="What runs a bundle: reference, native, litert, tflite-runtime or onnxruntime.")
+]
+AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Go on with a model that is over budget.")]
+
+
+@app.command()
+def sample(folder: Path, seed: int = 0, as_json: Json = False) -> None:
+    """Make a small synthetic dataset in TAU's layout."""
+    needs("pooch")
+    from train.sample import write_sample
+
+    counts = write_sample(folder, seed)
+    show(
+        {"folder": str(folder), "clips": counts},
+        as_json,
+        f"{folder}: {counts['100']} clips to train on, {counts['test']} to test on, all synthetic",
+    )
+
+
+@app.command()
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    sample_rate: Annotated[int, typer.Option(help="Hz, of the recipe's features.")] = FrontEnd.sample_rate,
+    as_json: Json = False,
+) -> None:
+    """Decode and resample a dataset once, and report every recording that needed anything."""
+    report = open_clips(folder, splits, fold_pattern, FrontEnd(sample_rate=sample_rate))[1].report()
+    lines = [
+        f"{report['used']} recordings, {report['clips']} one-second clips, {report['left_out']} left out",
+        f"cache {report['cache']}, data hash {report['data_hash'][:16]}",
+        *(f"  {path}: {'; '.join(notes)}" for path, notes in report["notes"].items()),
+    ]
+    show(report, as_json, "\n".join(lines))
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    split: Split = "100",
+    settings: Set = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Start from a run, a .safetensors or .pt file, or what is `published`.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe on a split of a dataset."""
+    needs("torch")
+    from train.loop import train as run_training
+    from train.recipe import load_recipe
+    from train.run import METRICS
+    from train.transfer import find_weights
+
+    chosen = load_recipe(recipe, settings)
+    dataset, clips = open_clips(data, splits, fold_pattern, chosen.features)
+    start = find_weights(weights, chosen.model) if weights else None
+    model = run_training(chosen, dataset, clips, split, out, resume, allow_over_budget, start)
+    last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+    show(
+        {"run": str(out), "model": str(model), "data_hash": clips.data_hash, **last},
+        as_json,
+        f"{model}: {last['epoch']} epochs, loss {last['loss']:.3f}, {last['accuracy']:.1%} of the training clips; "
+        f"next: tinyscene evaluate {out} --data {data}",
+    )
+
+
+@app.command()
+def teach(
+    recipe: RecipeName,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    split: Split = "100",
+    settings: Set = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Start from a run, a .safetensors or .pt file, or what is `published`.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    as_json: Json = False,
+) -> None:
+    """Train a teacher (passt, ast, cp_resnet, or any recipe): `train` without a budget."""
+    train(recipe, data, out, split, settings, weights, resume, splits, fold_pattern, True, as_json)
+
+
+@app.command()
+def logits(
+    teachers: Annotated[list[Path], typer.Argument(help="Runs, and files of logits made elsewhere.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    split: Split = "100",
+    average: Annotated[str, typer.Option(help="How teachers become one: mean or bayesian.")] = "mean",
+    responses: Annotated[
+        Path | None, typer.Option(help="Impulse responses to ask the teachers with, too (augment.dir_folder).")
+    ] = None,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    as_json: Json = False,
+) -> None:
+    """Ask teachers for their logits on a split's training clips, and keep the ensemble's."""
+    needs("torch")
+    from train.logits import AVERAGES, make_logits, read_logits
+
+    if average not in AVERAGES:
+        raise InputError(f"--average {average}: must be one of {', '.join(AVERAGES)}")
+    dataset, clips = open_clips(data, splits, fold_pattern, FrontEnd())
+    written = read_logits(make_logits(teachers, dataset, clips, split, out, average, responses))
+    show(
+        {"logits": str(out), "clips": len(written.clips), "views": len(written.views), "sha256": sha256(out)},
+        as_json,
+        f"{out}: {len(teachers)} teachers' logits for {len(written.clips)} clips; "
+        f"next: tinyscene train student --data {data} --split {split} --set distill.logits={out} --out RUN",
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run, a bundle, or an exported .onnx file.")],
+    data: Data,
+    split: Annotated[str | None, typer.Option(help="Whose test list; by default the one trained on.")] = None,
+    runner: Runner = "reference",
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate on the test list: by class, device and device group, with a confusion matrix."""
+    needs("torch")
+    from train.evaluate import evaluate as run_evaluation
+    from train.evaluate import open_subject, record
+    from train.tables import evaluation_tables
+
+    subject = open_subject(model, runner)
+    dataset, clips = open_clips(data, splits, fold_pattern, subject.front_end)
+    clips.require_labels(subject.labels, model)
+    name = split or subject.split or dataset.default_split
+    result = run_evaluation(subject.predict, clips, dataset.split(name)[1])
+    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": subject.runner}
+    written = record(model, result)
+    show(result, as_json, evaluation_tables(result))
+    messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)
+
+
+@app.command()
+def budget(
+    target: Annotated[str, typer.Argument(help="A recipe, run, bundle, or .safetensors, .onnx or .tflite file.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe of a .safetensors file that carries none.")] = None,
+    settings: Set = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Limit on bytes of parameters.")] = None,
+    max_macs: Annotated[int | None, typer.Option(help="Limit on MACs for one second of sound.")] = None,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Count parameters, bytes and MACs against the limits of DCASE 2024 Task 1 (exit code 3 if over)."""
+    needs("torch")
+    from train.budget import count_target
+    from train.tables import budget_tables
+
+    count, limits = count_target(target, recipe, settings)
+    changed = {"max_bytes": max_bytes, "max_macs": max_macs}
+    limits = limits.model_copy(update={key: value for key, value in changed.items() if value is not None})
+    show(count.as_dict(limits), as_json, budget_tables(count, limits))
+    count.require(limits, allow_over_budget)
+
+
+@app.command()
+def quantize(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    qat: Annotated[bool, typer.Option("--qat", help="Fine-tune with rounding, after the calibration.")] = False,
+    split: Annotated[str | None, typer.Option(help="Whose training list; by default the one trained on.")] = None,
+    settings: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with interrupted fine-tuning.")] = False,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Make a run integer-only and write it as a bundle."""
+    needs("torch")
+    from train.quantize import quantize as run_quantization
+    from train.run import load_model
+
+    require_free(out)
+    dataset, clips = open_clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
+    bundle = run_quantization(run, dataset, clips, out, qat, split, settings, resume, allow_over_budget)
+    budget = bundle.content["budget"]
+    show(
+        {"bundle": str(out), **budget},
+        as_json,
+        f"{out}: {budget['deployed_bytes']:,} bytes of weights and biases, {budget['deployed_macs']:,} MACs; "
+        f"next: tinyscene evaluate {out} --data {data}",
+    )
+
+
+@app.command(name="import")
+def import_(
+    weights: Annotated[Path, typer.Argument(help="A .safetensors file in the published parameter names.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    recipe: Annotated[str, typer.Option(help="Recipe whose network the weights are.")] = "baseline",
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run of weights trained elsewhere."""
+    needs("torch")
+    from train.recipe import load_recipe
+    from train.run import import_weights
+
+    run = import_weights(weights, load_recipe(recipe, settings), out)
+    show({"run": str(run)}, as_json, f"{run}: imported; next: tinyscene evaluate {run} --data DATA")
+
+
+def open_clips(folder: Path, splits: Path | None, fold_pattern: str | None, front_end: FrontEnd) -> tuple[Any, Any]:
+    """A dataset and its prepared clips at the front end's rate."""
+    needs("pooch")
+    from train.cache import prepare as prepare_clips
+    from train.data import open_dataset
+
+    dataset = open_dataset(folder, splits, fold_pattern)
+    return dataset, prepare_clips(dataset, front_end.sample_rate)
+
+
+def needs(package: str) -> None:
+    if find_spec(package) is None:
+        raise InputError(f"{package} is not installed: pip install 'tinyscene[train]'")
