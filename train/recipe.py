@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from deploy.errors import InputError
 from deploy.frontend import FrontEnd
@@ -24,6 +24,7 @@ RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+SplitName = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]  # 5 is "5"
 Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]]  # mel, frame
 
 
@@ -61,9 +62,8 @@ class CPResNetModel(Section):
 
     family: Literal["cp_resnet"]
     base_channels: Annotated[int, Field(ge=8, le=512)] = 128
-    rho: Annotated[int, Field(ge=0, le=12)] = (
-        8  # receptive field: that many of its convolutions beyond the first see 3 x 3
-    )
+    rho: Annotated[int, Field(ge=0, le=22)] = 7  # receptive field: convolutions after the first block that are 3 x 3
+    pools: dict[str, Stride] = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}  # after a block, the maximum of so many
 
     def finished(self) -> "CPResNetModel":
         return self
@@ -157,7 +157,7 @@ class Consistency(Section):
     """Learning from clips without their labels (train/distill.py). Outside the rules of the challenge."""
 
     weight: Annotated[float, Field(ge=0)] = 0.0  # of the loss on them; 0: off
-    split: str = "100"  # whose training list the unlabelled clips are taken from
+    split: SplitName = "100"  # whose training list the unlabelled clips are taken from
     confidence: Fraction = 0.0  # of an answer, below which it is no target
 
 
@@ -167,6 +167,17 @@ class Budget(Section):
     max_bytes: Count = 128_000
     max_macs: Count = 30_000_000
     precision: Literal["float32", "float16", "int8"] = "float16"  # in which the parameters are counted
+
+
+class Prune(Section):
+    """How a trained network's channels are pruned (train/prune.py)."""
+
+    steps: Count = 10  # from the network as it is to the goal, each with fine-tuning
+    epochs: Count = 5  # of fine-tuning after each step but the last, like the next
+    final_epochs: Count = 30  # after the last
+    lr: Positive = 1e-3  # peak, of each fine-tuning
+    batch_size: Count = 32
+    distill: Fraction = 1.0  # share of the loss that asks for the unpruned network's answers; the rest is the recipe's
 
 
 class Quantize(Section):
@@ -193,6 +204,7 @@ class Recipe(Section):
     distill: Distill = Distill()
     consistency: Consistency = Consistency()
     budget: Budget = Budget()
+    prune: Prune = Prune()
     quantize: Quantize = Quantize()
 
     def as_dict(self) -> dict[str, Any]:
