@@ -75,7 +75,7 @@ def assert_same_tensors(graph: Graph, features: NDArray[np.float32]) -> None:
         np.testing.assert_allclose(actual[name], values, rtol=0, atol=1e-4 * max(1.0, float(np.abs(values).max())))
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_names("cp_mobile"))
 def test_every_tensor_of_a_recipe_is_the_references(name: str) -> None:
     graph = lowered(name)
     assert_same_tensors(graph, inputs_of(graph, 1, batch=2))

@@ -91,7 +91,7 @@ def random_network(seed: int) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("branches", ["false", "true"])
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_names("cp_mobile"))
 def test_a_shipped_recipe_computes_the_same_when_lowered(name: str, branches: str) -> None:
     assert_same(trained(build(load_recipe(name, [f"model.branches={branches}"]).model, 10)))
 

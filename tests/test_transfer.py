@@ -50,6 +50,16 @@ def test_the_classifier_stays_as_initialised_where_the_labels_are_others(labels:
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_a_network_with_branches_starts_as_the_one_without(run: Path) -> None:
+    network = build(load_recipe("nano", [*TINY, "model.branches=true"]).model, 10)
+    transfer(network, run, SCENES)
+    plain = load_model(run)[0]
+    log_mel = torch.randn(2, 1, 64, 65, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval()(log_mel), plain(log_mel))
+        torch.testing.assert_close(network.train()(log_mel), plain.train()(log_mel))
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model", None])
 def test_a_pickled_state_dict_is_read(key: str | None, run: Path, tmp_path: Path) -> None:
     state = load_file(run / "model.safetensors")

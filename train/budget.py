@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torchinfo
 from torch import Tensor, nn
+from torchinfo.layer_info import LayerInfo
 
 from deploy.bundle import INDEX, open_bundle
 from deploy.errors import InputError, OverBudgetError
@@ -121,7 +122,7 @@ def count_bundle(folder: Path) -> tuple[Count, Budget]:
 
 def _fitting_recipe(tensors: dict[str, Tensor], path: Path) -> str:
     """The shipped recipe whose network has tensors of these names and shapes."""
-    for name in recipe_names():
+    for name in recipe_names("cp_mobile"):
         with contextlib.suppress(InputError):
             network_with(tensors, load_recipe(name), len(SCENES), path)
             return name
@@ -139,19 +140,24 @@ def count_network(network: nn.Module, recipe: Recipe) -> Count:
     summary = torchinfo.summary(folded, (1, 1, *recipe.features.shape), verbose=0, mode="eval", device="cpu")
     names = {id(module): name for name, module in folded.named_modules()}
     layers = tuple(
-        Layer(names[layer.layer_id], layer.class_name, tuple(layer.output_size), layer.num_params, layer.macs)
+        Layer(names[layer.layer_id], layer.class_name, tuple(layer.output_size), layer.num_params, _macs(layer))
         for layer in summary.summary_list
         if layer.is_leaf_layer
     )
     return Count(
         source=recipe.name,
         parameters=summary.total_params,
-        macs=summary.total_mult_adds,
+        macs=sum(layer.macs for layer in layers),
         bytes=summary.total_params * BYTES[recipe.budget.precision],
         precision=recipe.budget.precision,
         layers=layers,
         deployed=_folded(layers),
     )
+
+
+def _macs(layer: LayerInfo) -> int:
+    """torchinfo's count, which knows one row of a linear layer, times its rows: the tokens of a transformer."""
+    return layer.macs * (prod(layer.output_size[1:-1]) if layer.class_name == "Linear" else 1)
 
 
 def _folded(layers: tuple[Layer, ...]) -> dict[str, int]:

@@ -24,6 +24,10 @@ FoldPattern = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="TAU: 5, 10, 25, 50, 100. Folders: fold1 and on, the one held out.")]
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Start from a run, a .safetensors or .pt file, or what is `published`.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")]
 Runner = Annotated[
     str, typer.Option(help="What runs a bundle: reference, native, litert, tflite-runtime or onnxruntime.")
@@ -67,13 +71,11 @@ def prepare(
 def train(
     recipe: RecipeName,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/RECIPE-SPLIT.")] = None,
     split: Split = "100",
     settings: Set = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Start from a run, a .safetensors or .pt file, or what is `published`.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    weights: Weights = None,
+    resume: Resume = False,
     splits: Splits = None,
     fold_pattern: FoldPattern = None,
     allow_over_budget: AllowOver = False,
@@ -87,6 +89,7 @@ def train(
     from train.transfer import find_weights
 
     chosen = load_recipe(recipe, settings)
+    out = out or Path("runs") / f"{chosen.name}-{split}"
     dataset, clips = open_clips(data, splits, fold_pattern, chosen.features)
     start = find_weights(weights, chosen.model) if weights else None
     model = run_training(chosen, dataset, clips, split, out, resume, allow_over_budget, start)
@@ -106,10 +109,8 @@ def teach(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     split: Split = "100",
     settings: Set = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Start from a run, a .safetensors or .pt file, or what is `published`.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    weights: Weights = None,
+    resume: Resume = False,
     splits: Splits = None,
     fold_pattern: FoldPattern = None,
     as_json: Json = False,

@@ -26,8 +26,8 @@ from deploy.frontend import FrontEnd
 from deploy.provenance import provenance
 from train.cache import Clips
 from train.data import DEVICE_GROUPS
-from train.features import LogMel, waveform
-from train.models import features_of
+from train.features import waveform
+from train.models import Features, features_of
 from train.progress import progress
 from train.run import load_model
 
@@ -38,7 +38,7 @@ SMALLEST_PROBABILITY = 1e-15  # in the logarithm, as scikit-learn's log loss has
 Predict = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes) probabilities
 
 
-def predictor(network: nn.Module, features: LogMel, device: torch.device | None = None) -> Predict:
+def predictor(network: nn.Module, features: Features, device: torch.device | None = None) -> Predict:
     """A torch network with its features, as a function of int16 clips."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features.to(device)

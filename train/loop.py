@@ -116,7 +116,8 @@ def fit(
         made_by=provenance(),
         source=source,
     )
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
     unlabelled = _unlabelled(recipe, dataset, clips, chosen)
     trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch, loss, unlabelled)
     place = resume_run(out, network, trainer.average, optimizer, card) if resume else Place()

@@ -224,8 +224,10 @@ _Loader.add_implicit_resolver(
 )
 
 
-def recipe_names() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+def recipe_names(family: str | None = None) -> list[str]:
+    """The recipes that are shipped, of all families or of one."""
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return [name for name in names if family is None or load_recipe(name).model.family == family]
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:

@@ -4,9 +4,10 @@
     tinyscene teach passt --weights published --data DATA --out RUN            # fetched once, when online
 
 Every tensor of the network must be among the weights, of its shape; those of another shape of network are not
-half taken over. The classifier (`network.head`) is the exception: it is taken over where the labels are the same
-and stays as it was initialised otherwise. A family that reads others' files has `published(tensors)`, which puts
-them into its own names and shapes, and `PUBLISHED`, where they are. Files are parsed, never executed.
+half taken over. The classifier (`network.classifier_prefixes`) is the exception: it is taken over where the
+labels are the same and stays as it was initialised otherwise. A family that reads others' files has
+`published(tensors)`, which puts them into its own names and shapes; one that has more parts while it trains than
+afterwards has `completed(tensors)`, which adds them. Files are parsed, never executed.
 """
 
 from pathlib import Path
@@ -18,11 +19,13 @@ from torch import nn
 
 from deploy.errors import InputError
 from deploy.files import cache_folder, sha256
-from train.models import published_url
 from train.recipe import Model
 from train.run import load_tensors, model_path, read_card
 
-HEAD = "head"  # a network's name prefixes of its classifier
+PUBLISHED = {  # weights trained on AudioSet
+    "passt": "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
+    "ast": "https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/resolve/main/model.safetensors",
+}
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -34,17 +37,20 @@ def transfer(network: nn.Module, weights: Path, labels: tuple[str, ...]) -> str:
     path = weights if weights.suffix in PICKLED else model_path(weights)
     tensors, header = (read_pickled(path), {}) if path.suffix in PICKLED else load_tensors(path)
     card = read_card(header, path)
-    if card is None and hasattr(network, "published"):
+    if hasattr(network, "published"):
         tensors = network.published(tensors)  # type: ignore[operator]
+    if hasattr(network, "completed"):
+        tensors = network.completed(tensors)  # type: ignore[operator]
     keeps_head = card is not None and card.labels == labels
-    head: tuple[str, ...] = getattr(network, HEAD)
+    classifier: tuple[str, ...] = network.classifier_prefixes  # type: ignore[assignment]
     taken = {}
     for name, own in network.state_dict().items():
-        if name.startswith(head) and not keeps_head:
+        if name.startswith(classifier) and not keeps_head:
             continue
         found = tensors.get(name)
-        if found is None or found.shape != own.shape:
-            what = "lacks it" if found is None else f"has it as {list(found.shape)}, not {list(own.shape)}"
+        if not isinstance(found, torch.Tensor) or found.shape != own.shape:
+            has = isinstance(found, torch.Tensor)
+            what = f"has it as {list(found.shape)}, not {list(own.shape)}" if has else "lacks it"
             raise InputError(f"{path}: is of another network: {name}: the file {what}")
         if not found.isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinite values")
@@ -57,9 +63,9 @@ def find_weights(named: str, model: Model) -> Path:
     """The path of weights, which are fetched if they are the family's `published` ones."""
     if named != "published":
         return Path(named)
-    if (url := published_url(model)) is None:
+    if model.family not in PUBLISHED:
         raise InputError(f"--weights published: {model.family} has none; name a run or a file")
-    return fetch(url)
+    return fetch(PUBLISHED[model.family])
 
 
 def read_pickled(path: Path) -> dict[str, Any]:

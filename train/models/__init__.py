@@ -7,25 +7,37 @@ from torch import nn
 
 from train.features import LogMel
 from train.models.cp_mobile import CPMobile, fold_branches
-from train.recipe import CPMobileModel, Model, Recipe
+from train.recipe import AstModel, CPMobileModel, CPResNetModel, Model, PasstModel, Recipe
+from train.teachers.cp_resnet import CPResNet
+from train.teachers.front_ends import AstMel, KaldiMel, PasstMel
+from train.teachers.passt import Passt
+
+Features = LogMel | KaldiMel
 
 
 def build(model: Model, classes: int) -> nn.Module:
     """A freshly initialised network: features (batch, 1, mel, frame) -> logits (batch, classes)."""
-    assert isinstance(model, CPMobileModel)
-    return CPMobile(model, classes)
+    match model:
+        case CPMobileModel():
+            return CPMobile(model, classes)
+        case CPResNetModel():
+            return CPResNet(model, classes)
+        case PasstModel():
+            return Passt(model, classes)
+        case AstModel():
+            from train.teachers.ast import Ast  # transformers takes seconds to import, and is an extra
+
+            return Ast(model, classes)
 
 
-def features_of(recipe: Recipe) -> LogMel:
+def features_of(recipe: Recipe) -> Features:
     """The features that the recipe's network hears."""
-    return LogMel(recipe.features)
+    kinds = {"passt": PasstMel, "ast": AstMel}
+    return kinds.get(recipe.model.family, LogMel)(recipe.features)
 
 
 def finish(network: nn.Module) -> nn.Module:
     """The network that is kept when training is over: what served only the training is folded into the rest."""
-    return fold_branches(network) if isinstance(network, CPMobile) else network
-
-
-def published_url(model: Model) -> str | None:
-    """Where a family's published weights are, if it reads any."""
-    return None
+    if isinstance(network, CPMobile):
+        return fold_branches(network)
+    return network.finished() if hasattr(network, "finished") else network  # type: ignore[operator]

@@ -94,7 +94,7 @@ class Block(nn.Module):
 class CPMobile(nn.Module):
     """Log-mel (batch, 1, mel, frame) -> logits (batch, classes)."""
 
-    head = ("feed_forward.",)  # names of the classifier's tensors begin so
+    classifier_prefixes = ("feed_forward.",)  # names of the classifier's tensors begin so
 
     def __init__(self, model: CPMobileModel, classes: int) -> None:
         super().__init__()
@@ -129,6 +129,12 @@ class CPMobile(nn.Module):
         x = self.in_c(x)  # (batch, base, mel / 4, frame / 4)
         x = self.stages(x)  # (batch, widest, mel / 8, frame / 8)
         return self.feed_forward(x).flatten(1)  # (batch, classes)
+
+    def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a network without branches, with branches that add nothing yet: their BatchNorms give zero."""
+        own = {name: tensor for name, tensor in self.state_dict().items() if ".parallel." in name}
+        silent = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(".1.weight")}
+        return {**own, **silent, **tensors}
 
 
 def fold_branches(network: CPMobile) -> CPMobile:

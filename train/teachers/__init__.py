@@ -1,0 +1,1 @@
+"""Teachers: networks too large for a device, whose answers train those that are not."""
