@@ -12,6 +12,11 @@
     tinyscene classify bundles/first some.wav more/*.flac                  # or a run, or an .onnx file
     tinyscene firmware bundles/first --out fw                              # C99, or a --package of it
     tinyscene emulate  bundles/first --target cortex-m4,riscv32            # bit for bit, with instruction counts
+    tinyscene teach    cp_resnet --data data/sample --split 25 --out teachers/first        # no budget; or passt, ast
+    tinyscene logits   teachers/first --data data/sample --split 25 --out logits/25.safetensors
+    tinyscene prune    runs/first --data data/sample --to-macs 11e6 --out runs/pruned
+    tinyscene sweep    data_efficient --data data/sample --out sweeps/one  # splits x seeds x recipes; --ray auto
+    tinyscene report   sweeps/one                                          # Markdown, JSON and PNG
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
 
 In Python:

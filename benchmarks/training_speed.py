@@ -28,6 +28,7 @@ from train import augment
 from train.cache import Clips, prepare
 from train.checkpoint import Place
 from train.data import Dataset, open_dataset
+from train.distill import cross_entropy
 from train.loop import CPU_MICRO_BATCH
 from train.models import build
 from train.progress import progress
@@ -105,7 +106,10 @@ def our_step(recipe: Recipe, clips: Clips, paths: tuple[str, ...], micro_batch: 
     network = build(recipe.model, len(clips.labels)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
     chosen = clips.select(paths)
-    trainer = Trainer(recipe, clips, chosen, network, optimizer, Ranks(0, 1), torch.device("cpu"), micro_batch)
+    cpu, nothing = torch.device("cpu"), chosen[:0]
+    trainer = Trainer(
+        recipe, clips, chosen, network, optimizer, Ranks(0, 1), cpu, micro_batch, cross_entropy, unlabelled=nothing
+    )
     place = Place()
     full_batches = len(chosen) // recipe.train.batch_size
 

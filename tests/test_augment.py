@@ -183,7 +183,7 @@ def test_no_named_devices_means_every_device() -> None:
     assert set(response.tolist()) == {0, 1, 2}
 
 
-def decibels(**settings: object) -> np.ndarray:
+def decibels(**settings: Any) -> np.ndarray:
     return 10 * np.log10(numbers(drawn(4_000, **settings).gain).astype(float))  # (clip, mel)
 
 

@@ -159,7 +159,8 @@ def test_branches_have_an_effect_before_folding(settings: dict[str, object], sha
 @pytest.mark.parametrize("name", ["baseline", "nano"])
 def test_a_folded_network_has_the_modules_and_cost_of_a_plain_one(name: str) -> None:
     recipe = load_recipe(name, ["model.branches=true"])
-    network = CPMobile(recipe.model, 10)
+    network = build(recipe.model, 10)
+    assert isinstance(network, CPMobile)
     plain = build(load_recipe(name).model, 10)
     assert fold_branches(network).state_dict().keys() == plain.state_dict().keys()
     assert count_network(network, recipe).layers == count_network(plain, recipe).layers

@@ -23,7 +23,7 @@ from train.data import SCENES
 from train.evaluate import predictor
 from train.export import export_onnx
 from train.features import LogMel
-from train.recipe import load_recipe
+from train.recipe import CPMobileModel, load_recipe
 from train.run import import_weights
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -47,6 +47,7 @@ def run_of(folder: Path, recipe: str, settings: list[str] | None = None, seed: i
     """A run of a network that was not trained, but has BatchNorm statistics of its own."""
     folder.mkdir(exist_ok=True)
     chosen = load_recipe(recipe, settings)
+    assert isinstance(chosen.model, CPMobileModel)
     network, _ = trained(chosen.model, seed, (64, 33))
     save_file(network.state_dict(), folder / "weights.safetensors")
     return import_weights(folder / "weights.safetensors", chosen, folder / f"run{seed}"), network

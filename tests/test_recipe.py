@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from deploy.errors import InputError
-from train.recipe import load_recipe, parse_recipe
+from train.recipe import CPMobileModel, load_recipe, parse_recipe
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parent.parent / "train" / "recipes").glob("*.yaml"))
 WRONG_TYPES = """
@@ -104,8 +104,10 @@ def test_an_override_changes_its_key_and_no_other(override: str, value: object) 
 
 @pytest.mark.parametrize("recipe", ["baseline", "small"])
 def test_an_override_of_one_blocks_stride_leaves_the_others(recipe: str) -> None:
-    expected = load_recipe(recipe).model.strides | {"b2": (2, 2)}
-    assert load_recipe(recipe, ["model.strides.b2=[2, 2]"]).model.strides == expected
+    before, after = (load_recipe(recipe, change).model for change in ([], ["model.strides.b2=[2, 2]"]))
+    assert isinstance(before, CPMobileModel)
+    assert isinstance(after, CPMobileModel)
+    assert after.strides == before.strides | {"b2": (2, 2)}
 
 
 def test_what_looks_like_a_date_is_a_name() -> None:
@@ -202,3 +204,8 @@ def test_a_tag_that_calls_python_is_not_obeyed(way: str, tmp_path: Path) -> None
     (tmp_path / "mine.yaml").write_text(f"name: {call}")
     refusal(*((str(tmp_path / "mine.yaml"),) if way == "file" else ("baseline", f"name={call}")))
     assert not marker.exists()
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 3}\nseed: 1\ntrain: {lr: 0.1}\n")
+    assert "line 3: 'train' is given twice" in refusal(str(tmp_path / "mine.yaml"))

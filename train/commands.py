@@ -23,6 +23,7 @@ FoldPattern = Annotated[
     str | None, typer.Option("--fold-pattern", help="Regular expression whose first group is a file's fold.")
 ]
 Split = Annotated[str, typer.Option(help="TAU: 5, 10, 25, 50, 100. Folders: fold1 and on, the one held out.")]
+FinishedRun = Annotated[Path, typer.Argument(help="A finished run.")]
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")]
 Weights = Annotated[
     str | None, typer.Option(help="Start from a run, a .safetensors or .pt file, or what is `published`.")
@@ -200,7 +201,7 @@ def budget(
 
 @app.command()
 def quantize(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    run: FinishedRun,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     qat: Annotated[bool, typer.Option("--qat", help="Fine-tune with rounding, after the calibration.")] = False,
@@ -227,6 +228,77 @@ def quantize(
         f"{out}: {budget['deployed_bytes']:,} bytes of weights and biases, {budget['deployed_macs']:,} MACs; "
         f"next: tinyscene evaluate {out} --data {data}",
     )
+
+
+@app.command()
+def prune(
+    run: FinishedRun,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the smaller run.")],
+    to_macs: Annotated[float | None, typer.Option(help="Most MACs for one second of sound, such as 11e6.")] = None,
+    to_bytes: Annotated[float | None, typer.Option(help="Most bytes of parameters.")] = None,
+    split: Annotated[str | None, typer.Option(help="Whose training list; by default the one trained on.")] = None,
+    settings: Set = None,
+    resume: Resume = False,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    as_json: Json = False,
+) -> None:
+    """Take channels away from a run, step by step, until it fits a budget."""
+    needs("torch_pruning")
+    from train.budget import count_target
+    from train.prune import prune as run_pruning
+    from train.run import load_model
+
+    most_macs, most_bytes = (None if goal is None else int(goal) for goal in (to_macs, to_bytes))
+    dataset, clips = open_clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
+    run_pruning(run, dataset, clips, out, most_macs, most_bytes, split, settings, resume)
+    count, _ = count_target(str(out), None, None)
+    show(
+        {"run": str(out), "parameters": count.parameters, "macs": count.macs, "bytes": count.bytes},
+        as_json,
+        f"{out}: {count.macs:,} MACs, {count.bytes:,} bytes in {count.precision}; "
+        f"next: tinyscene evaluate {out} --data {data}",
+    )
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="Name of a sweep, or a YAML file (train/sweep_plan.py).")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep: a new one, or one to go on with.")],
+    other: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Another dataset that the sweep names.")
+    ] = None,
+    settings: Set = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="At a time; by default as many as cores, or GPUs.")] = None,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on a Ray cluster; auto finds it.")] = None,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    as_json: Json = False,
+) -> None:
+    """Train recipes by splits by seeds, on one machine or many, into one table; the same command goes on."""
+    needs("torch")
+    from train.sweep import named_sources, run_sweep
+    from train.sweep_job import Source
+
+    source = Source(folder=str(data), splits=splits and str(splits), fold_pattern=fold_pattern)
+    result = run_sweep(file, source, out, named_sources(other or []), settings, jobs, ray)
+    show(
+        result,
+        as_json,
+        f"{result['results']}: {result['done']} of {result['runs']} runs done; next: tinyscene report {out}",
+    )
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")], as_json: Json = False) -> None:
+    """Report a sweep: means and deviations by split, class and device, and accuracy against MACs."""
+    needs("torch")
+    from train.sweep_report import report as write_report
+
+    result = write_report(folder)
+    show(result, as_json, (folder / "report.md").read_text(encoding="utf-8"))
 
 
 @app.command(name="import")

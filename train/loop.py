@@ -153,7 +153,7 @@ def _run_epochs(trainer: Trainer, place: Place, out: Path, card: Card, test: tup
     writer = _tensorboard(out) if settings.tensorboard and first else None
     saved = time.monotonic()
     with (
-        _StopFlag() as stop,
+        StopFlag() as stop,
         progress("training", settings.epochs * clips, place.epoch * clips + place.clips) as advance,
     ):
         while place.epoch < settings.epochs:
@@ -170,7 +170,7 @@ def _run_epochs(trainer: Trainer, place: Place, out: Path, card: Card, test: tup
                     raise InterruptedRunError(
                         f"{out}: stopped and saved in epoch {place.epoch + 1}; go on with --resume"
                     )
-            metrics = trainer.finish_epoch(place)
+            metrics = trainer.finish_epoch(place, total_steps)
             if first:
                 if settings.evaluate_every and place.epoch % settings.evaluate_every == 0:
                     predict = predictor(trainer.network, trainer.features, trainer.device)
@@ -181,7 +181,7 @@ def _run_epochs(trainer: Trainer, place: Place, out: Path, card: Card, test: tup
                 saved = time.monotonic()
 
 
-class _StopFlag:
+class StopFlag:
     """While in force, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed at once."""
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class _StopFlag:
             raise KeyboardInterrupt
         self.raised = True
 
-    def __enter__(self) -> "_StopFlag":
+    def __enter__(self) -> "StopFlag":
         heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
         self._former = {number: signal.signal(number, self._note) for number in heard}
         return self

@@ -180,6 +180,15 @@ class Prune(Section):
     distill: Fraction = 1.0  # share of the loss that asks for the unpruned network's answers; the rest is the recipe's
 
 
+class Adapt(Section):
+    """How a trained network is fine-tuned for single devices (train/adapt.py); as published, but for the batch."""
+
+    epochs: Count = 50
+    lr: Positive = 5e-4  # peak
+    batch_size: Count = 32
+    least_clips: Count = 30  # of a device in the training list, for it to have a network of its own
+
+
 class Quantize(Section):
     """How a trained network is made int8: calibration, and fine-tuning where it is asked for (--qat)."""
 
@@ -205,21 +214,32 @@ class Recipe(Section):
     consistency: Consistency = Consistency()
     budget: Budget = Budget()
     prune: Prune = Prune()
+    adapt: Adapt = Adapt()
     quantize: Quantize = Quantize()
 
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's plain data with 1.2's numbers: 1e-3 is a float, as everyone who types a learning rate expects."""
+class Loader(yaml.SafeLoader):
+    """YAML's plain data with 1.2's numbers: 1e-3 is a float, as everyone who types a learning rate expects.
+
+    A key that is given twice is an error: one of the two would be lost.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise ValueError(f"line {node.value[number][0].start_mark.line + 1}: {key!r} is given twice")
+        return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {  # without dates, which no key takes
+Loader.yaml_implicit_resolvers = {  # without dates, which no key takes
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
@@ -238,7 +258,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else RECIPES / f"{name}.yaml"
     if not is_path and name not in recipe_names():
-        raise InputError(f"there is no recipe {name!r}: {_hint(name, recipe_names())}")
+        raise InputError(f"there is no recipe {name!r}: {hint(name, recipe_names())}")
     try:
         settings = _plain_data(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -262,7 +282,7 @@ def override(recipe: Recipe, overrides: list[str], source: str) -> Recipe:
 def _plain_data(text: str) -> Any:
     """Parse YAML. Whatever is wrong with it is a ValueError of one line."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
 
@@ -300,7 +320,7 @@ def _describe(error: ValidationError) -> str:
     if fault["type"] == "union_tag_invalid":
         return f"model.family: must be one of {', '.join(FAMILIES)} (given: {fault.get('ctx', {}).get('tag')!r})"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key!r}: {_hint(key, list(_keys(Recipe(name='any').as_dict())))}"
+        return f"unknown key {key!r}: {hint(key, list(_keys(Recipe(name='any').as_dict())))}"
     if fault["type"] == "value_error":  # a check of our own, which says it all
         return fault["msg"].removeprefix("Value error, ")
     return f"{key}: {fault['msg']} (given: {fault['input']!r})"
@@ -314,6 +334,7 @@ def _keys(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def _hint(given: str, known: list[str]) -> str:
+def hint(given: str, known: list[str]) -> str:
+    """What to say of a name that is not known: the nearest one that is, or all."""
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

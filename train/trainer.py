@@ -208,7 +208,7 @@ class Trainer:
             return self.resident[torch.from_numpy(positions).to(self.device)]
         return torch.from_numpy(self.clips.pcm[self.known[positions]]).to(self.device)
 
-    def finish_epoch(self, place: Place) -> dict[str, Any]:
+    def finish_epoch(self, place: Place, total_steps: int) -> dict[str, Any]:
         """Average BatchNorm's statistics over the ranks, return the epoch's metrics and move to the next epoch."""
         if self.ranks.count > 1:
             for name, buffer in self.network.named_buffers():
@@ -217,7 +217,7 @@ class Trainer:
         metrics = {
             "epoch": place.epoch + 1,
             "step": place.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(self.recipe.train, place.step - 1, total_steps),  # of the last step
             "loss": place.loss / place.clips,
             "accuracy": place.correct / place.clips,
             "clips": place.clips,

@@ -1,0 +1,92 @@
+"""A dataset to choose recipes on without a look at the test list: training recordings, some of them left out.
+
+    python -m benchmarks.leave_out DATA OUT --responses DATA/mic_ir
+    tinyscene sweep benchmarks/choice.yaml --data OUT --out sweeps/choice --set augment.dir_folder=OUT/mic_ir
+
+DATA has TAU's layout and so has OUT, with links to DATA's audio. OUT's test list is every other place (scene, city
+and location) of DATA's split 100 that is not one of its split 25; the recordings of these places are taken out of
+split 100. The test's unseen devices s4 to s6 were not recorded here, so they are simulated as TAU's own are: the
+left-out clips of device `a`, each through a microphone's impulse response and at a level of its own. The three
+responses are among every fifth, which are kept out of OUT/mic_ir; that folder holds the others, to train with.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import soundfile
+import torch
+import typer
+
+from deploy.files import replacing_folder, require_free
+from deploy.frontend import FrontEnd
+from train.augment import convolve, load_responses, response_paths
+from train.data import DEVICE_GROUPS, TAU_COLUMNS, Entry, open_dataset
+
+LEVEL_DB, SPREAD_DB = -3.0, 3.0  # mean and deviation against `a`, about what s1 to s3 have in the training lists
+KEPT_OUT = 5  # one response in so many
+
+
+def leave_out(
+    data: Path, out: Path, responses: Annotated[Path, typer.Option(help="Impulse responses of microphones.")]
+) -> None:
+    """Write the dataset."""
+    require_free(out)
+    dataset = open_dataset(data)
+    small, large = (dataset.split(name)[0] for name in ("25", "100"))
+    others = sorted({_place(path) for path in large} - {_place(path) for path in small})
+    left_out = set(others[::2])
+    entries = [entry for entry in dataset.entries if entry.path in large]
+    test = [entry for entry in entries if _place(entry.path) in left_out]
+    with replacing_folder(out) as folder:
+        for name in ("audio", "evaluation_setup", "mic_ir", "unheard_ir"):
+            (folder / name).mkdir()
+        for entry in entries:
+            (folder / entry.path).symlink_to((data / entry.path).resolve())
+        paths = response_paths(responses)
+        unheard = paths[2::KEPT_OUT]
+        for path in paths:
+            kind = "unheard_ir" if path in unheard[:: len(unheard) // 3][:3] else "mic_ir"
+            if kind == "unheard_ir" or path not in unheard:
+                (folder / kind / path.name).symlink_to(path.resolve())
+        test += _simulate(folder, [entry for entry in test if entry.device == "a"])
+        trained = [entry for entry in entries if _place(entry.path) not in left_out]
+        _write(folder / "meta.csv", [*trained, *test], TAU_COLUMNS)
+        for name, members in (
+            ("split25", [entry for entry in trained if entry.path in small]),
+            ("split100", trained),
+            ("test", test),
+        ):
+            _write(folder / "evaluation_setup" / f"{name}.csv", members, TAU_COLUMNS[:2])
+
+
+def _place(path: str) -> str:
+    """SCENE-CITY-LOCATION of a file's name."""
+    return "-".join(Path(path).name.split("-")[:3])
+
+
+def _simulate(folder: Path, entries: list[Entry]) -> list[Entry]:
+    """Write these recordings as each unseen device hears them, and return what was written."""
+    made, rng = [], np.random.default_rng(0)
+    for entry in entries:
+        pcm, rate = soundfile.read(folder / entry.path, dtype="float32")  # (samples,)
+        spectra = load_responses(folder / "unheard_ir", FrontEnd(sample_rate=rate))
+        clips = torch.from_numpy(pcm).repeat(len(spectra), 1)  # (device, samples)
+        level = 10.0 ** (rng.normal(LEVEL_DB, SPREAD_DB, (len(spectra), 1)) / 20.0)
+        heard = convolve(clips, spectra, torch.arange(len(spectra))).numpy() * level
+        for device, signal in zip(DEVICE_GROUPS["unseen"], heard, strict=True):
+            path = f"{entry.path.removesuffix('-a.flac').removesuffix('-a.wav')}-{device}.flac"
+            soundfile.write(folder / path, signal.clip(-1, 1), rate, "PCM_16")
+            made.append(Entry(path, entry.label, device))
+    return made
+
+
+def _write(path: Path, entries: list[Entry], columns: tuple[str, ...]) -> None:
+    """A tab-separated list of recordings."""
+    rows = [(entry.path, entry.label, _place(entry.path).partition("-")[2], entry.device) for entry in entries]
+    lines = ["\t".join(row[: len(columns)]) for row in [columns, *rows]]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(leave_out)

@@ -1,0 +1,258 @@
+"""Structured pruning of a trained CP-Mobile run: fewer channels, until a budget of MACs and bytes holds.
+
+    tinyscene prune RUN --data DATA --to-macs 11e6 --to-bytes 64000 --out RUN2 [--resume] [--set prune.KEY=VALUE]
+
+Progressively, as DCASE 2024's winner did (B. Han et al., "Data-Efficient Low-Complexity Acoustic Scene
+Classification via Distilling and Progressive Pruning", 2024): in small steps, each with a short fine-tuning by the
+loop and recipe that the run was trained with. The goals of the steps are even in the logarithm of MACs and bytes.
+`prune.distill` says how much the fine-tuning listens to the unpruned network.
+
+A step removes, eight at a time, the channels that matter least for what they save of the budget. A group of layers
+that must lose the same channels, such as all that a stage's shortcuts add up, is found by torch-pruning (G. Fang et
+al., "DepGraph: Towards Any Structural Pruning", CVPR 2023). How much its channels matter is how much the loss on
+training clips would change, to first order (P. Molchanov et al., "Importance Estimation for Neural Network Pruning",
+CVPR 2019), measured anew before each removal.
+
+The budget is counted by `train/budget.py`, and kept as the limits of the new run's recipe. Each step is a run of its
+own in `OUT.pruning/`, so that what was interrupted can be resumed; they are removed when OUT is whole.
+"""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from torch import Tensor, nn
+
+from deploy.errors import InputError
+from deploy.files import require_free, sha256
+from deploy.provenance import provenance
+from train.budget import Count, count_network
+from train.cache import Clips
+from train.data import Dataset
+from train.distill import from_network, loss_of
+from train.features import waveform
+from train.loop import fit
+from train.models import features_of
+from train.models.cp_mobile import CPMobile
+from train.recipe import Budget, Channels, Consistency, Distill, Recipe, override
+from train.run import MODEL, RECIPE, Card, load_model, model_path, save_tensors
+
+MULTIPLE = 8  # of channels: what is removed at a time, and the least that is left
+EXAMPLES = 128  # clips to measure importance on
+BATCH = 32  # of them
+
+Examples = tuple[Tensor, Tensor]  # log-mel (clip, 1, mel, frame), label (clip,)
+
+# those who write a channel share its effect, as do those who read it, so that sums compare groups of any size
+_importance: Any = torch_pruning.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None)  # type: ignore[arg-type]
+
+
+def prune(
+    run: Path,
+    dataset: Dataset,
+    clips: Clips,
+    out: Path,
+    to_macs: int | None,
+    to_bytes: int | None,
+    split: str | None = None,
+    overrides: list[str] | None = None,
+    resume: bool = False,
+) -> Path:
+    """Prune a run to a budget with the training clips of a split of a dataset, and return the new run's folder.
+
+    A goal that is not given is the limit in the run's recipe.
+
+    Raises:
+        InputError: the run, the goals, the overrides or the dataset cannot be used, or `out` is taken.
+        InterruptedRunError: Ctrl-C while fine-tuning; it can be resumed.
+    """
+    if not out.name:
+        raise InputError(f"{out}: name a new folder for the run")
+    require_free(out)
+    unpruned, card = load_model(run)
+    if not isinstance(unpruned, CPMobile):
+        raise InputError(f"{run}: is not a CP-Mobile network ({card.parsed_recipe.model.family}); no other is pruned")
+    if wrong := [each for each in overrides or [] if not each.startswith("prune.")]:
+        raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section prune can be changed")
+    recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
+    recipe = recipe.model_copy(update={"budget": _goal(unpruned, recipe, to_macs, to_bytes, run)})
+    clips.require_labels(card.labels, run)
+    split = split or card.split or dataset.default_split
+    examples = _examples(recipe, clips, dataset.split(split)[0])
+    work = out.with_name(f"{out.name}.pruning")
+    if resume and not work.exists():
+        raise InputError(f"{work}: holds no pruning to resume; prune without --resume")
+    if work.exists() and not resume:
+        raise InputError(f"{work}: holds an interrupted pruning; go on with --resume, or choose another --out")
+    wanted = Card(
+        recipe={},  # each step's own
+        labels=card.labels,
+        made_by=provenance(),
+        split=split,
+        split_hash=dataset.split_hash(split),
+        data_hash=clips.data_hash,
+        source=f"{run} sha256:{sha256(model_path(run))}",
+    )
+    network, steps, first = unpruned, recipe.prune.steps, count_network(unpruned, recipe)
+    for step in range(1, steps + 1):
+        start = work / f"step{step}.safetensors"
+        if not start.exists():
+            smaller = shrink(network, recipe, _limits(first, recipe.budget, step / steps), examples)
+            if smaller.settings == network.settings and step < steps:  # the step before went further than it had to
+                continue
+            made = wanted.model_copy(update={"recipe": _step_recipe(recipe, step, smaller).as_dict()})
+            save_tensors(start, smaller.state_dict(), made)
+        network = _fine_tune(start, unpruned, recipe, step, dataset, clips, wanted)
+    (work / f"step{steps}").rename(out)
+    shutil.rmtree(work)
+    return out
+
+
+def _goal(network: CPMobile, recipe: Recipe, to_macs: int | None, to_bytes: int | None, run: Path) -> Budget:
+    """The limits to prune to. Raises InputError where they already hold, or cannot be reached."""
+    named = {key: value for key, value in (("max_macs", to_macs), ("max_bytes", to_bytes)) if value is not None}
+    if not named:
+        raise InputError("nothing to prune to: name --to-macs, --to-bytes or both")
+    goal = recipe.budget.model_copy(update=named)
+    count = count_network(network, recipe)
+    if not count.faults(goal):
+        raise InputError(f"{run}: already holds that with {count.macs:,} MACs and {count.bytes:,} bytes")
+    now = _channels(network)
+    least = Channels(
+        stem=min(MULTIPLE, now.stem),
+        stages=tuple(min(MULTIPLE, each) for each in now.stages),
+        expanded=tuple(min(MULTIPLE, each) for each in now.expanded),
+    )
+    count = count_network(CPMobile(network.settings.model_copy(update={"channels": least}), network.classes), recipe)
+    if count.faults(goal):
+        raise InputError(
+            f"{run}: cannot be pruned to {goal.max_macs:,} MACs and {goal.max_bytes:,} bytes; {MULTIPLE} channels "
+            f"everywhere, the fewest possible, leave {count.macs:,} and {count.bytes:,}"
+        )
+    return goal
+
+
+def _limits(first: Count, goal: Budget, progress: float) -> Budget:
+    """What must hold after this share of the steps, from the count before the first."""
+    limits = {
+        "max_macs": max(goal.max_macs, round(first.macs ** (1 - progress) * goal.max_macs**progress)),
+        "max_bytes": max(goal.max_bytes, round(first.bytes ** (1 - progress) * goal.max_bytes**progress)),
+    }
+    return goal.model_copy(update=limits)
+
+
+def _examples(recipe: Recipe, clips: Clips, training: tuple[str, ...]) -> Examples:
+    """Training clips as they are, without augmentation."""
+    chosen = np.random.default_rng(recipe.seed).permutation(clips.select(training))[:EXAMPLES]
+    log_mel = features_of(recipe)(waveform(torch.from_numpy(clips.pcm[chosen])))
+    return log_mel, torch.from_numpy(clips.label[chosen])
+
+
+def shrink(network: CPMobile, recipe: Recipe, limits: Budget, examples: Examples) -> CPMobile:
+    """A copy of a network without the channels that matter least, within limits that it can reach."""
+    smaller = copy.deepcopy(network)
+    graph = torch_pruning.DependencyGraph().build_dependency(smaller, examples[0][:1])
+    names: dict[nn.Module, str] = {module: name for name, module in smaller.named_modules()}
+    count = count_network(smaller, recipe)
+    while count.faults(limits):
+        _measure(smaller, examples)
+        # the head's outputs are the classes
+        groups = graph.get_all_groups(ignored_layers=[smaller.feed_forward[0]], root_module_types=[nn.Conv2d])
+        options = [(group, *option) for group in groups if (option := _option(group, names, count, limits))]
+        group, channels, _ = min(options, key=lambda each: each[2])
+        group.prune(channels)
+        count = count_network(smaller, recipe)
+    pruned = CPMobile(network.settings.model_copy(update={"channels": _channels(smaller)}), network.classes)
+    pruned.load_state_dict(smaller.state_dict())
+    return pruned.eval()
+
+
+def _measure(network: CPMobile, examples: Examples) -> None:
+    """Leave the gradients of the examples' loss in the network."""
+    network.zero_grad()
+    for log_mel, label in zip(*(each.split(BATCH) for each in examples), strict=True):
+        F.cross_entropy(network(log_mel), label, reduction="sum").backward()
+
+
+def _option(
+    group: torch_pruning.Group, names: dict[nn.Module, str], count: Count, limits: Budget
+) -> tuple[list[int], float] | None:
+    """The channels that a group is to lose next, and their cost; none if it can spare none.
+
+    The cost is their importance for what they save: shares of what is too much of MACs and of bytes, added up.
+    What goes beyond the limits saves nothing.
+    """
+    importance: Tensor = _importance(group)  # (channels,)
+    channels = len(importance)
+    spare = channels % MULTIPLE or MULTIPLE
+    if channels - spare < MULTIPLE:
+        return None
+    least = importance.argsort(stable=True)[:spare]
+    touched = {names.get(dependency.target.module) for dependency, _ in group}
+    layers = [layer for layer in count.layers if layer.name in touched]
+    # each of these layers has MACs and parameters in proportion to the group's channels
+    macs = sum(layer.macs for layer in layers) * spare / channels
+    size = sum(layer.parameters for layer in layers) * spare / channels * count.bytes / count.parameters
+    pairs = ((macs, count.macs - limits.max_macs), (size, count.bytes - limits.max_bytes))
+    saving = sum(min(1.0, saved / excess) for saved, excess in pairs if excess > 0)
+    cost = float(importance[least].sum()) / saving if channels % MULTIPLE == 0 else -1.0  # first to multiples
+    return least.tolist(), cost
+
+
+def _channels(network: CPMobile) -> Channels:
+    """The channel counts of a network as it is, whatever its settings say."""
+    outputs = {name: each.out_channels for name, each in network.named_modules() if isinstance(each, nn.Conv2d)}
+    stages = {name.split(".")[1]: count for name, count in outputs.items() if name.endswith(".block.2.0")}
+    expanded = [count for name, count in outputs.items() if name.endswith(".block.0.0")]
+    return Channels(stem=outputs["in_c.0.0"], stages=tuple(stages.values()), expanded=tuple(expanded))
+
+
+def _step_recipe(recipe: Recipe, step: int, network: CPMobile) -> Recipe:
+    """The recipe that a pruned network is fine-tuned by."""
+    settings = recipe.prune
+    train = recipe.train.model_copy(
+        update={
+            "epochs": settings.epochs if step < settings.steps else settings.final_epochs,
+            "lr": settings.lr,
+            "batch_size": settings.batch_size,
+            "evaluate_every": 0,
+            "ema": 0.0,  # what is fine-tuned is kept
+        }
+    )
+    changes = {
+        "seed": (recipe.seed + settings.steps - step) % 2**32,  # other random numbers than in the other steps
+        "model": network.settings,
+        "train": train,
+        "distill": recipe.distill if settings.distill < 1 else Distill(),
+        "consistency": Consistency(),
+    }
+    return recipe.model_copy(update=changes)
+
+
+def _fine_tune(
+    start: Path, unpruned: CPMobile, recipe: Recipe, step: int, dataset: Dataset, clips: Clips, wanted: Card
+) -> CPMobile:
+    """Train a pruned network in a run folder beside it, or go on where that stands. Returns it on the CPU."""
+    network, made = load_model(start)
+    assert isinstance(network, CPMobile)
+    chosen = _step_recipe(recipe, step, network)
+    if made.model_copy(update={"made_by": wanted.made_by}) != wanted.model_copy(update={"recipe": chosen.as_dict()}):
+        raise InputError(
+            f"{start.parent}: is of another pruning; resume with the same settings, or choose another --out"
+        )
+    assert wanted.split is not None
+    folder = start.with_suffix("")
+    loss = from_network(unpruned, recipe.prune.distill, loss_of(chosen.distill))
+    going_on = (folder / RECIPE).exists()
+    _, card = fit(network, chosen, dataset, clips, wanted.split, folder, going_on, loss, wanted.source)
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        raise InputError(f"{folder}: fine-tuning diverged; remove {folder.parent} and try a lower --set prune.lr")
+    network = network.cpu().eval()
+    if not (folder / MODEL).exists():
+        save_tensors(folder / MODEL, network.state_dict(), card)
+    return network
