@@ -14,7 +14,9 @@
     tinyscene emulate  bundles/first --target cortex-m4,riscv32            # bit for bit, with instruction counts
     tinyscene teach    cp_resnet --data data/sample --split 25 --out teachers/first        # no budget; or passt, ast
     tinyscene logits   teachers/first --data data/sample --split 25 --out logits/25.safetensors
+    tinyscene adapt    runs/first --data data/sample --out runs/devices    # a network for each recording device
     tinyscene prune    runs/first --data data/sample --to-macs 11e6 --out runs/pruned
+    tinyscene adapt    runs/first --data data/sample --out runs/by-device  # a variant for each known device
     tinyscene sweep    data_efficient --data data/sample --out sweeps/one  # splits x seeds x recipes; --ray auto
     tinyscene report   sweeps/one                                          # Markdown, JSON and PNG
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
@@ -22,7 +24,7 @@
 In Python:
 
     import tinyscene
-    scene = tinyscene.load("bundles/first")
+    scene = tinyscene.load("bundles/first")     # device="s1": its variant, where the bundle has one
     scene.classify("some.wav")                  # scores by label, for each second
     stream = scene.stream(sample_rate=32000)
     stream.push(samples)                        # a decision for each second that is complete
@@ -71,17 +73,21 @@ app.add_typer(train_commands)
 SCENE_RUNNERS["native"] = native_runner
 
 
-def load(model: str | Path, runner: str = "reference") -> SceneClassifier:
+def load(model: str | Path, runner: str = "reference", device: str | None = None) -> SceneClassifier:
     """A classifier from a bundle, a run folder or an exported .onnx file.
 
     A bundle is run by `runner`: reference (what a device computes), native (the firmware's C, compiled for this
     machine), litert, tflite-runtime or onnxruntime. A run is exported to ONNX first if it has not been since its
-    weights changed, which needs the extras `train` and `onnx`; an exported one needs only ONNX Runtime. Raises
+    weights changed, which needs the extras `train` and `onnx`; an exported one needs only ONNX Runtime. `device`
+    names what records: a bundle's variant for it is used, or the general network where it has none. Raises
     InputError if the model cannot be used.
     """
     path = Path(model)
     if (path / INDEX).exists():
-        return bundle_classifier(open_bundle(path), runner)
+        bundle = open_bundle(path)
+        return bundle_classifier(bundle if device is None else bundle.variant(device), runner)
+    if device is not None:
+        raise InputError(f"--device {device}: {path} is no bundle; name the device's own run, RUN/devices/DEVICE")
     if runner not in ("reference", "onnxruntime"):
         raise InputError(f"--runner {runner}: {path} is no bundle and is run by ONNX Runtime; see `tinyscene quantize`")
     if path.suffix == ".onnx":
@@ -186,10 +192,11 @@ def classify(
     model: Annotated[Path, typer.Argument(help="A bundle, a run, or an exported .onnx file.")],
     files: Annotated[list[Path], typer.Argument(help="Recordings of any rate, length and channel count.")],
     runner: Runner = "reference",
+    device: Annotated[str | None, typer.Option(help="What recorded them, to use a bundle's variant for it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Classify recordings, second by second. Needs no torch."""
-    classifier = load(model, runner)
+    classifier = load(model, runner, device)
     results = [classifier.classify(path) for path in files]
     lines = []
     for result in results:

@@ -7,12 +7,19 @@
 other file: the integer graph (`graph.*`), the float graph it came from (`float.*`), golden vectors, a model
 card, and the exports. A folder is written whole or not at all, and read only if every file is as it was
 written: a truncated, changed or missing one is refused by name.
+
+A bundle may hold variants of its network for single recording devices, each a bundle of its own:
+
+    bundle.variant("s1")        # variants/s1, or the bundle itself where s1 has none
+
+Its index names their devices and the hash of each one's index, which is checked when the variant is opened.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +35,8 @@ from deploy.graph_file import load_graph, save_graph
 SCHEMA = 1
 INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
 GRAPH, FLOAT_GRAPH = "graph", "float"
+VARIANTS = "variants"  # folder, and key of the index
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
 MAX_INDEX, MAX_FILE = 2**24, 2**26  # bytes
 EXPORTS = {
     "tflite": "model.tflite",
@@ -106,6 +115,31 @@ class Bundle:
             "graph_sha256": self.content["files"][f"{GRAPH}.safetensors"],
         }
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The devices that have a variant."""
+        return tuple(self.content.get(VARIANTS, ()))
+
+    def variant(self, device: str) -> "Bundle":
+        """The bundle for a device: its variant or, for a device that has none, this one.
+
+        Raises InputError if the variant is not the one that was written with this bundle.
+        """
+        if device not in self.variants:
+            return self
+        variant = open_bundle(self.folder / VARIANTS / device)
+        if variant.fingerprint != self.content[VARIANTS][device]["sha256"]:
+            raise InputError(f"{variant.folder}: not the variant that {self.folder} was written with")
+        if (variant.labels, variant.front_end) != (self.labels, self.front_end):
+            raise InputError(f"{variant.folder}: has other labels or another front end than {self.folder}")
+        return variant
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the index as it was written, without the exports and metrics that were added later."""
+        files = {part: self.content["files"][part] for part in PARTS}
+        return _hash({key: value for key, value in self.content.items() if key != "metrics"} | {"files": files})
+
     def add_export(self, kind: str, content: bytes) -> Path:
         """Write an export into the bundle and its hash into the index."""
         path = self.folder / EXPORTS[kind]
@@ -132,21 +166,30 @@ def write_bundle(
     labels: tuple[str, ...],
     content: dict[str, Any],
     model_card: str,
+    variants: Mapping[str, Callable[[Path], Bundle]] | None = None,
 ) -> Bundle:
-    """Write a new bundle, whole or not at all. `content` is what else goes into its index."""
+    """Write a new bundle, whole or not at all. `content` is what else goes into its index.
+
+    `variants` has for each device what writes its bundle into a folder.
+    """
     require_free(folder)
+    for device in variants or {}:
+        require_device_name(device)
     settings = front_end.as_dict()
     with replacing_folder(folder) as temporary:
         save_graph(graph, temporary, GRAPH)
         save_graph(float_graph, temporary, FLOAT_GRAPH)
         write_whole(temporary / VECTORS, make_vectors(front_end, graph).to_bytes())
         write_whole(temporary / CARD, model_card)
+        written = {device: write(temporary / VARIANTS / device) for device, write in (variants or {}).items()}
+        table = {device: {"sha256": variant.fingerprint} for device, variant in written.items()}
         index = {
             "schema": SCHEMA,
             "labels": list(labels),
             "front_end": settings,
             "front_end_sha256": _hash(settings),
             **content,
+            **({VARIANTS: table} if table else {}),
             "files": {part: sha256(temporary / part) for part in PARTS},
         }
         write_whole(temporary / INDEX, _dump(index))
@@ -172,6 +215,8 @@ def open_bundle(folder: Path, rewriting: Iterable[str] = ()) -> Bundle:
         front_end = FrontEnd(**content["front_end"])
         if content["front_end_sha256"] != _hash(front_end.as_dict()):
             raise InputError("its front end was changed after the bundle was made")
+        _check_variants(content.get(VARIANTS, {}))
+        _hash(content)  # raises where it is nested too deep to be hashed later
     except InputError as error:
         raise InputError(f"{index}: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -192,6 +237,21 @@ def read_labels(labels: object) -> tuple[str, ...]:
     if len(set(labels)) < len(labels):
         raise InputError("a label stands twice")
     return tuple(labels)
+
+
+def require_device_name(name: str) -> None:
+    """Make sure that a device's name can be the name of its folder and leads nowhere else. Raises InputError."""
+    if not DEVICE_NAME.fullmatch(name):
+        raise InputError(f"device {name!r}: must be named by at most 64 letters, digits, spaces and . _ + -")
+
+
+def _check_variants(table: object) -> None:
+    if not isinstance(table, dict):
+        raise InputError("variants must be a table by device")
+    for device, known in table.items():
+        require_device_name(device)
+        if not isinstance(known, dict) or type(known.get("sha256")) is not str:
+            raise InputError(f"lacks the hash of the variant for device {device}")
 
 
 def _check_file(path: Path, expected: object) -> None:

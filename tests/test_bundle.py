@@ -174,6 +174,9 @@ INDICES = {
     "a front end of another sound": {"front_end": {"f_min": 300.0}},
     **{f"no {key}": {key: None} for key in ("errors", "budget", "quantized", "recipe")},
     "errors of nothing": {"errors": {}},
+    "no table of variants": {"variants": ["s1"]},
+    "a variant without a hash": {"variants": {"s1": {}}},
+    **{f"a variant named {name}": {"variants": {name: {"sha256": ""}}} for name in ("..", "../s1", "/etc", "s1/x", "")},
 }
 
 
@@ -241,6 +244,19 @@ def test_a_folder_that_holds_something_is_left_as_it_is(bundle: Bundle, tmp_path
     with pytest.raises(InputError, match="not empty"):
         write(bundle, tmp_path)
     assert contents(tmp_path) == {"kept.txt": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["../../outside", "FOLDER/outside"])
+def test_a_variant_is_not_written_outside_of_its_folder(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    device, content = name.replace("FOLDER", str(tmp_path)), {"budget": {}}
+    own = bundle.graph, bundle.float_graph, bundle.front_end, bundle.labels, content, "card"
+    with pytest.raises(InputError, match="must be named by"):
+        write_bundle(tmp_path / "new", *own, {device: lambda folder: write(bundle, folder)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_without_variants_does_not_speak_of_them(bundle: Bundle) -> None:
+    assert (bundle.variants, "variants" in bundle.content, bundle.variant("s1") is bundle) == ((), False, True)
 
 
 def test_an_empty_folder_is_filled(bundle: Bundle, tmp_path: Path) -> None:

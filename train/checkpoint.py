@@ -65,6 +65,8 @@ def resume_run(
         return Place()
     tensors, header = load_tensors(path)
     saved = read_card(header, path)
+    if saved is not None and saved.recipe:
+        saved = saved.model_copy(update={"recipe": saved.parsed_recipe.as_dict()})  # with keys newer than the run
     for key in ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch", "source"):
         if saved is None or getattr(saved, key) != getattr(card, key):
             raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")

@@ -93,6 +93,8 @@ def train(
     out = out or Path("runs") / f"{chosen.name}-{split}"
     dataset, clips = open_clips(data, splits, fold_pattern, chosen.features)
     start = find_weights(weights, chosen.model) if weights else None
+    if chosen.augment.dir_p and not chosen.augment.dir_folder:
+        messages.print("no augment.dir_folder is named: training without impulse responses of microphones")
     model = run_training(chosen, dataset, clips, split, out, resume, allow_over_budget, start)
     last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     show(
@@ -170,7 +172,7 @@ def evaluate(
     dataset, clips = open_clips(data, splits, fold_pattern, subject.front_end)
     clips.require_labels(subject.labels, model)
     name = split or subject.split or dataset.default_split
-    result = run_evaluation(subject.predict, clips, dataset.split(name)[1])
+    result = run_evaluation(subject.predict, clips, dataset.split(name)[1], subject.variants)
     result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": subject.runner}
     written = record(model, result)
     show(result, as_json, evaluation_tables(result))
@@ -231,6 +233,34 @@ def quantize(
 
 
 @app.command()
+def adapt(
+    run: FinishedRun,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the new run.")],
+    split: Annotated[str | None, typer.Option(help="Whose training list; by default the one trained on.")] = None,
+    settings: Set = None,
+    resume: Resume = False,
+    splits: Splits = None,
+    fold_pattern: FoldPattern = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a run for each recording device: a run with a network for every one."""
+    needs("torch")
+    from train.adapt import adapt as run_adaptation
+    from train.run import load_model
+
+    dataset, clips = open_clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
+    adapted = run_adaptation(run, dataset, clips, out, split, settings, resume)
+    left_out = adapted.left_out.items()
+    lines = [
+        *(f"device {device}: fine-tuned on {count} clips" for device, count in adapted.devices.items()),
+        *(f"device {device}: left to the general network, it has {count} clips" for device, count in left_out),
+        f"{out}: next: tinyscene evaluate {out} --data {data}",
+    ]
+    show({"run": str(out), "devices": adapted.devices, "left_out": adapted.left_out}, as_json, "\n".join(lines))
+
+
+@app.command()
 def prune(
     run: FinishedRun,
     data: Data,
@@ -250,6 +280,9 @@ def prune(
     from train.prune import prune as run_pruning
     from train.run import load_model
 
+    for name, goal in (("--to-macs", to_macs), ("--to-bytes", to_bytes)):
+        if goal is not None and not 1 <= goal < 1e18:
+            raise InputError(f"{name} {goal}: must be a number of 1 or more")
     most_macs, most_bytes = (None if goal is None else int(goal) for goal in (to_macs, to_bytes))
     dataset, clips = open_clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
     run_pruning(run, dataset, clips, out, most_macs, most_bytes, split, settings, resume)

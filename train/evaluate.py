@@ -3,12 +3,13 @@
     tinyscene evaluate RUN | BUNDLE | MODEL.onnx --data DATA
 
 The unit is the recording: one second in TAU; elsewhere a recording's probabilities are the mean of those
-of its seconds. Anything that turns int16 clips into probabilities can be evaluated, whatever runs it.
+of its seconds. Anything that turns int16 clips into probabilities can be evaluated, whatever runs it. Where a
+run or bundle has networks for single devices (train/adapt.py), each recording is classified by its device's.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from deploy.frontend import FrontEnd
 from deploy.provenance import provenance
 from train.cache import Clips
 from train.data import DEVICE_GROUPS
+from train.devices import load_devices
 from train.features import waveform
 from train.models import Features, features_of
 from train.progress import progress
@@ -63,19 +65,24 @@ class Subject:
     labels: tuple[str, ...]
     split: str | None  # that it was trained on, if that is known
     runner: str
+    variants: Mapping[str, Predict] = field(default_factory=dict)  # by device; `predict` is for the others
 
 
 def open_subject(model: Path, runner: str) -> Subject:
     """A run, by torch; a bundle, by the runner named; or an .onnx file, by ONNX Runtime."""
-    is_bundle = (model / INDEX).exists()
-    if model.suffix != ".onnx" and not is_bundle:
-        network, card = load_model(model)
-        recipe = card.parsed_recipe
-        return Subject(predictor(network, features_of(recipe)), recipe.features, card.labels, card.split, "torch")
-    classifier = bundle_classifier(open_bundle(model), runner) if is_bundle else onnx_classifier(model)
-    split = classifier.card.get("quantized", classifier.card).get("split")
-    run_by = runner if is_bundle else "onnxruntime"
-    return Subject(classifier.probabilities, classifier.front_end, classifier.labels, split, run_by)
+    if (model / INDEX).exists():
+        bundle = open_bundle(model)
+        scene, split = bundle_classifier(bundle, runner), bundle.content["quantized"]["split"]
+        variants = {each: bundle_classifier(bundle.variant(each), runner).probabilities for each in bundle.variants}
+        return Subject(scene.probabilities, scene.front_end, scene.labels, split, runner, variants)
+    if model.suffix == ".onnx":
+        scene = onnx_classifier(model)
+        return Subject(scene.probabilities, scene.front_end, scene.labels, scene.card.get("split"), "onnxruntime")
+    network, card = load_model(model)
+    recipe = card.parsed_recipe
+    variants = {device: predictor(own, features_of(recipe)) for device, (own, _) in load_devices(model, card).items()}
+    predict = predictor(network, features_of(recipe))
+    return Subject(predict, recipe.features, card.labels, card.split, "torch", variants)
 
 
 def record(model: Path, result: dict[str, Any]) -> Path:
@@ -93,8 +100,12 @@ def record(model: Path, result: dict[str, Any]) -> Path:
     return path
 
 
-def evaluate(predict: Predict, clips: Clips, paths: tuple[str, ...]) -> dict[str, Any]:
+def evaluate(
+    predict: Predict, clips: Clips, paths: tuple[str, ...], variants: Mapping[str, Predict] | None = None
+) -> dict[str, Any]:
     """Evaluate on the recordings of a list; those that could not be decoded are not counted.
+
+    The recordings of a device among `variants` are given to its own function instead of `predict`.
 
     Returns: clips (recordings scored), correct, accuracy, macro_accuracy (mean over classes), log_loss,
     by_class, by_device and by_device_group (each name -> clips, correct, accuracy, log_loss), confusion
@@ -104,15 +115,25 @@ def evaluate(predict: Predict, clips: Clips, paths: tuple[str, ...]) -> dict[str
     numbers, position = np.unique(clips.recording[indices], return_inverse=True)
     scores = np.zeros((len(numbers), len(clips.labels)))  # (recording, class)
     with progress("evaluating", len(indices)) as advance:
-        for start in range(0, len(indices), BATCH):
-            part = slice(start, start + BATCH)
-            np.add.at(scores, position[part], predict(clips.pcm[indices[part]]))
-            advance(len(indices[part]))
+        for asked, members in _shares(predict, variants or {}, clips.device(indices)):
+            for start in range(0, len(members), BATCH):
+                part = members[start : start + BATCH]
+                np.add.at(scores, position[part], asked(clips.pcm[indices[part]]))
+                advance(len(part))
     scores /= np.bincount(position)[:, None]
     recordings = [clips.recordings[number] for number in numbers]
     truth = np.array([clips.labels.index(item.label) for item in recordings])
     devices = np.array([item.device for item in recordings])
     return {"labels": list(clips.labels), **score(scores, truth, devices, clips.labels)}
+
+
+def _shares(
+    predict: Predict, variants: Mapping[str, Predict], devices: NDArray[np.str_]
+) -> Iterator[tuple[Predict, NDArray[np.int64]]]:
+    """Which function is asked for which clips, as positions in `devices` (clip,)."""
+    yield predict, np.flatnonzero(~np.isin(devices, list(variants)))
+    for device, own in variants.items():
+        yield own, np.flatnonzero(devices == device)
 
 
 def score(

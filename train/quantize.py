@@ -7,10 +7,15 @@ The network is lowered to a float graph, calibrated on clips of its training lis
 and recipe it was trained with; `quantize.distill` says how much it listens to the float network rather than
 to the labels. Fine-tuning goes on in `BUNDLE.qat/`, a run of its own that can be resumed, and is removed when
 the bundle is whole.
+
+A run with networks for single devices (`train/adapt.py`) makes one bundle with a variant for each, made integer
+as the general network is, but with the device's training clips alone.
 """
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ from train.budget import Count, count_network
 from train.cache import Clips
 from train.calibrate import calibrate, correct_biases, equalize, to_integers
 from train.data import Dataset
+from train.devices import DEVICES, load_devices, part_of
 from train.distill import from_network, loss_of
 from train.features import LogMel, waveform
 from train.graph_module import GraphModule
@@ -37,11 +43,16 @@ from train.loop import fit
 from train.lower import lower
 from train.model_card import model_card
 from train.recipe import Consistency, Distill, Recipe, override
-from train.run import METRICS, load_model, model_path
+from train.run import METRICS, RECIPE, load_model, model_path
 
 BATCH = 32  # clips
 BIAS_CLIPS = 64  # for the bias correction, which holds them in memory
 INSPECTED_CLIPS = 16
+DEVICES_SECTION = """
+## Devices
+
+Networks fine-tuned for single recording devices are in `variants`: {}. This one is for every other device.
+"""
 
 
 def quantize(
@@ -67,19 +78,50 @@ def quantize(
     require_free(out)
     if resume and not qat:
         raise InputError("--resume: only fine-tuning can be resumed; say --qat, too")
-    network, card = load_model(run)
+    card = load_model(run)[1]
     if wrong := [each for each in overrides or [] if not each.startswith("quantize.")]:
         raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section quantize can be changed")
-    recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
+    split = split or card.split or dataset.default_split
+    parts = {device: part_of(dataset, split, device) for device in load_devices(run, card)}
+    prepare = partial(
+        _prepare, clips=clips, split=split, qat=qat, overrides=overrides or [], allow_over_budget=allow_over_budget
+    )
+    work = out.with_name(f"{out.name}.qat")
+    note = DEVICES_SECTION.format(", ".join(parts)) if parts else ""
+    write = prepare(run, dataset, out.name, work, resume, note=note)
+    variants = {}
+    for device, part in parts.items():
+        name, own = f"{out.name} for device {device}", work / DEVICES / device
+        variants[device] = prepare(run / DEVICES / device, part, name, own, (own / RECIPE).exists())
+    bundle = write(out, variants=variants)
+    if qat:
+        shutil.rmtree(work)
+    return bundle
+
+
+def _prepare(
+    run: Path,
+    dataset: Dataset,
+    name: str,
+    work: Path,
+    resume: bool,
+    clips: Clips,
+    split: str,
+    qat: bool,
+    overrides: list[str],
+    allow_over_budget: bool,
+    note: str = "",
+) -> Callable[..., Bundle]:
+    """Quantize one network. Returns `write_bundle` with all that it takes but a folder and variants."""
+    network, card = load_model(run)
+    recipe = override(card.parsed_recipe, overrides, f"the recipe of {run}")
     clips.require_labels(card.labels, run)
     FixedPointLogMel(recipe.features, scale=1.0, zero_point=0)  # raises if the integers cannot follow the front end
     count = count_network(network, recipe)
     count.require(recipe.budget, allow_over_budget)
-    split = split or card.split or dataset.default_split
     chosen = clips.select(dataset.split(split)[0])
     chosen = np.random.default_rng(recipe.seed).permutation(chosen)[: recipe.quantize.clips]
     graph, rounded = _post_training(lower(network, recipe.features.shape), recipe, clips, chosen)
-    work = out.with_name(f"{out.name}.qat")
     training = []
     if qat:
         source = f"{run} sha256:{sha256(model_path(run))}"
@@ -98,11 +140,15 @@ def quantize(
         "budget": _budget(count, integer),
         "errors": inspect_errors(integer, graph, recipe.features, clips.pcm[chosen[:INSPECTED_CLIPS]]),
     }
-    text = model_card(out.name, card.labels, content)
-    bundle = write_bundle(out, integer, graph, recipe.features, card.labels, content, text)
-    if qat:
-        shutil.rmtree(work)
-    return bundle
+    return partial(
+        write_bundle,
+        graph=integer,
+        float_graph=graph,
+        front_end=recipe.features,
+        labels=card.labels,
+        content=content,
+        model_card=model_card(name, card.labels, content) + note,
+    )
 
 
 def _post_training(graph: Graph, recipe: Recipe, clips: Clips, chosen: NDArray[np.int64]) -> tuple[Graph, GraphModule]:

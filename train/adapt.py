@@ -1,0 +1,121 @@
+"""A network for each recording device: a trained run, fine-tuned on what a device recorded.
+
+    tinyscene adapt RUN --data DATA --split 25 --out RUN2 [--resume] [--set adapt.KEY=VALUE]
+
+In DCASE 2025 Task 1 the device is known when a sound is classified: one that was trained on gets a network of its
+own, every other one the general network (F. Schmid et al., "Low-Complexity Acoustic Scene Classification with
+Device Information in the DCASE 2025 Challenge", 2025, whose baseline gains 1.2 points so, 50.7 to 51.9 %).
+
+RUN2 is a run like RUN, whose network is its general one, with a run for each device in `devices/`: fine-tuned from
+the general weights, by the loop and recipe those were trained with, on the device's training clips alone. `evaluate`
+picks the network by each clip's device, and `quantize` makes one bundle of all. A device with fewer than
+`adapt.least_clips` training clips is left to the general network.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.bundle import require_device_name
+from deploy.errors import InputError
+from deploy.files import require_free, sha256, write_whole
+from train.cache import Clips
+from train.data import Dataset
+from train.devices import DEVICES, part_of
+from train.distill import loss_of
+from train.loop import fit
+from train.recipe import Consistency, Recipe, override
+from train.run import METRICS, MODEL, RECIPE, load_model, model_path, save_tensors, write_recipe
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapted run, and how many training clips each device has."""
+
+    run: Path
+    devices: dict[str, int]  # with a network of their own
+    left_out: dict[str, int]  # left to the general network
+
+
+def adapt(
+    run: Path,
+    dataset: Dataset,
+    clips: Clips,
+    out: Path,
+    split: str | None = None,
+    overrides: list[str] | None = None,
+    resume: bool = False,
+) -> Adapted:
+    """Fine-tune a run for each device in the training list of a split of a dataset, and write the new run.
+
+    Raises:
+        InputError: the run, the overrides or the dataset cannot be used, or `out` is taken or holds nothing to resume.
+        InterruptedRunError: Ctrl-C while fine-tuning; it can be resumed.
+    """
+    if not out.name:
+        raise InputError(f"{out}: name a new folder for the run")
+    card = load_model(run)[1]
+    if wrong := [each for each in overrides or [] if not each.startswith("adapt.")]:
+        raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section adapt can be changed")
+    recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
+    clips.require_labels(card.labels, run)
+    split = split or card.split or dataset.default_split
+    counts = _count(dataset, clips, split)
+    chosen = {device: count for device, count in counts.items() if count >= recipe.adapt.least_clips}
+    if not chosen:
+        raise InputError(
+            f"split {split}: no device has {recipe.adapt.least_clips} training clips (the most is "
+            f"{max(counts.values())}); --set adapt.least_clips to less, or take a larger --split"
+        )
+    for device in chosen:
+        require_device_name(device)
+    if not resume:
+        require_free(out)
+    elif not (out / DEVICES).is_dir():
+        raise InputError(f"{out}: holds nothing to resume; adapt without --resume into a new folder")
+    (out / DEVICES).mkdir(parents=True, exist_ok=True)
+    for device in chosen:
+        _fine_tune(run, recipe, part_of(dataset, split, device), clips, split, out / DEVICES / device)
+    write_recipe(out, card.parsed_recipe)
+    if run.is_dir() and (run / METRICS).exists():
+        write_whole(out / METRICS, (run / METRICS).read_bytes())
+    write_whole(out / MODEL, model_path(run).read_bytes())  # last: now it is a run
+    return Adapted(out, chosen, {device: count for device, count in counts.items() if device not in chosen})
+
+
+def _count(dataset: Dataset, clips: Clips, split: str) -> dict[str, int]:
+    """Training clips of each device."""
+    counts = Counter(clips.device(clips.select(dataset.split(split)[0])).tolist())
+    if "" in counts:
+        raise InputError(f"{dataset.root}: does not say which device recorded what, as TAU's meta.csv does")
+    return dict(sorted(counts.items()))
+
+
+def _fine_tune(run: Path, recipe: Recipe, dataset: Dataset, clips: Clips, split: str, folder: Path) -> None:
+    """Train a run's network on a dataset in a run folder of its own, or go on where that stands."""
+    settings = recipe.adapt
+    train = recipe.train.model_copy(
+        update={
+            "epochs": settings.epochs,
+            "lr": settings.lr,
+            "batch_size": settings.batch_size,
+            "evaluate_every": 0,
+            "ema": 0.0,  # what is fine-tuned is kept
+        }
+    )
+    # what makes a clip sound as if another device had recorded it would undo what this is for
+    own_sound = {"mixstyle_p": 0.0, "dir_folder": None, "dir_p": 0.0, "filter_db": 0.0}
+    changes = {
+        "model": recipe.model.finished(),
+        "augment": recipe.augment.model_copy(update=own_sound),
+        "train": train,
+        "consistency": Consistency(),  # the unlabelled clips are other devices'
+    }
+    chosen, begun = recipe.model_copy(update=changes), (folder / RECIPE).exists()
+    source = f"{run.resolve().name} sha256:{sha256(model_path(run))}"
+    network, _ = load_model(run)
+    _, card = fit(network, chosen, dataset, clips, split, folder, begun, loss_of(recipe.distill), source)
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        raise InputError(f"{folder}: fine-tuning diverged; remove the folder and try a lower --set adapt.lr")
+    if not (folder / MODEL).exists():
+        save_tensors(folder / MODEL, network.state_dict(), card)
