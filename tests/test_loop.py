@@ -11,21 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from deploy.errors import InputError
 from train.cache import Clips
+from train.checkpoint import Place
 from train.data import Dataset
+from train.distill import cross_entropy
 from train.loop import train
+from train.models import build
 from train.recipe import Recipe, Train, load_recipe
 from train.run import load_model, write_recipe
-from train.trainer import learning_rate
+from train.trainer import Ranks, Trainer, learning_rate
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["train.batch_size=32", "train.micro_batch=16", "features.n_mels=64", "features.hop_length=1000"]
 STILL = ["augment.roll_seconds=0", "augment.freq_mask=0", "augment.mixstyle_p=0"]  # no random numbers in a step
+AVERAGED = "train.ema=0.9"
 SPLIT = "5"
 CLIPS_IN_SPLIT = 120
 
@@ -44,7 +49,7 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 def command(sample: Path, out: Path, *more: str, epochs: int = 3) -> list[str]:
     """The command line of the quick run."""
-    settings = [word for setting in (*QUICK, f"train.epochs={epochs}") for word in ("--set", setting)]
+    settings = [word for setting in (*QUICK, AVERAGED, f"train.epochs={epochs}") for word in ("--set", setting)]
     arguments = ["train", "nano", "--data", str(sample), "--split", SPLIT, "--out", str(out)]
     return ["-m", "tinyscene", *arguments, *settings, *more]
 
@@ -101,7 +106,7 @@ def test_a_model_carries_the_recipe_versions_data_and_git_state_that_made_it(
 ) -> None:
 
     card = load_model(unbroken)[1]
-    assert card.parsed_recipe == load_recipe("nano", [*QUICK, "train.epochs=3"])
+    assert card.parsed_recipe == load_recipe("nano", [*QUICK, AVERAGED, "train.epochs=3"])
     assert card.data_hash == sample_clips.data_hash
     assert card.made_by["versions"]["torch"] == torch.__version__
     assert "git" in card.made_by
@@ -219,5 +224,64 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(
 
 def test_resuming_a_finished_run_changes_nothing(unbroken: Path, sample_dataset: Dataset, sample_clips: Clips) -> None:
     before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
-    train(load_recipe("nano", [*QUICK, "train.epochs=3"]), sample_dataset, sample_clips, SPLIT, unbroken, resume=True)
+    recipe = load_recipe("nano", [*QUICK, AVERAGED, "train.epochs=3"])
+    train(recipe, sample_dataset, sample_clips, SPLIT, unbroken, resume=True)
     assert {path.name: path.read_bytes() for path in unbroken.iterdir()} == before
+
+
+def test_the_average_is_what_a_run_keeps(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
+    recipe = load_recipe("nano", [*QUICK, "train.epochs=2", "train.ema=0.75"])
+    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+    kept, checkpoint = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("model", "checkpoint"))
+    name = "stages.s1.b1.block.0.0.weight"
+    assert torch.equal(kept[name], checkpoint[f"average.module.{name}"])
+    assert not torch.equal(kept[name], checkpoint[f"model.{name}"])
+
+
+def test_an_average_with_hardly_any_memory_is_the_network(
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    for name, decay in (("plain", 0.0), ("average", 1e-9)):
+        recipe = load_recipe("nano", [*QUICK, "train.epochs=1", f"train.ema={decay}"])
+        train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / name)
+    plain, average = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "average"))
+    for name in plain:
+        torch.testing.assert_close(average[name], plain[name], rtol=1e-5, atol=1e-7)
+
+
+def trainer_of(dataset: Dataset, clips: Clips, *settings: str) -> Trainer:
+    recipe = load_recipe("nano", [*QUICK, *settings])
+    network, chosen = build(recipe.model, 10), clips.select(dataset.split(SPLIT)[0])
+    optimizer = torch.optim.AdamW(network.parameters())
+    cpu, nothing = torch.device("cpu"), chosen[:0]
+    return Trainer(recipe, clips, chosen, network, optimizer, Ranks(0, 1), cpu, 16, cross_entropy, nothing)
+
+
+def test_an_average_follows_its_recurrence(sample_dataset: Dataset, sample_clips: Clips) -> None:
+    trainer = trainer_of(sample_dataset, sample_clips, "train.ema=0.75")
+    name, place, expected = "in_c.0.0.weight", Place(), torch.empty(0)
+    for step in range(4):
+        trainer.step(place, total_steps=100, stopping=False)
+        now = trainer.network.state_dict()[name]
+        expected = now.clone() if step == 0 else 0.75 * expected + 0.25 * now
+    assert trainer.average is not None
+    torch.testing.assert_close(trainer.average.module.state_dict()[name], expected)
+
+
+@pytest.mark.parametrize("degree", [0.5, 1.0])
+def test_balanced_sampling_takes_rare_groups_as_often_as_the_degree_says(
+    degree: float, sample_dataset: Dataset, sample_clips: Clips
+) -> None:
+    trainer = trainer_of(sample_dataset, sample_clips, f"train.balance={degree}")
+    trainer.devices = np.where(np.arange(CLIPS_IN_SPLIT) % 4, "a", "s1")  # three times as many of one as of the other
+    groups = np.array([f"{label}-{device}" for label, device in zip(trainer.label, trainer.devices, strict=True)])
+    names, count = np.unique(groups, return_counts=True)
+    taken = np.concatenate([trainer._shuffle(np.random.default_rng(seed)) for seed in range(200)])
+    share = np.array([(groups[taken] == name).mean() for name in names])
+    expected = count ** (1 - degree) / (count ** (1 - degree)).sum()
+    np.testing.assert_allclose(share, expected, rtol=0.05)
+
+
+def test_without_balancing_an_epoch_takes_every_clip_once(sample_dataset: Dataset, sample_clips: Clips) -> None:
+    order = trainer_of(sample_dataset, sample_clips)._shuffle(np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(CLIPS_IN_SPLIT))

@@ -121,13 +121,15 @@ class Trainer:
 
     def _shuffle(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The clips of an epoch, positions in `chosen`: each once, or the rarer groups more often."""
+        order = rng.permutation(len(self.chosen))
         if not self.recipe.train.balance:
-            return rng.permutation(len(self.chosen))
+            return order
         groups = np.array([f"{label} {device}" for label, device in zip(self.label, self.devices, strict=True)])
         _, group, count = np.unique(groups, return_inverse=True, return_counts=True)
-        share = count[group] ** -self.recipe.train.balance
+        share = count[group[order]] ** -self.recipe.train.balance
         ends = np.cumsum(share / share.sum()) * len(share)  # a clip is taken once for each whole number in its stretch
-        return rng.permutation(np.searchsorted(ends, np.arange(len(share)) + rng.uniform()).clip(max=len(share) - 1))
+        taken = np.searchsorted(ends, np.arange(len(share)) + rng.uniform()).clip(max=len(share) - 1)
+        return rng.permutation(order[taken])
 
     def _teacher(self) -> tuple[Tensor, Tensor]:
         """The teacher's probabilities (view, clip, class) for the training clips, and each response's view."""
