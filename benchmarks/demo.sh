@@ -8,13 +8,13 @@ export TINYSCENE_CACHE=demo/cache
 tinyscene sample demo/sample
 tinyscene prepare demo/sample
 tinyscene budget micro
-tinyscene teach small --data demo/sample --split 100 --out demo/teacher --set train.epochs=4 --set train.batch_size=32
+tinyscene teach small --data demo/sample --split 100 --out demo/teacher --set train.epochs=2 --set train.batch_size=32
 tinyscene logits demo/teacher --data demo/sample --split 100 --out demo/logits.safetensors
 tinyscene train micro --data demo/sample --split 100 --out demo/run --set train.epochs=12 --set train.batch_size=32 \
     --set distill.logits=demo/logits.safetensors --set distill.label_weight=0.5
 tinyscene evaluate demo/run --data demo/sample
 tinyscene prune demo/run --data demo/sample --to-macs 3e6 --out demo/pruned --set prune.steps=2 --set prune.epochs=1 \
-    --set prune.final_epochs=3
+    --set prune.final_epochs=2
 tinyscene quantize demo/run --data demo/sample --out demo/bundle
 tinyscene inspect demo/bundle
 tinyscene evaluate demo/bundle --data demo/sample
