@@ -68,9 +68,10 @@ def _place(path: str) -> str:
 def _simulate(folder: Path, entries: list[Entry]) -> list[Entry]:
     """Write these recordings as each unseen device hears them, and return what was written."""
     made, rng = [], np.random.default_rng(0)
+    rate = soundfile.info(folder / entries[0].path).samplerate  # TAU has one
+    spectra = load_responses(folder / "unheard_ir", FrontEnd(sample_rate=rate))
     for entry in entries:
-        pcm, rate = soundfile.read(folder / entry.path, dtype="float32")  # (samples,)
-        spectra = load_responses(folder / "unheard_ir", FrontEnd(sample_rate=rate))
+        pcm, _ = soundfile.read(folder / entry.path, dtype="float32")  # (samples,)
         clips = torch.from_numpy(pcm).repeat(len(spectra), 1)  # (device, samples)
         level = 10.0 ** (rng.normal(LEVEL_DB, SPREAD_DB, (len(spectra), 1)) / 20.0)
         heard = convolve(clips, spectra, torch.arange(len(spectra))).numpy() * level

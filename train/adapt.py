@@ -94,21 +94,12 @@ def _count(dataset: Dataset, clips: Clips, split: str) -> dict[str, int]:
 def _fine_tune(run: Path, recipe: Recipe, dataset: Dataset, clips: Clips, split: str, folder: Path) -> None:
     """Train a run's network on a dataset in a run folder of its own, or go on where that stands."""
     settings = recipe.adapt
-    train = recipe.train.model_copy(
-        update={
-            "epochs": settings.epochs,
-            "lr": settings.lr,
-            "batch_size": settings.batch_size,
-            "evaluate_every": 0,
-            "ema": 0.0,  # what is fine-tuned is kept
-        }
-    )
     # what makes a clip sound as if another device had recorded it would undo what this is for
     own_sound = {"mixstyle_p": 0.0, "dir_folder": None, "dir_p": 0.0, "filter_db": 0.0}
     changes = {
         "model": recipe.model.finished(),
         "augment": recipe.augment.model_copy(update=own_sound),
-        "train": train,
+        "train": recipe.train.fine_tuning(settings.epochs, settings.lr, settings.batch_size),
         "consistency": Consistency(),  # the unlabelled clips are other devices'
     }
     chosen, begun = recipe.model_copy(update=changes), (folder / RECIPE).exists()

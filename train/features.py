@@ -36,17 +36,7 @@ class LogMel(nn.Module):
         return torch.cat([self._power(part) for part in clips.split(chunk)]).unsqueeze(1)
 
     def _power(self, clips: Tensor) -> Tensor:
-        settings = self.front_end
-        spectrum = torch.stft(
-            clips,
-            settings.n_fft,
-            settings.hop_length,
-            settings.win_length,
-            self.window,
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )  # (batch, bin, frame)
+        spectrum = centred_spectrum(clips, self.front_end, self.window)  # (batch, bin, frame)
         power = spectrum.real.square() + spectrum.imag.square()
         bands = [
             self.get_buffer(f"band{index}") @ power[:, first:last] for index, (first, last) in enumerate(self.bands)
@@ -60,6 +50,20 @@ class LogMel(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (batch, samples) within +-1 -> log-mel (batch, 1, mel, frame)."""
         return self.log(self.power(clips))
+
+
+def centred_spectrum(clips: Tensor, front_end: FrontEnd, window: Tensor) -> Tensor:
+    """Complex spectra (batch, bin, frame) of reflect-padded and centred frames of clips (batch, samples)."""
+    return torch.stft(
+        clips,
+        front_end.n_fft,
+        front_end.hop_length,
+        front_end.win_length,
+        window,
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
 
 
 def waveform(pcm: Tensor) -> Tensor:

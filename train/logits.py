@@ -76,7 +76,8 @@ def make_logits(
     Raises InputError: a teacher cannot be used, knows other labels, or was trained on another split.
     """
     paths = dataset.split(split)[0]
-    names, truth = clips.names(clips.select(paths)), torch.from_numpy(clips.label[clips.select(paths)])
+    chosen = clips.select(paths)
+    names, truth = clips.names(chosen), torch.from_numpy(clips.label[chosen])
     answers, views = [], ("",)
     for teacher in teachers:
         is_file = teacher.suffix in (".pt", ".safetensors") and not _is_model(teacher)

@@ -215,19 +215,11 @@ def _channels(network: CPMobile) -> Channels:
 def _step_recipe(recipe: Recipe, step: int, network: CPMobile) -> Recipe:
     """The recipe that a pruned network is fine-tuned by."""
     settings = recipe.prune
-    train = recipe.train.model_copy(
-        update={
-            "epochs": settings.epochs if step < settings.steps else settings.final_epochs,
-            "lr": settings.lr,
-            "batch_size": settings.batch_size,
-            "evaluate_every": 0,
-            "ema": 0.0,  # what is fine-tuned is kept
-        }
-    )
+    epochs = settings.epochs if step < settings.steps else settings.final_epochs
     changes = {
         "seed": (recipe.seed + settings.steps - step) % 2**32,  # other random numbers than in the other steps
         "model": network.settings,
-        "train": train,
+        "train": recipe.train.fine_tuning(epochs, settings.lr, settings.batch_size),
         "distill": recipe.distill if settings.distill < 1 else Distill(),
         "consistency": Consistency(),
     }

@@ -178,17 +178,9 @@ def _fine_tune(
 ) -> list[dict[str, Any]]:
     """Quantization-aware training, in place. Returns the metrics of its epochs."""
     settings = recipe.quantize
-    train = recipe.train.model_copy(
-        update={
-            "epochs": settings.epochs,
-            "lr": settings.lr,
-            "batch_size": settings.batch_size,
-            "weight_decay": 0.0,
-            "precision": "float32",  # bfloat16 would round where the integers do not
-            "evaluate_every": 0,
-            "ema": 0.0,  # what is fine-tuned is kept
-        }
-    )
+    train = recipe.train.fine_tuning(settings.epochs, settings.lr, settings.batch_size)
+    # bfloat16 would round where the integers do not
+    train = train.model_copy(update={"weight_decay": 0.0, "precision": "float32"})
     distill = recipe.distill if settings.distill < 1 else Distill()
     chosen = recipe.model_copy(update={"train": train, "distill": distill, "consistency": Consistency()})
     loss = from_network(network, settings.distill, loss_of(distill))

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -40,7 +40,15 @@ class Channels(Section):
     expanded: tuple[Count, ...]  # by block
 
 
-class CPMobileModel(Section):
+class Network(Section):
+    """What the settings of all families have."""
+
+    def finished(self) -> Self:
+        """The network that is kept when training is over."""
+        return self
+
+
+class CPMobileModel(Network):
     """train/models/cp_mobile.py"""
 
     family: Literal["cp_mobile"] = "cp_mobile"
@@ -52,12 +60,11 @@ class CPMobileModel(Section):
     branches: bool = False  # parallel branches while training, folded into one convolution afterwards
     channels: Channels | None = None  # after pruning
 
-    def finished(self) -> "CPMobileModel":
-        """The network that is kept when training is over."""
+    def finished(self) -> Self:
         return self.model_copy(update={"branches": False})
 
 
-class CPResNetModel(Section):
+class CPResNetModel(Network):
     """train/teachers/cp_resnet.py"""
 
     family: Literal["cp_resnet"]
@@ -65,11 +72,8 @@ class CPResNetModel(Section):
     rho: Annotated[int, Field(ge=0, le=22)] = 7  # receptive field: convolutions after the first block that are 3 x 3
     pools: dict[str, Stride] = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}  # after a block, the maximum of so many
 
-    def finished(self) -> "CPResNetModel":
-        return self
 
-
-class PasstModel(Section):
+class PasstModel(Network):
     """train/teachers/passt.py"""
 
     family: Literal["passt"]
@@ -81,11 +85,8 @@ class PasstModel(Section):
     patchout_frame: Annotated[int, Field(ge=0)] = 0  # columns
     patchout: Annotated[int, Field(ge=0)] = 0  # single patches
 
-    def finished(self) -> "PasstModel":
-        return self
 
-
-class AstModel(Section):
+class AstModel(Network):
     """train/teachers/ast.py"""
 
     family: Literal["ast"]
@@ -95,7 +96,7 @@ class AstModel(Section):
     tuning: Literal["full", "lora"] = "full"  # of all weights, or of low-rank additions to them, merged at the end
     rank: Annotated[int, Field(ge=1, le=256)] = 8  # of LoRA
 
-    def finished(self) -> "AstModel":
+    def finished(self) -> Self:
         return self.model_copy(update={"tuning": "full"})
 
 
@@ -143,6 +144,11 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     evaluate_every: Annotated[int, Field(ge=0)] = 0  # epochs between evaluations on the test list; 0: none
     tensorboard: bool = False
+
+    def fine_tuning(self, epochs: int, lr: float, batch_size: int) -> Self:
+        """The same for a network that is trained already: no average, what is fine-tuned is kept; no evaluations."""
+        changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "evaluate_every": 0, "ema": 0.0}
+        return self.model_copy(update=changes)
 
 
 class Distill(Section):

@@ -9,10 +9,13 @@ Constants that a recipe's `features` have are taken from there, the others are h
 Interspeech 2021: 128 mels, 20 Hz to 8 kHz, hop 10 ms at 16 kHz.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from deploy.frontend import FrontEnd
+from train.features import centred_spectrum
 
 PREEMPHASIS = 0.97  # share of the sample before that is taken off
 PASST_MEAN, PASST_DEVIATION = -4.5, 5.0  # of log-mels, as assumed by its authors
@@ -20,7 +23,7 @@ AST_MEAN, AST_DEVIATION = -4.2677393, 4.5689974  # of AudioSet's log-mels
 AST_FLOOR = 2.0**-23  # of mel power; Kaldi has a floor under the logarithm in place of an offset
 
 
-class KaldiMel(nn.Module):
+class KaldiMel(nn.Module, ABC):
     """One-second clips -> normalised log-mel. `power` and `log` are apart because masks go between them."""
 
     window: Tensor
@@ -38,34 +41,24 @@ class KaldiMel(nn.Module):
         spectrum = self._spectrum(clips)  # (batch, bin, frame)
         return (self.filterbank @ (spectrum.real.square() + spectrum.imag.square())).unsqueeze(1)
 
+    @abstractmethod
     def log(self, power: Tensor) -> Tensor:
         """Mel power -> normalised log-mel, of any shape."""
-        raise NotImplementedError
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (batch, samples) within +-1 -> normalised log-mel (batch, 1, mel, frame)."""
         return self.log(self.power(clips))
 
+    @abstractmethod
     def _spectrum(self, clips: Tensor) -> Tensor:
         """Complex, (batch, bin, frame)."""
-        raise NotImplementedError
 
 
 class PasstMel(KaldiMel):
     """PaSST's: pre-emphasis of the clip, reflect-padded and centred frames, an offset before the logarithm."""
 
     def _spectrum(self, clips: Tensor) -> Tensor:
-        settings = self.front_end
-        return torch.stft(
-            clips[:, 1:] - PREEMPHASIS * clips[:, :-1],
-            settings.n_fft,
-            settings.hop_length,
-            settings.win_length,
-            self.window,
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )
+        return centred_spectrum(clips[:, 1:] - PREEMPHASIS * clips[:, :-1], self.front_end, self.window)
 
     def log(self, power: Tensor) -> Tensor:
         return ((power + self.front_end.log_offset).log() - PASST_MEAN) / PASST_DEVIATION
