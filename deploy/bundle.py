@@ -36,6 +36,7 @@ SCHEMA = 1
 INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
 GRAPH, FLOAT_GRAPH = "graph", "float"
 VARIANTS = "variants"  # folder, and key of the index
+RECORDS = ("metrics", "bench")  # keys of the index: what `evaluate` and `bench` measured last
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
 MAX_INDEX, MAX_FILE = 2**24, 2**26  # bytes
 EXPORTS = {
@@ -136,9 +137,9 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the index as it was written, without the exports and metrics that were added later."""
+        """Hash of the index as it was written, without the exports and records that were added later."""
         files = {part: self.content["files"][part] for part in PARTS}
-        return _hash({key: value for key, value in self.content.items() if key != "metrics"} | {"files": files})
+        return _hash({key: value for key, value in self.content.items() if key not in RECORDS} | {"files": files})
 
     def add_export(self, kind: str, content: bytes) -> Path:
         """Write an export into the bundle and its hash into the index."""
@@ -148,9 +149,9 @@ class Bundle:
         write_whole(self.folder / INDEX, _dump(self.content))
         return path
 
-    def record_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write what an evaluation measured into the index, in place of what an earlier one did."""
-        self.content["metrics"] = metrics
+    def record(self, kind: str, measured: dict[str, Any]) -> None:
+        """Write what was measured into the index, in place of what was earlier: a kind of RECORDS."""
+        self.content[kind] = measured
         write_whole(self.folder / INDEX, _dump(self.content))
 
     def exported(self, kind: str) -> bytes | None:

@@ -366,7 +366,7 @@ def test_a_variant_of_other_labels_is_refused(folder: Path) -> None:
 def test_a_variant_takes_exports_and_metrics(folder: Path) -> None:
     variant = open_bundle(folder).variant("s1")
     variant.add_export("tflite", b"anything")
-    variant.record_metrics({"accuracy": 0.5})
+    variant.record("metrics", {"accuracy": 0.5})
     assert open_bundle(folder).variant("s1").exported("tflite") == b"anything"
 
 

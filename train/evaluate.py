@@ -92,7 +92,8 @@ def record(model: Path, result: dict[str, Any]) -> Path:
     """
     is_bundle = (model / INDEX).exists()
     if is_bundle:
-        open_bundle(model).record_metrics({key: result[key] for key in (*MEASURES, "data_hash", "split", "runner")})
+        measured = {key: result[key] for key in (*MEASURES, "data_hash", "split", "runner")}
+        open_bundle(model).record("metrics", measured)
     is_run = model.is_dir() and not is_bundle
     path = model / "evaluation" if is_run else model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
     write_whole(path.with_name(f"{path.name}.json"), json.dumps(result | {"made_by": provenance()}, indent=2) + "\n")
