@@ -22,7 +22,7 @@ from firmware_bridge.web import write_site
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 RESULTS = Path("benchmarks/results")
-WIDTH, HEIGHT, SCALE = 1180, 1000, 1.5  # of the window, in pixels of the page; and pixels of the picture for each
+WIDTH, HEIGHT, SCALE = 1180, 900, 1.5  # of the window, in pixels of the page; and pixels of the picture for each
 COLOURS = 256
 
 
