@@ -12,6 +12,7 @@
     tinyscene classify bundles/first some.wav more/*.flac                  # or a run, or an .onnx file
     tinyscene firmware bundles/first --out fw                              # C99, or a --package of it
     tinyscene emulate  bundles/first --target cortex-m4,riscv32            # bit for bit, with instruction counts
+    tinyscene web      bundles/first --out site                            # a page: microphone and files, in a browser
     tinyscene teach    cp_resnet --data data/sample --split 25 --out teachers/first        # no budget; or passt, ast
     tinyscene logits   teachers/first --data data/sample --split 25 --out logits/25.safetensors
     tinyscene adapt    runs/first --data data/sample --out runs/devices    # a network for each recording device
@@ -223,6 +224,19 @@ def firmware(
     report = write_firmware(open_bundle(folder), out, package, kernels.split(","), hop)
     show(report, as_json, report_tables(report))
     messages.print(f"{out}: {len(report['files'])} files written", soft_wrap=True)
+
+
+@app.command()
+def web(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write a page that classifies the microphone and sound files in the browser, and sends nothing anywhere."""
+    from firmware_bridge.web import write_site
+
+    site = write_site(open_bundle(folder), out)
+    show(site, as_json, f"{out / 'index.html'}: {site['bytes']:,} bytes written; open it in a browser")
 
 
 @app.command()

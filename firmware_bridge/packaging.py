@@ -32,6 +32,7 @@ WASM_EXPORTS = (
     *("tinyscene_label", "tinyscene_best", "tinyscene_run", "tinyscene_reset"),
     *(f"tinyscene_wasm_{name}" for name in ("pcm", "pcm_samples", "start", "instance", "push", "taken", "scores")),
     *(f"tinyscene_wasm_{name}" for name in ("classes", "sample_rate", "logit_scale", "logit_zero_point")),
+    *(f"tinyscene_wasm_{name}" for name in ("features", "mels", "frames")),
 )
 WASM_STACK = 16_384  # bytes; at the bottom of its memory, so that going beyond is trapped
 

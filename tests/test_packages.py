@@ -142,7 +142,7 @@ def test_a_version_that_an_ecosystem_would_not_take_is_refused(version: str, lib
 
 
 def test_every_template_is_of_a_known_package() -> None:
-    assert {path.name for path in TEMPLATES.iterdir()} == {*PACKAGES, "LICENSE", "needs.md"}
+    assert {path.name for path in TEMPLATES.iterdir()} == {*PACKAGES, "web", "LICENSE", "needs.md"}
 
 
 # CMake

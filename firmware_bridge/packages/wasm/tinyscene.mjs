@@ -38,11 +38,14 @@ export class Tinyscene {
         this.#scene = wasm.tinyscene_wasm_instance();
         this.#room = wasm.tinyscene_wasm_pcm_samples();
         this.sampleRate = wasm.tinyscene_wasm_sample_rate();
+        this.mels = wasm.tinyscene_wasm_mels();
+        this.frames = wasm.tinyscene_wasm_frames();
         this.labels = Array.from({ length: wasm.tinyscene_wasm_classes() }, (_, index) => this.#label(index));
     }
 
     /** Take an Int16Array of any length. Returns the decisions that it completed, [] more often than not; each has
-     *  `label`, its `index`, the integer `logits` of all classes (Int8Array) and their `probabilities`. */
+     *  `label`, its `index`, the integer `logits` of all classes (Int8Array), their `probabilities`, and the `features`
+     *  that it was made on: an Int8Array of `mels` bands, the lowest first, of `frames` values. */
     push(pcm) {
         if (!(pcm instanceof Int16Array)) throw new TypeError("tinyscene: push takes an Int16Array");
         const decisions = [];
@@ -65,12 +68,18 @@ export class Tinyscene {
     #decide() {
         this.#check(this.#wasm.tinyscene_run(this.#scene));
         const scores = this.#wasm.tinyscene_wasm_scores();
-        const logits = new Int8Array(this.#wasm.memory.buffer, scores, this.labels.length).slice();
+        const logits = this.#bytes(scores, this.labels.length);
+        const features = this.#bytes(this.#wasm.tinyscene_wasm_features(), this.mels * this.frames);
         const index = this.#check(this.#wasm.tinyscene_best(this.#scene));
         const scale = this.#wasm.tinyscene_wasm_logit_scale();
         const powers = Array.from(logits, (logit) => Math.exp(scale * (logit - logits[index])));
         const sum = powers.reduce((a, b) => a + b);
-        return { label: this.labels[index], index, logits, probabilities: powers.map((power) => power / sum) };
+        const probabilities = powers.map((power) => power / sum);
+        return { label: this.labels[index], index, logits, probabilities, features };
+    }
+
+    #bytes(at, count) {
+        return new Int8Array(this.#wasm.memory.buffer, at, count).slice();
     }
 
     #check(status) {

@@ -5,6 +5,7 @@ enum { PCM_SAMPLES = 4096 };
 
 static TINYSCENE_ALIGNED uint8_t memory[TINYSCENE_BYTES];
 static int16_t pcm[PCM_SAMPLES];
+static int8_t features[TINYSCENE_MELS * TINYSCENE_FRAMES];
 static int8_t scores[TINYSCENE_CLASSES];
 static size_t taken;
 static tinyscene *scene;
@@ -30,17 +31,45 @@ tinyscene *tinyscene_wasm_instance(void)
     return scene;
 }
 
+/* Before the network works on them, in the same memory. */
+static void keep_features(void)
+{
+    const int8_t *row = (const int8_t *)scene + TINYSCENE_STATE_BYTES + TINYSCENE_FEATURES;
+    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++, row += TINYSCENE_FEATURES_STRIDE)
+        for (int32_t frame = 0; frame < TINYSCENE_FRAMES; frame++)
+            features[mel * TINYSCENE_FRAMES + frame] = row[frame];
+}
+
 tinyscene_status tinyscene_wasm_push(int32_t from, int32_t samples)
 {
     taken = 0;
     if (from < 0 || samples < 0 || from > PCM_SAMPLES || samples > PCM_SAMPLES - from)
         return TINYSCENE_ERROR_SIZE;
-    return tinyscene_push(scene, pcm + from, (size_t)samples, &taken);
+    const tinyscene_status status = tinyscene_push(scene, pcm + from, (size_t)samples, &taken);
+    if (status == TINYSCENE_READY)
+        keep_features();
+    return status;
 }
 
 int32_t tinyscene_wasm_taken(void)
 {
     return (int32_t)taken;
+}
+
+/* Where the log-mel of the last complete window is, band by band, the lowest first. */
+const int8_t *tinyscene_wasm_features(void)
+{
+    return features;
+}
+
+int32_t tinyscene_wasm_mels(void)
+{
+    return TINYSCENE_MELS;
+}
+
+int32_t tinyscene_wasm_frames(void)
+{
+    return TINYSCENE_FRAMES;
 }
 
 /* Where the last decision's logits are, or a null pointer if there is none. */

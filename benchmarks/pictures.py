@@ -1,0 +1,70 @@
+"""The README's pictures, made of the pages themselves in a browser without a window.
+
+    python -m benchmarks.pictures web BUNDLE --sound FILE       # benchmarks/results/web.png: the page with that file
+
+A picture has the same size whatever is in it, and colours from a table of 256, which its bytes are few by.
+"""
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+
+from benchmarks.browser import open_browser
+from deploy.bundle import open_bundle
+from deploy.errors import InputError
+from deploy.files import write_whole
+from firmware_bridge.web import write_site
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+RESULTS = Path("benchmarks/results")
+WIDTH, HEIGHT, SCALE = 1180, 900, 1.5  # of the window, in pixels of the page; and pixels of the picture for each
+COLOURS = 256
+
+
+@app.callback()
+def pictures() -> None:
+    """Make one of the README's pictures."""
+
+
+@app.command()
+def web(bundle: Path, sound: Annotated[Path, typer.Option(help="What the page classifies.")]) -> None:
+    """Make the picture of the web page."""
+    write_whole(RESULTS / "web.png", picture_of_web(bundle, sound))
+
+
+def picture_of_web(bundle: Path, sound: Path) -> bytes:
+    """The web page, having classified a file: PNG."""
+    if not sound.is_file():
+        raise InputError(f"{sound}: no such file")
+    with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder, open_browser() as browser:
+        site = Path(folder) / "site"
+        write_site(open_bundle(bundle), site)
+        page = browser.new_page(
+            viewport={"width": WIDTH, "height": HEIGHT},
+            device_scale_factor=SCALE,
+            color_scheme="light",
+            reduced_motion="reduce",
+        )
+        page.goto((site / "index.html").as_uri())
+        page.set_input_files("#file:enabled", sound)
+        page.wait_for_selector("#seconds button, #status.fault")
+        if not page.is_visible("#seconds"):
+            raise InputError(page.inner_text("#status"))
+        return fewer_colours(page.screenshot())
+
+
+def fewer_colours(png: bytes) -> bytes:
+    """The same picture with a table of colours."""
+    reduced = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    written = io.BytesIO()
+    reduced.save(written, "PNG", optimize=True)
+    return written.getvalue()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,111 @@
+// An audio file as one-second int16 clips, cut, mixed down, resampled and rounded as deploy/audio.py does it.
+//
+// The browser decodes. It would also resample, with a filter of its own; so it is asked for the file's own rate, which
+// only the headers of WAV and FLAC are read for. It scales integers to floats, and some browsers the positive ones by
+// 32767; so they are taken back to what the file holds. What cannot be taken back is noted.
+import { Resampler } from "./resample.mjs";
+
+const FULL_SCALE = 32768;
+const LARGEST = 64 * 2 ** 20; // bytes; decoded, four times as many
+const DECODABLE_RATES = [3000, 768000]; // Hz, that the Web Audio API promises
+
+/** A file that cannot be used, for a reason that is told to the reader. */
+export class Unusable extends Error {}
+
+/** A File, decoded: {channels: [Float32Array], rate, notes}. Raises Unusable. */
+export async function readRecording(file, sceneRate) {
+    if (file.size === 0) throw new Unusable("the file is empty");
+    if (file.size > LARGEST) throw new Unusable(`larger than ${LARGEST / 2 ** 20} MB: cut it into parts`);
+    const bytes = await file.arrayBuffer();
+    const header = readHeader(new DataView(bytes));
+    if (header && !(header.rate >= DECODABLE_RATES[0] && header.rate <= DECODABLE_RATES[1]))
+        throw new Unusable(`its sample rate of ${header.rate} Hz cannot be used`);
+    const rate = header?.rate ?? sceneRate;
+    let decoded;
+    try {
+        decoded = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes);
+    } catch {
+        throw new Unusable("not an audio file that this browser can read: try WAV or FLAC");
+    }
+    const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) => decoded.getChannelData(index));
+    if (decoded.length === 0) throw new Unusable("holds no samples");
+    if (channels.some((samples) => !samples.every(Number.isFinite))) throw new Unusable("holds NaN or infinite samples");
+    const notes = [];
+    if (!header) notes.push("decoded and resampled by the browser: the scores may differ a little from the command line's");
+    else if (header.bits <= 16 && !restore(channels, 2 ** (header.bits - 1)))
+        notes.push("decoded inexactly by the browser: the scores may differ a little from the command line's");
+    if (channels.length > 1) notes.push(`${channels.length} channels mixed down`);
+    return { channels, rate, notes };
+}
+
+/** {rate, bits} of a WAV or a FLAC file; null for what is neither, or too damaged to say. */
+function readHeader(view) {
+    const text = (at) => String.fromCharCode(...new Uint8Array(view.buffer, at, 4));
+    try {
+        if (text(0) === "fLaC") {
+            const packed = view.getUint32(18); // 20 bits of rate, 3 of channels, the upper 4 of bits less one
+            return { rate: packed >>> 12, bits: ((view.getUint16(20) >>> 4) & 31) + 1 };
+        }
+        if (text(0) !== "RIFF" || text(8) !== "WAVE") return null;
+        let at = 12;
+        while (text(at) !== "fmt ") at += 8 + view.getUint32(at + 4, true) + (view.getUint32(at + 4, true) % 2);
+        return { rate: view.getUint32(at + 12, true), bits: view.getUint16(at + 22, true) };
+    } catch (error) {
+        if (error instanceof RangeError) return null; // it ends before that
+        throw error;
+    }
+}
+
+/** Make integers of `full` steps to one out of floats again, in place, whichever way they were scaled. */
+function restore(channels, full) {
+    const scale = [full, full - 1].find((positive) =>
+        channels.every((samples) =>
+            samples.every((value) => {
+                const steps = value * (value > 0 ? positive : full);
+                return Math.abs(steps - Math.round(steps)) < 0.02;
+            }),
+        ),
+    );
+    if (scale === undefined) return false;
+    for (const samples of channels)
+        for (let i = 0; i < samples.length; i++)
+            samples[i] = Math.round(samples[i] * (samples[i] > 0 ? scale : full)) / full;
+    return true;
+}
+
+/** The one-second clips of a recording, Int16Array, one after the other; more may be noted in `recording.notes`. */
+export function* makeClips(recording, sceneRate) {
+    const { channels, rate, notes } = recording;
+    const length = channels[0].length;
+    const rest = length % rate;
+    const count = Math.floor(length / rate) + (2 * rest >= rate || length < rate ? 1 : 0);
+    const resampler = rate === sceneRate ? null : new Resampler(rate, sceneRate);
+    for (let index = 0; index < count; index++) {
+        const mono = mixDown(channels.map((samples) => samples.subarray(index * rate, (index + 1) * rate)));
+        if (mono.length < rate) notes.push(`the last ${(mono.length / rate).toFixed(2)} s padded to one second`);
+        const signal = resampler ? resampler.whole(mono) : mono;
+        if (!notes.includes("clipped at full scale") && signal.some((value) => Math.abs(value) > 1))
+            notes.push("clipped at full scale");
+        const clip = new Int16Array(sceneRate);
+        clip.set(toPcm(signal.subarray(0, sceneRate)));
+        yield clip;
+    }
+}
+
+/** Channels, Float32Array each -> their mean, rounded to float32 as numpy does. */
+export function mixDown(channels) {
+    if (channels.length === 1) return channels[0];
+    const mono = Float32Array.from(channels[0]);
+    for (const samples of channels.slice(1)) for (let i = 0; i < mono.length; i++) mono[i] += samples[i];
+    return mono.map((sum) => sum / channels.length);
+}
+
+/** Floats within +-1 -> int16, a tie to the even one, clipped at full scale. */
+export function toPcm(samples) {
+    return Int16Array.from(samples, (value) => {
+        const steps = Math.max(-FULL_SCALE, Math.min(FULL_SCALE - 1, value * FULL_SCALE));
+        const below = Math.floor(steps);
+        const above = steps - below;
+        return above > 0.5 || (above === 0.5 && below % 2 !== 0) ? below + 1 : below;
+    });
+}
