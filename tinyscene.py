@@ -211,7 +211,7 @@ def classify(
 def firmware(
     folder: Annotated[Path, typer.Argument(help="A bundle.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    package: Annotated[str | None, typer.Option(help="cmake, arduino, platformio, zephyr or wasm.")] = None,
+    package: Annotated[str | None, typer.Option(help="cmake, arduino, platformio, zephyr, wasm or board.")] = None,
     kernels: Annotated[str, typer.Option(help="Instruction sets, with commas between.")] = ",".join(DEVICE_KERNELS),
     hop: Annotated[float, typer.Option(help="Seconds between decisions.")] = 1.0,
     as_json: Json = False,
