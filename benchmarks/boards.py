@@ -1,7 +1,7 @@
 """A board's own measurement, read from its serial line and held to the bundle's golden sounds.
 
-    tinyscene firmware BUNDLE --package board --out fw      # the program for the board, and the protocol in its README
-    tinyscene bench BUNDLE --serial /dev/ttyACM0            # or socket://HOST:PORT, or any URL that pyserial takes
+tinyscene firmware BUNDLE --package board --out fw      # the program for the board, and the protocol in its README
+tinyscene bench BUNDLE --serial /dev/ttyACM0            # or socket://HOST:PORT, or any URL that pyserial takes
 """
 
 import re
@@ -89,7 +89,11 @@ def _read_report(lines: Iterator[Line], port: str) -> tuple[dict[str, str], list
 def _check(begin: dict[str, str], sounds: list[dict[str, str]], port: str) -> None:
     """Raise InputError if a report lacks anything or has numbers that are none."""
     texts = all(key in begin for key in ("model", "target", "kernels", "counter"))
-    numbers = [begin.get("clock"), begin.get("memory"), *(s.get(key) for s in sounds for key in ("front_end", "network"))]
+    numbers = [
+        begin.get("clock"),
+        begin.get("memory"),
+        *(s.get(key) for s in sounds for key in ("front_end", "network")),
+    ]
     checksums = all(re.fullmatch("[0-9a-f]{8}", sound.get("logits", "")) for sound in sounds)
     whole = texts and checksums and begin.get("unit") in UNITS and all(NUMBER.fullmatch(each or "") for each in numbers)
     if not whole or len(sounds) > 8:

@@ -22,7 +22,7 @@ from deploy.errors import InputError
 from firmware_bridge.emit import make_library
 from firmware_bridge.emulate import emulate
 from firmware_bridge.image import find_device
-from firmware_bridge.packaging import TEMPLATES, package
+from firmware_bridge.packaging import package
 from firmware_bridge.toolchains import HARNESS, TARGETS, build, find_toolchain, harness_sources
 
 pytest.importorskip("serial", reason="pyserial is not installed: pip install 'tinyscene[firmware]'")
@@ -97,8 +97,6 @@ def test_a_board_counts_what_the_emulator_counts_from_outside(bundle: Bundle, on
     outside = emulate(bundle, bundle.vectors.pcm[:1], find_device("cortex-m4"))
     assert found["network"] == pytest.approx(outside["instructions"], rel=0.01)
     assert found["frontend"] == pytest.approx(outside["frontend_instructions"], rel=0.01)
-
-
 
 
 # the host's side, on a line of its own
