@@ -50,8 +50,9 @@ def bench(
 ) -> dict[str, Any]:
     """Measure a bundle and record the result in it. `test` is a prepared dataset and the paths of its test list.
 
-    Returns: bundle, latency and front_end (runner -> median_ms, p25_ms, p75_ms, cpu_ms, rounds, ratio), fastest_peer, ratio,
-    missing, core, energy (of the host, if it is among the targets), accuracy, complexity, targets (name -> figures, or why it is `missing`), machine, warnings.
+    Returns: bundle, latency and front_end (runner -> median_ms, p25_ms, p75_ms, cpu_ms, rounds, ratio), fastest_peer,
+    ratio, missing, core, energy (of the host, if it is among the targets), accuracy, complexity, targets (name ->
+    figures, or why it is `missing`), machine, warnings.
     Raises InputError for an unknown target or a port that cannot be read, before anything is measured.
     """
     if unknown := [each for each in targets if each not in KNOWN]:

@@ -66,9 +66,10 @@ class Runtimes:
 def host_latency(bundle: Bundle, rounds: int = LEAST_ROUNDS) -> dict[str, Any]:
     """Measure every runtime of a bundle and the front ends.
 
-    Returns: latency and front_end (name -> median_ms, p25_ms, p75_ms, cpu_ms: the median of the time on a core, which
-    others' work does not lengthen, rounds; of the networks also ratio, of medians, to the fastest peer), fastest_peer, ratio (ours), missing (name -> reason), core (that it ran on, or
-    none), warnings (why the figures may be worth less).
+    Returns: latency and front_end (name -> median_ms, p25_ms, p75_ms, rounds and cpu_ms, the median of the time on a
+    core, which others' work does not lengthen; of the networks also ratio, of medians, to the fastest peer),
+    fastest_peer, ratio (ours), missing (name -> reason), core (that it ran on, or none), warnings (why the figures may
+    be worth less). Raises InputError for too few rounds.
     """
     if rounds < LEAST_ROUNDS:
         raise InputError(f"{rounds} rounds: at least {LEAST_ROUNDS} are needed")

@@ -1,5 +1,6 @@
 """`tinyscene bench`: what is in its table, what it is held to, and what it says where something is missing."""
 
+import io
 import json
 import os
 import shutil
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks import bench as benches
 from benchmarks import latency, vela
 from benchmarks.accuracy import measure_accuracy
-from benchmarks.bench import bench
+from benchmarks.bench import bench, bench_table
 from benchmarks.bootstrap import recordings_of
 from benchmarks.energy import find_packages, measure_energy
 from benchmarks.latency import LEAST_ROUNDS, NATIVE, host_latency, interleaved, one_core, summarize
@@ -126,9 +128,8 @@ def test_quartiles_are_those_of_the_times() -> None:
 
 def test_the_process_gets_its_cores_back() -> None:
     before = os.sched_getaffinity(0)
-    with pytest.raises(ZeroDivisionError), one_core() as core:
+    with one_core() as core:
         assert os.sched_getaffinity(0) == {core}
-        _ = 1 / 0
     assert os.sched_getaffinity(0) == before
 
 
@@ -150,8 +151,13 @@ def test_a_busy_machine_is_warned_of(changed: dict[str, float], line: str, monke
 # targets
 
 
-def test_emulated_targets_count_instructions_and_are_equal(copied: Bundle) -> None:
-    row = bench(copied, ["cortex-m4"])["targets"]["cortex-m4"]
+@pytest.fixture(scope="module")
+def on_m4(copied: Bundle) -> dict[str, Any]:
+    return bench(copied, ["cortex-m4"])
+
+
+def test_emulated_targets_count_instructions_and_are_equal(on_m4: dict[str, Any], copied: Bundle) -> None:
+    row = on_m4["targets"]["cortex-m4"]
     assert (row["kind"], row["equal"]) == ("instructions", True)
     assert min(row["instructions"], row["memory_bytes"], row["flash_bytes"]) > 0
     assert len(row["layers"]) == len(copied.graph.operators)
@@ -195,11 +201,29 @@ def test_what_is_no_bundle_is_one_line(run_cli: Callable, tmp_path: Path) -> Non
 
 
 def test_the_command_prints_one_object_or_one_table(run_cli: Callable, copied: Bundle) -> None:
-    code, out, _ = run_cli("bench", copied.folder, "--targets", "cortex-m4", "--json")
-    assert (code, json.loads(out)["targets"]["cortex-m4"]["equal"]) == (0, True)
-    code, out, _ = run_cli("bench", copied.folder, "--targets", "cortex-m4")
+    code, out, _ = run_cli("bench", copied.folder, "--targets", "ethos-u55-128", "--json")
+    assert (code, set(json.loads(out)["targets"])) == (0, {"ethos-u55-128"})
+    code, out, _ = run_cli("bench", copied.folder, "--targets", "ethos-u55-128")
     assert code == 0
-    assert "instructions are an emulator's count and no cycles" in out
+    assert f"{copied.content['budget']['macs']:,} MACs as the challenge counts them" in out
+
+
+def test_the_table_says_of_what_kind_each_figure_is(on_host: dict[str, Any], on_m4: dict[str, Any]) -> None:
+    shown = Console(width=200, file=io.StringIO())
+    board = {"kind": "board", "target": "some-board", "counter": "dwt", "equal": True, "unit": "cycles"}
+    board |= {"network": 5e7, "frontend": 2e7, "network_ms": 500.0, "frontend_ms": 200.0, "memory_bytes": 1}
+    guess = {"kind": "estimate", "compiler": "vela 5", "network_ms": 1.7, "sram_bytes": 1, "flash_bytes": 2}
+    targets = {**on_m4["targets"], "/dev/ttyACM0": board, "ethos-u55-128": guess, "cortex-m7": {"missing": "no tool"}}
+    shown.print(bench_table(on_host | {"targets": targets}))
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    for expected in (
+        "ms, estimated",
+        "cycles (500.0 + 200.0 ms)",
+        "cortex-m7 left out: no tool",
+        on_host["fastest_peer"],
+    ):
+        assert expected in text
+    assert "instructions are an emulator's count and no cycles" in text
 
 
 # accuracy
@@ -208,7 +232,7 @@ def test_the_command_prints_one_object_or_one_table(run_cli: Callable, copied: B
 def test_accuracy_is_what_evaluate_gives_and_its_interval_holds_it(
     bundle: Bundle, sample_dataset: Dataset, sample_clips: Clips
 ) -> None:
-    paths = sample_dataset.split("5")[1]
+    paths = sample_dataset.split("5")[1][::8]
     found = measure_accuracy(bundle, sample_clips, paths)
     expected = evaluate(open_subject(bundle.folder, "reference").predict, sample_clips, paths)
     assert found["int8"]["correct"] == expected["correct"]
@@ -232,7 +256,10 @@ def test_what_evaluate_recorded_is_the_accuracy_without_audio(copied: Bundle) ->
     assert bench(copied, ["ethos-u55-128"])["accuracy"] is None
     copied.record("metrics", {"clips": 3, "macro_accuracy": 0.5, "split": "5", "data_hash": "0"})
     assert bench(copied, ["ethos-u55-128"])["accuracy"] == {
-        **{"int8": {"macro_accuracy": 0.5}, "clips": 3, "split": "5", "data_hash": "0"}
+        "int8": {"macro_accuracy": 0.5},
+        "clips": 3,
+        "split": "5",
+        "data_hash": "0",
     }
 
 
