@@ -13,6 +13,7 @@
     tinyscene firmware bundles/first --out fw                              # C99, or a --package of it
     tinyscene emulate  bundles/first --target cortex-m4,riscv32            # bit for bit, with instruction counts
     tinyscene web      bundles/first --out site                            # a page: microphone and files, in a browser
+    tinyscene bench    bundles/first                                       # latency beside peers, instructions, RAM
     tinyscene teach    cp_resnet --data data/sample --split 25 --out teachers/first        # no budget; or passt, ast
     tinyscene logits   teachers/first --data data/sample --split 25 --out logits/25.safetensors
     tinyscene adapt    runs/first --data data/sample --out runs/devices    # a network for each recording device
@@ -212,7 +213,7 @@ def classify(
 def firmware(
     folder: Annotated[Path, typer.Argument(help="A bundle.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    package: Annotated[str | None, typer.Option(help="cmake, arduino, platformio, zephyr or wasm.")] = None,
+    package: Annotated[str | None, typer.Option(help="cmake, arduino, platformio, zephyr, wasm or board.")] = None,
     kernels: Annotated[str, typer.Option(help="Instruction sets, with commas between.")] = ",".join(DEVICE_KERNELS),
     hop: Annotated[float, typer.Option(help="Seconds between decisions.")] = 1.0,
     as_json: Json = False,
@@ -271,6 +272,37 @@ def emulate(
     results = [run_emulation(bundle, pcm, device) for device in devices]
     show(results if len(results) > 1 else results[0], as_json, emulation_table(results))
     require_equal(results)
+
+
+@app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    audio: Annotated[
+        Path | None, typer.Option("--audio", "--data", help="A dataset, whose test list accuracy is measured on.")
+    ] = None,
+    targets: Annotated[
+        str, typer.Option(help="With commas between: host, emulated devices, Ethos-U.")
+    ] = "host,cortex-m4,cortex-m55,ethos-u55-128",
+    serial: Annotated[
+        str | None, typer.Option(metavar="PORT", help="A board that runs `firmware --package board`.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Whose test list; by default the one trained on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle: latency beside its peers, instructions, RAM, flash, accuracy; and record it in the bundle."""
+    from benchmarks.bench import bench as run_bench
+    from benchmarks.bench import bench_table
+    from firmware_bridge.emulate import require_equal
+
+    bundle, test = open_bundle(folder), None
+    if audio:
+        needs("torch")
+        dataset, clips = open_clips(audio, None, None, bundle.front_end)
+        clips.require_labels(bundle.labels, folder)
+        test = clips, dataset.split(split or bundle.content["quantized"]["split"])[1]
+    result = run_bench(bundle, targets.split(","), test, serial)
+    show(result, as_json, bench_table(result))
+    require_equal([row for row in result["targets"].values() if "equal" in row])
 
 
 def main() -> None:

@@ -1,39 +1,26 @@
-"""The firmware beside what it is held to: every clip on every device, and the host's latency beside other runtimes.
+"""The firmware beside what it is held to: every clip on every device.
 
-    python -m benchmarks.firmware devices runs/quantization/imported-default --data DATA
-    python -m benchmarks.firmware latency runs/quantization/imported-default
+    python -m benchmarks.firmware runs/quantization/imported-default --data DATA
 
-`devices` builds the bundle for each device, compares logits and layers with the reference bit for bit on clips of the
-test list of split 100, counts instructions, which are not cycles, and draws the arena. A killed run goes on. `latency`
-runs the network alone, features to logits, one thread, batch 1, all runtimes in turn.
+Builds the bundle for each device, compares logits and layers with the reference bit for bit on clips of the test list
+of split 100, counts instructions, which are not cycles, and draws the arena. A killed run goes on.
 """
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime
 import typer
-from ai_edge_litert.interpreter import Interpreter
-from numpy.typing import NDArray
 
 from benchmarks.results import read_result, write_result
 from deploy.bundle import Bundle, open_bundle
-from deploy.exports import export
 from deploy.files import write_whole
 from firmware_bridge.emit import make_library, make_network
 from firmware_bridge.emulate import emulate
 from firmware_bridge.image import Device, find_device
-from firmware_bridge.native import KERNELS, NativeNetwork
 from firmware_bridge.report import plan_picture, plan_rows
 from train.cache import prepare
 from train.data import open_dataset
-from train.progress import progress
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 SPLIT = "100"
 RESULTS = Path("benchmarks/results")
@@ -56,7 +43,6 @@ LEVELS = ("O0", "O3", "Os")  # besides the usual one, on fewer clips
 HOPS = (1.0, 0.5, 0.25)  # seconds
 
 
-@app.command()
 def devices(bundle: Path, data: Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")]) -> None:
     """Run every device and compiler; write what was equal, counted and taken."""
     out, opened = RESULTS / "firmware.json", open_bundle(bundle)
@@ -96,66 +82,5 @@ def _memory(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-@app.command()
-def latency(bundle: Path, rounds: Annotated[int, typer.Option(min=200)] = 1000) -> None:
-    """Time one inference of each runtime in turn, round after round."""
-    opened = open_bundle(bundle)
-    features = opened.vectors.features[3].reshape(opened.graph.input.shape)
-    real = opened.graph.input.q.dequantize(features)
-    runtimes: dict[str, Callable[[], object]] = {
-        "native int8": _native(opened, features),
-        "LiteRT int8": _litert(export(opened, "tflite", full=True), features),
-        "LiteRT float32": _litert(export(opened, "tflite-float", full=True), real),
-        "ONNX Runtime int8": _onnxruntime(export(opened, "onnx-int8"), opened.graph.input.name, features),
-        "ONNX Runtime float32": _onnxruntime(export(opened, "onnx"), opened.graph.input.name, real),
-    }
-    times: dict[str, list[float]] = {name: [] for name in runtimes}
-    with progress("measuring", rounds) as advance:
-        for turn in range(-20, rounds):  # the first ones only warm up
-            for name, run in runtimes.items():
-                started = time.perf_counter()
-                run()
-                if turn >= 0:
-                    times[name].append(1e3 * (time.perf_counter() - started))
-            advance(1)
-    figures = {
-        name: dict(zip(("p25_ms", "median_ms", "p75_ms"), statistics.quantiles(each), strict=True)) | {"rounds": rounds}
-        for name, each in times.items()
-    }
-    others = [each["median_ms"] for name, each in figures.items() if name != "native int8"]
-    ratio = figures["native int8"]["median_ms"] / min(others)
-    write_result(RESULTS / "latency.json", {"bundle": str(bundle), "latency": figures, "ratio": ratio})
-    for name, each in figures.items():
-        typer.echo(f"{name}: {each['median_ms']:.3f} ms")
-    typer.echo(f"native is at {ratio:.2f} of the best other")
-
-
-def _native(bundle: Bundle, features: NDArray[np.int8]) -> Callable[[], object]:
-    network = NativeNetwork(make_network(bundle.graph, KERNELS))
-    return lambda: network(features)
-
-
-def _litert(content: bytes, values: NDArray[Any]) -> Callable[[], object]:
-    interpreter = Interpreter(model_content=content, num_threads=1)
-    interpreter.allocate_tensors()
-    first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-
-    def run() -> object:
-        interpreter.set_tensor(first, values)
-        interpreter.invoke()
-        return interpreter.get_tensor(last)
-
-    return run
-
-
-def _onnxruntime(content: bytes, name: str, values: NDArray[Any]) -> Callable[[], object]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.qdqisint8allowed", "1")  # or x86 runs an int8 model in float
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    given = {name: np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
-    return lambda: session.run(None, given)
-
-
 if __name__ == "__main__":
-    app()
+    typer.run(devices)

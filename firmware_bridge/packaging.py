@@ -1,4 +1,5 @@
-"""The library as what an ecosystem's own libraries look like: CMake, Arduino, PlatformIO, Zephyr, WebAssembly.
+"""The library as what an ecosystem's own libraries look like: CMake, Arduino, PlatformIO, Zephyr, WebAssembly; or with
+a program around it that measures it on a board.
 
     files = package(library, "arduino", "1.0.0")     # path -> content, of a folder of its own
 
@@ -17,7 +18,7 @@ from firmware_bridge.toolchains import HARNESS, Target, build, find_toolchain
 
 TEMPLATES = Path(__file__).parent / "packages"
 PUBLIC = ("tinyscene.h", "tinyscene_config.h")
-PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "wasm")
+PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "wasm", "board")
 
 # Browsers have had both features since 2023 at the latest; 128-bit vectors make a decision a third shorter.
 WASM = Target(

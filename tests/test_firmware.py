@@ -128,7 +128,7 @@ def test_every_package_can_be_written(run_cli: Callable, bundle: Bundle, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--package", "deb"], "package 'deb' is unknown: known are cmake, arduino, platformio, zephyr, wasm"),
+        (["--package", "deb"], "package 'deb' is unknown: known are cmake, arduino, platformio, zephyr, wasm, board"),
         (["--kernels", "plain,avx1024"], "--kernels plain,avx1024: known are plain, dsp, mve, simd"),
         (["--kernels", ""], "--kernels : known are plain, dsp, mve, simd"),
         (["--hop", "0.3333"], "a hop of 0.3333 seconds: it must be 1, or less and a multiple of 0.015625 (a frame)"),

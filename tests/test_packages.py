@@ -131,7 +131,7 @@ def _check_common(folder: Path, library: Library) -> None:
 
 @pytest.mark.parametrize("kind", ["conan", "", "Arduino"])
 def test_an_unknown_package_is_refused_with_the_known_ones(kind: str, library: Library) -> None:
-    with pytest.raises(InputError, match="known are cmake, arduino, platformio, zephyr, wasm"):
+    with pytest.raises(InputError, match="known are cmake, arduino, platformio, zephyr, wasm, board"):
         package(library, kind, "1.2.3")
 
 

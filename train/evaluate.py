@@ -25,7 +25,7 @@ from deploy.classifier import bundle_classifier, onnx_classifier
 from deploy.files import replacing, write_whole
 from deploy.frontend import FrontEnd
 from deploy.provenance import provenance
-from train.cache import Clips
+from train.cache import CachedRecording, Clips
 from train.data import DEVICE_GROUPS
 from train.devices import load_devices
 from train.features import waveform
@@ -112,6 +112,16 @@ def evaluate(
     by_class, by_device and by_device_group (each name -> clips, correct, accuracy, log_loss), confusion
     (rows: true class) and labels.
     """
+    recordings, scores = score_recordings(predict, clips, paths, variants)
+    truth = np.array([clips.labels.index(item.label) for item in recordings])
+    devices = np.array([item.device for item in recordings])
+    return {"labels": list(clips.labels), **score(scores, truth, devices, clips.labels)}
+
+
+def score_recordings(
+    predict: Predict, clips: Clips, paths: tuple[str, ...], variants: Mapping[str, Predict] | None = None
+) -> tuple[list[CachedRecording], NDArray[np.float64]]:
+    """The recordings of a list that could be decoded, and their probabilities (recording, class)."""
     indices = clips.select(paths)
     numbers, position = np.unique(clips.recording[indices], return_inverse=True)
     scores = np.zeros((len(numbers), len(clips.labels)))  # (recording, class)
@@ -121,11 +131,7 @@ def evaluate(
                 part = members[start : start + BATCH]
                 np.add.at(scores, position[part], asked(clips.pcm[indices[part]]))
                 advance(len(part))
-    scores /= np.bincount(position)[:, None]
-    recordings = [clips.recordings[number] for number in numbers]
-    truth = np.array([clips.labels.index(item.label) for item in recordings])
-    devices = np.array([item.device for item in recordings])
-    return {"labels": list(clips.labels), **score(scores, truth, devices, clips.labels)}
+    return [clips.recordings[number] for number in numbers], scores / np.bincount(position)[:, None]
 
 
 def _shares(

@@ -1,0 +1,69 @@
+"""Arm's estimate for an Ethos-U: what its compiler, Vela, thinks that the network takes. No silicon and no emulator.
+
+    estimate(bundle, "ethos-u55-128")
+
+Vela compiles the exported .tflite with its usual system and memory of that processor and writes a summary as CSV, which
+is read here. The front end is not in it: that runs on the processor beside the Ethos-U.
+"""
+
+import csv
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from deploy.bundle import Bundle
+from deploy.errors import InputError
+from deploy.exports import export
+
+TARGETS = tuple(
+    f"ethos-{name}-{macs}"
+    for name, sizes in (("u55", (32, 64, 128, 256)), ("u65", (256, 512)), ("u85", (128, 256, 512, 1024, 2048)))
+    for macs in sizes
+)
+
+
+def estimate(bundle: Bundle, target: str) -> dict[str, Any]:
+    """Vela's figures for a bundle on a processor of TARGETS.
+
+    Returns: target, kind (estimate), compiler, system, memory, clock_hz, cycles, network_ms, macs, sram_bytes (what it
+    plans for activations and buffers), flash_bytes (weights and commands), cpu_operators (those left to the other
+    processor). Raises InputError where Vela is missing or does not take the network.
+    """
+    vela = shutil.which("vela", path=Path(sys.executable).parent) or shutil.which("vela")
+    if vela is None:
+        raise InputError("vela is not installed: pip install 'tinyscene[verify]'")
+    with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
+        folder = Path(name)
+        (folder / "model.tflite").write_bytes(export(bundle, "tflite"))
+        command = [vela, "model.tflite", "--accelerator-config", target, "--output-dir", "compiled"]
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        summaries = list((folder / "compiled").glob("*_summary_*.csv"))
+        if ended.returncode or not summaries:
+            said = (ended.stderr or ended.stdout or "it says nothing").strip().splitlines()[-1]
+            raise InputError(f"vela does not compile the network for {target} ({said[:160]})")
+        with summaries[0].open(encoding="utf-8", newline="") as stream:
+            row = next(csv.DictReader(stream))
+    return {
+        "target": target,
+        "kind": "estimate",
+        "compiler": f"vela {_version(vela)}",
+        "system": row["system_config"],
+        "memory": row["memory_mode"],
+        "clock_hz": float(row["core_clock"]),
+        "cycles": int(float(row["cycles_total"])),
+        "network_ms": 1e3 * float(row["inference_time"]),
+        "macs": int(row["nn_macs"]),
+        "sram_bytes": _bytes(row["sram_memory_used"]),
+        "flash_bytes": _bytes(row["on_chip_flash_memory_used"]) + _bytes(row["off_chip_flash_memory_used"]),
+    }
+
+
+def _bytes(kibibytes: str) -> int:
+    return round(1024 * float(kibibytes))
+
+
+def _version(vela: str) -> str:
+    return subprocess.run([vela, "--version"], capture_output=True, text=True, check=True).stdout.strip()
