@@ -1,0 +1,127 @@
+"""Commands killed (SIGKILL) at random points, again and again, and continued: they end as if nothing had been."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.bundle import EXPORTS, open_bundle
+from deploy.files import sha256
+from tests.processes import finish, start
+from tests.test_export import TINY
+
+pytestmark = pytest.mark.slow
+
+KILLS = 50  # of each command
+SET = [f"--set={each}" for each in (*TINY, "train.epochs=3", "train.batch_size=32", "quantize.clips=16")]
+TUNING = ["--qat", "--set=quantize.epochs=2", "--set=quantize.batch_size=32"]
+
+
+@dataclass
+class Stage:
+    """A command, where its results go, and what of them must be the same however often it was killed."""
+
+    command: Callable[[], list[object]]  # as it is given next, after a kill or at first
+    clear: Callable[[], None]  # removes the results, to begin anew
+    results: Callable[[], object]
+
+
+def survive(stage: Stage, tmp_path: Path, cache: Path) -> None:
+    """Kill a command KILLS times at moments drawn evenly from its length; hold whatever it ends with to an unbroken run."""
+    log = tmp_path / "log"
+    assert finish(log, cache, *stage.command()) == 0, log.read_text()  # also warms the caches of the disk
+    stage.clear()
+    started = time.monotonic()
+    assert finish(log, cache, *stage.command()) == 0
+    length, unbroken = time.monotonic() - started, stage.results()
+    stage.clear()
+    rng, kills, ended = np.random.default_rng(0), 0, 0
+    while kills < KILLS:
+        process = start(log, cache, *stage.command())
+        process.join(rng.uniform(0, length))
+        process.kill()
+        process.join()
+        if process.exitcode != 0:
+            assert process.exitcode == -9, log.read_text()
+            kills += 1
+        else:
+            assert stage.results() == unbroken
+            ended += 1
+            stage.clear()
+    assert finish(log, cache, *stage.command()) == 0, log.read_text()
+    assert stage.results() == unbroken
+
+
+@pytest.fixture(scope="module")
+def run(sample: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    out = folder / "run"
+    assert finish(folder / "log", cache, "train", "nano", "--data", sample, "--split", "5", "--out", out, *SET) == 0
+    return out
+
+
+def hashes(folder: Path, *names: str) -> dict[str, str]:
+    return {name: sha256(folder / name) for name in names}
+
+
+def test_prepare(sample: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def prepared() -> dict[str, str]:
+        (folder,) = (path for path in cache.iterdir() if path.is_dir())
+        return hashes(folder, "pcm.i16", "index.json")
+
+    stage = Stage(lambda: ["prepare", sample], lambda: shutil.rmtree(cache), prepared)
+    survive(stage, tmp_path, cache)
+
+
+def test_train(sample: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def command() -> list[object]:
+        resume = ["--resume"] if (out / "recipe.yaml").exists() else []
+        return ["train", "nano", "--data", sample, "--split", "5", "--out", out, *SET, *resume]
+
+    def trained() -> object:
+        from safetensors.numpy import load_file
+
+        weights = {name: tensor.tobytes() for name, tensor in load_file(out / "model.safetensors").items()}
+        return weights, len((out / "metrics.jsonl").read_text().splitlines())
+
+    survive(Stage(command, lambda: shutil.rmtree(out), trained), tmp_path, cache)
+
+
+@pytest.mark.parametrize("tuning", [[], TUNING], ids=["calibrated", "fine-tuned"])
+def test_quantize(tuning: list[str], run: Path, sample: Path, cache: Path, tmp_path: Path) -> None:
+    out, work = tmp_path / "bundle", tmp_path / "bundle.qat"
+
+    def command() -> list[object]:
+        if out.exists():  # it was killed between writing the bundle and clearing up
+            shutil.rmtree(out)
+        resume = ["--resume"] if (work / "recipe.yaml").exists() else []
+        return ["quantize", run, "--data", sample, "--out", out, *tuning, *resume]
+
+    def quantized() -> object:
+        return hashes(out, "graph.safetensors", "graph.json", "golden/vectors.bin"), open_bundle(out).labels
+
+    survive(Stage(command, lambda: shutil.rmtree(out), quantized), tmp_path, cache)
+
+
+def test_export(run: Path, sample: Path, cache: Path, tmp_path: Path) -> None:
+    written, bundle = tmp_path / "written", tmp_path / "bundle"
+    assert finish(tmp_path / "log", cache, "quantize", run, "--data", sample, "--out", written) == 0
+    shutil.copytree(written, bundle)
+
+    def clear() -> None:
+        shutil.rmtree(bundle)
+        shutil.copytree(written, bundle)
+
+    def exported() -> object:
+        return hashes(bundle, *EXPORTS.values()), open_bundle(bundle).content["files"]
+
+    stage = Stage(lambda: ["export", bundle, "--to", ",".join(EXPORTS)], clear, exported)
+    survive(stage, tmp_path, cache)
