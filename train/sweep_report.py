@@ -1,6 +1,6 @@
 """The report of a sweep: means and deviations over seeds, beside the published baseline.
 
-    tinyscene report OUT
+    tinyscene report OUT        # or with bundles, on one page: benchmarks/report/
 
 From `results.csv` in the sweep's folder alone: per split and run the mean and the sample standard deviation over
 seeds of accuracy, macro-average accuracy and log loss, by class, device and device group; the accuracy against the
