@@ -6,8 +6,9 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ from train.sweep_report import report as report_sweep
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 HOSTILE = "<script>fetch('//x')</script><img src=x onerror=alert(1)>|$x_{$ {{ 1 }} \"' --> `*[a](b)"
 
+FRONT_END = {"median_ms": 1.25, "p25_ms": 1.125, "p75_ms": 1.5, "cpu_ms": 1.0, "rounds": 200}
+ACCURACY = {
+    "float": {"macro_accuracy": 0.5125, "macro_interval": [0.4875, 0.5375], "runner": "litert"},
+    "int8": {"macro_accuracy": 0.5, "macro_interval": [0.475, 0.525], "runner": "native"},
+    "difference": {"macro_accuracy": -0.0125, "macro_interval": [-0.025, 0.005]},
+    "clips": 1088,
+    "recordings": 136,
+    "coverage": 95,
+    "draws": 10_000,
+    "data_hash": "d" * 64,
+}
 Lines = list[list[str]]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -98,10 +110,17 @@ def record_bench(folder: Path) -> None:
     """Figures that were measured of another network, with as many layers as this one has."""
     bundle, measured = open_bundle(folder), json.loads((RESULTS / "firmware.json").read_text())["devices"]
     layers = [1_000_003 * (index + 1) for index in range(len(bundle.graph.operators))]
-    board = {"kind": "board", "target": "my board", "unit": "cycles", "network_ms": 12.5, "clips": 2, "equal": True}
-    targets = [measured["host zig O2 plain"], measured["cortex-m4 zig O2 dsp"] | {"layers": layers}, board]
+    board = {"kind": "board", "unit": "cycles", "network_ms": 12.5, "clips": 2, "equal": True}
+    targets = {
+        "riscv32": measured["riscv32 zig O2 plain"] | {"layers": None},
+        "cortex-m4": measured["cortex-m4 zig O2 dsp"] | {"layers": layers},
+        "/dev/ttyACM0": board,
+        "cortex-m55": {"missing": "no emulator"},
+    }
     latency = json.loads((RESULTS / "latency.json").read_text())["latency"]
-    bundle.record("bench", {"latency": latency, "targets": targets, "machine": {"cpu": "a <processor>"}})
+    found = {"latency": latency, "front_end": {"native int8": FRONT_END}, "targets": targets, "accuracy": ACCURACY}
+    found |= {"machine": {"cpu": "a <processor>"}, "warnings": ["it was busy"], "missing": {"tflite-micro": "no wheel"}}
+    bundle.record("bench", found)
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +194,10 @@ def test_the_confusion_matrix_is_the_recorded_one(measured: Bundle, page: Docume
 
 def test_the_layers_are_the_graphs_with_their_errors_and_instructions(measured: Bundle, page: Document) -> None:
     table, errors = page.table("Layers"), measured.content["errors"]
-    instructions = [None, *measured.content["bench"]["targets"][1]["layers"]]
+    instructions = [None, *measured.content["bench"]["targets"]["cortex-m4"]["layers"]]
     for row, count in zip(inspect_graph(measured.graph), instructions, strict=True):
         kind, shape, macs, size, counted, sqnr, alone = table[row["name"]]
-        assert (kind, shape) == (row["kind"], " × ".join(map(str, row["shape"][1:])))
+        assert (kind, shape) == (row["kind"], " \u00d7 ".join(map(str, row["shape"][1:])))
         assert (number(macs), number(size), number(counted)) == (row["macs"], row["bytes"], count or 0)
         assert number(sqnr) == pytest.approx(errors[row["name"]]["sqnr_db"], abs=0.05)
         assert number(alone) == pytest.approx(errors[row["name"]]["alone"], abs=5e-5)
@@ -217,7 +236,7 @@ def test_the_memory_is_what_the_firmware_takes(measured: Bundle, page: Document)
 
 
 def test_the_latencies_are_the_recorded_ones_the_fastest_first(measured: Bundle, page: Document) -> None:
-    latency, table = measured.content["bench"]["latency"], page.table("Latency on the host")
+    latency, table = measured.content["bench"]["latency"], page.table("Latency of the network on the host")
     assert set(table) == {"", *latency}
     medians = []
     for name, cells in list(table.items())[1:]:
@@ -228,22 +247,33 @@ def test_the_latencies_are_the_recorded_ones_the_fastest_first(measured: Bundle,
         assert number(cells[3]) == pytest.approx(known["median_ms"] / medians[0], abs=0.005)
         assert f"{name} {cells[0]}" in page.alt("Median milliseconds: ")
     assert medians == sorted(medians)
+    assert page.table("Latency of the front end")["native int8"] == ["1.250", "1.125", "1.500", "1.00", "200"]
     assert page.table("The machine")["cpu"] == ["a <processor>"]
+    assert page.table("Runtimes that were left out")["tflite-micro"] == ["no wheel"]
+    assert "Warning: it was busy" in page.said
+
+
+def test_what_the_integers_cost_stands_with_its_intervals(page: Document) -> None:
+    table = page.table("Float and integers")
+    assert table["float"] == ["51.25", "48.75", "53.75"]
+    assert table["int8 less float"] == ["-1.25", "-2.50", "0.50"]
+    assert "1,088 clips of 136 recordings. Intervals of 95 %" in page.said
 
 
 def test_the_devices_are_the_recorded_ones_a_board_in_its_own_words(measured: Bundle, page: Document) -> None:
-    host, m4, _ = measured.content["bench"]["targets"]
-    table = page.table("Devices")
-    assert table["host"][4:7] == ["–", "–", "–"]
+    targets = measured.content["bench"]["targets"]
+    m4, table = targets["cortex-m4"], page.table("Devices: ")
+    assert set(table) == {"", "riscv32", "cortex-m4"}
     cells = table["cortex-m4"]
     assert cells[3] == "yes"
     assert number(cells[4]) == pytest.approx(m4["instructions"] / 1e6, abs=0.005)
     assert number(cells[5]) == pytest.approx(m4["instructions_per_mac"], abs=0.005)
     assert number(cells[6]) == pytest.approx(m4["frontend_instructions"] / 1e6, abs=0.005)
     assert [number(cell) for cell in cells[7:]] == [m4["memory_bytes"], m4["stack_bytes"], m4["flash_bytes"]]
-    assert number(table["host"][2]) == host["clips"]
+    assert number(table["riscv32"][4]) == pytest.approx(targets["riscv32"]["instructions"] / 1e6, abs=0.005)
     assert "not cycles" in page.said
-    assert page.table("my board")["network_ms"] == ["12.5"]
+    assert page.table("/dev/ttyACM0")["network_ms"] == ["12.5"]
+    assert page.table("Devices that were left out")["cortex-m55"] == ["no emulator"]
 
 
 def test_the_provenance_is_the_indexs(measured: Bundle, page: Document) -> None:
@@ -261,8 +291,11 @@ def test_a_sweep_has_the_tables_of_its_own_report(sweep: Path, page: Document, t
     shutil.copytree(sweep, alone)
     report_sweep(alone)
     text = (alone / "report.md").read_text()
-    assert page.table("Split 100: ") == section(text, "Split 100")
+    own = section(text, "Split 100")
+    del own["---"]
+    assert page.table("Split 100: ") == own
     own = section(text, "Macro-average accuracy, %")
+    del own["---"]
     assert page.table("Macro-average accuracy, %") == {"" if name == "run" else name: own[name] for name in own}
     assert page.table("Runs that are not done")["micro"][-1] == "killed by SIGKILL"
 
@@ -326,8 +359,8 @@ def make_hostile(content: dict[str, Any]) -> None:
     metrics["by_device"][HOSTILE] = metrics["by_device"]["a"]
     metrics["runner"] = metrics["split"] = HOSTILE
     bench["latency"][HOSTILE] = bench["latency"]["native int8"]
-    bench["targets"][1]["target"] = bench["targets"][2]["target"] = HOSTILE
-    bench["targets"][2][HOSTILE] = {HOSTILE: [HOSTILE]}
+    bench["targets"][HOSTILE] = bench["targets"].pop("cortex-m4")
+    bench["targets"]["/dev/ttyACM0"][HOSTILE] = {HOSTILE: [HOSTILE]}
     bench["machine"]["cpu"] = HOSTILE
 
 
@@ -423,20 +456,21 @@ def test_a_sweep_alone_is_reported_in_its_own_folder(sweep: Path, tmp_path: Path
     assert (code, said.rstrip()) == (0, (alone / "report.md").read_text().rstrip())
 
 
-@pytest.mark.parametrize("width", [360, 800, 1280])
-def test_the_page_fits_its_window_and_asks_for_nothing(width: int, written: Path, tmp_path: Path, browser: Any) -> None:
-    for scheme in ("light", "dark"):
-        watched = Watched(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
-        watched.page.goto((written / PAGE).as_uri())
-        picture = tmp_path / f"{width}-{scheme}.png"
-        watched.page.screenshot(path=picture, full_page=True)
-        assert overflow(watched.page) <= 0
-        assert violations(watched.page) == []
-        assert (watched.faults, watched.requests) == ([], [(written / PAGE).as_uri()])
-        pixels = np.asarray(Image.open(picture).convert("L"), float)
-        assert pixels.std() > 15
-        assert (pixels.mean() > 128) == (scheme == "light")
-        watched.close()
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (800, "light"), (1280, "light"), (1280, "dark")])
+def test_the_page_fits_its_window_and_asks_for_nothing(
+    width: int, scheme: Literal["light", "dark"], written: Path, tmp_path: Path, browser: Any
+) -> None:
+    watched = Watched(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    watched.page.goto((written / PAGE).as_uri())
+    picture = tmp_path / f"{width}-{scheme}.png"
+    watched.page.screenshot(path=picture, full_page=True)
+    assert overflow(watched.page) <= 0
+    assert violations(watched.page) == []
+    assert (watched.faults, watched.requests) == ([], [(written / PAGE).as_uri()])
+    pixels = np.asarray(Image.open(picture).convert("L"), float)
+    assert pixels.std() > 15
+    assert (pixels.mean() > 128) == (scheme == "light")
+    watched.close()
 
 
 def test_a_hostile_page_runs_nothing_and_fits(measured: Bundle, tmp_path: Path, browser: Any) -> None:
@@ -474,5 +508,5 @@ def test_the_keyboard_reaches_the_skip_link_first_and_it_leads_to_the_report(wri
     assert page.evaluate("document.activeElement.id") == "main"
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(each => +each.tagName[1])")
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     watched.close()

@@ -24,6 +24,7 @@ from benchmarks.report.blocks import (
 from benchmarks.report.plots import groups_plot, latency_plot
 from train.sweep_board import GROUPS
 
+NO_BENCH: Content = {"latency": {}, "targets": {}, "accuracy": None}
 UNKNOWN = "unknown: the weights were imported"
 ORIENTATION = (
     "The published figures stand beside for orientation only: they were measured on TAU's test list, not all of ours "
@@ -32,9 +33,9 @@ ORIENTATION = (
 
 
 def bundle_section(bundle: Content, ident: str, source: str) -> Section:
-    bench, parts = bundle["bench"] or {"latency": {}, "targets": [], "machine": {}}, []
+    bench, parts = bundle["bench"] or NO_BENCH, []
     for name, title, blocks in (
-        ("accuracy", "Accuracy", _accuracy(bundle, source)),
+        ("accuracy", "Accuracy", [*_accuracy(bundle, source), *_intervals(bench["accuracy"])]),
         ("confusion", "Confusion", _confusion(bundle)),
         ("budget", "Budget", _budget(bundle)),
         ("layers", "Layers", _layers(bundle)),
@@ -64,8 +65,8 @@ def _facts(bundle: Content) -> Facts:
 
 def first_device(bundle: Content) -> Content | None:
     """The first target that was counted, or none."""
-    targets = bundle["bench"]["targets"] if bundle["bench"] else []
-    return next((each for each in targets if each["instructions"] is not None), None)
+    targets = (bundle["bench"] or NO_BENCH)["targets"]
+    return next(({"target": name, **each} for name, each in targets.items() if each["instructions"] is not None), None)
 
 
 def _accuracy(bundle: Content, source: str) -> list[Block]:
@@ -94,6 +95,26 @@ def _accuracy(bundle: Content, source: str) -> list[Block]:
     else:
         blocks.append(Missing("By class and device it was not recorded.", evaluate_command(bundle)))
     return [*blocks, Table(f"Accuracy by class and device: {said}", [header, *rows])]
+
+
+def _intervals(accuracy: Content | None) -> list[Block]:
+    """What the integers cost, if `bench` measured it."""
+    if accuracy is None:
+        return []
+    rows = [
+        [title, percent(row["macro_accuracy"]), *map(percent, row["macro_interval"])]
+        for title, row in (
+            ("float", accuracy["float"]),
+            ("int8", accuracy["int8"]),
+            ("int8 less float", accuracy["difference"]),
+        )
+    ]
+    note = (
+        f"{accuracy['clips']:,} clips of {accuracy['recordings']:,} recordings. Intervals of {accuracy['coverage']:g} %"
+        " by a bootstrap that draws recordings, not clips."
+    )
+    header = ["", "macro-average accuracy, %", "interval from", "to"]
+    return [Table("Float and integers", [header, *rows], note)]
 
 
 def _published(published: Content, name: tuple[str, str] | None) -> str:
@@ -155,21 +176,21 @@ def _budget(bundle: Content) -> list[Block]:
 
 def _layers(bundle: Content) -> list[Block]:
     layers = bundle["layers"]
-    targets = [each for each in (bundle["bench"] or {"targets": []})["targets"] if each["layers"]]
-    targets = [each for each in targets if len(each["layers"]) == len(layers) - 1]  # the input has no instructions
+    counted = {name: each["layers"] or [] for name, each in (bundle["bench"] or NO_BENCH)["targets"].items()}
+    counted = {name: each for name, each in counted.items() if len(each) == len(layers) - 1}  # the input has none
     header = ["layer", "operator", "shape", "MACs", "bytes"]
-    header += [f"instructions, {each['target']}" for each in targets]
+    header += [f"instructions, {name}" for name in counted]
     header += ["SQNR, dB", "error alone"]
     rows, shades = [], []
-    most = [max(each["macs"] for each in layers) or 1, *(max(each["layers"]) or 1 for each in targets)]
+    most = [max(each["macs"] for each in layers) or 1, *(max(each) or 1 for each in counted.values())]
     for number, layer in enumerate(layers):
-        counts = [each["layers"][number - 1] if number else 0 for each in targets]
+        counts = [each[number - 1] if number else 0 for each in counted.values()]
         shape = f" {TIMES} ".join(map(str, layer["shape"][1:]))
         row = [layer["name"], layer["kind"], shape, count(layer["macs"]), count(layer["bytes"])]
         rows.append([*row, *map(count, counts), f"{layer['sqnr_db']:.1f}", f"{layer['alone']:.4f}"])
         shares = [part / whole for part, whole in zip((layer["macs"], *counts), most, strict=True)]
         shades.append([0, 0, shares[0], 0, *shares[1:], 0, 0])
-    sums = [sum(each["layers"]) for each in targets]
+    sums = map(sum, counted.values())
     total = [sum(layer[key] for layer in layers) for key in ("macs", "bytes")]
     rows.append(["total", "", "", *map(count, (*total, *sums)), "", ""])
     shades.append([0] * (len(header) - 1))
@@ -178,7 +199,7 @@ def _layers(bundle: Content) -> list[Block]:
         " the mean absolute error of the logits when only this layer is rounded. Shades: the share of the largest."
     )
     blocks: list[Block] = [Table("Layers", [header, *rows], note, shades, look="dense", has_total=True)]
-    if not targets:
+    if not counted:
         blocks.append(Missing("Instructions by layer were not counted yet.", bench_command(bundle)))
     return blocks
 
@@ -213,12 +234,31 @@ def _memory(bundle: Content) -> list[Block]:
 
 
 def _latency(bundle: Content, bench: Content) -> list[Block]:
-    latency = bench["latency"]
+    latency, energy = bench["latency"], bench["energy"]
     if not latency:
         return [Missing("Latency was not measured yet.", bench_command(bundle))]
-    ordered = sorted(latency.items(), key=lambda item: item[1]["median_ms"])
-    fastest = ordered[0][1]["median_ms"]
+    ordered = _by_median(latency)
     alt = "Median milliseconds: " + ", ".join(f"{name} {milliseconds(each['median_ms'])}" for name, each in ordered)
+    blocks: list[Block] = [Text(f"Warning: {each}") for each in bench["warnings"]]
+    blocks.append(Figure(latency_plot(latency), alt, "Median latency of the network on the host; whiskers: quartiles."))
+    blocks.append(_latency_table("Latency of the network on the host", ordered))
+    if bench["front_end"]:
+        blocks.append(_latency_table("Latency of the front end on the host", _by_median(bench["front_end"])))
+    if energy:
+        said = f"at most {energy['network_mj']:.3f} mJ a run of the network; {energy['idle_watts']:.1f} W when idle"
+        blocks.append(Text(f"Energy, by {energy['by']}: {said}."))
+    blocks += _left_out("Runtimes that were left out", bench["missing"])
+    if bench["machine"]:
+        blocks.append(Table("The machine", [["key", "value"], *flat(bench["machine"])], look="list", is_folded=True))
+    return blocks
+
+
+def _by_median(latency: dict[str, Content]) -> list[tuple[str, Content]]:
+    return sorted(latency.items(), key=lambda item: item[1]["median_ms"])
+
+
+def _latency_table(caption: str, ordered: list[tuple[str, Content]]) -> Table:
+    fastest = ordered[0][1]["median_ms"]
     rows = [
         [
             name,
@@ -229,33 +269,33 @@ def _latency(bundle: Content, bench: Content) -> list[Block]:
         for name, each in ordered
     ]
     header = ["runner", "median, ms", "lower quartile", "upper quartile", "times the fastest", "rounds"]
-    blocks: list[Block] = [
-        Figure(latency_plot(latency), alt, "Median latency on the host; whiskers: quartiles."),
-        Table("Latency on the host", [header, *rows]),
-    ]
-    if bench["machine"]:
-        blocks.append(Table("The machine", [["", ""], *flat(bench["machine"])], look="list", is_folded=True))
-    return blocks
+    return Table(caption, [header, *rows])
 
 
-def _devices(bundle: Content, targets: list[Content]) -> list[Block]:
+def _devices(bundle: Content, targets: dict[str, Content]) -> list[Block]:
     if not targets:
         return [Missing("No device was measured yet.", f"{bench_command(bundle)} --targets host,cortex-m4,cortex-m55")]
-    emulated = [each for each in targets if each["toolchain"]]
-    others = [each for each in targets if not each["toolchain"]]
-    tables: list[Block] = [_emulated(emulated)] if emulated else []
-    for each in others:
-        known = {key: value for key, value in each.items() if value is not None and key != "target"}
-        tables.append(Table(each["target"], [["", ""], *flat(known)], look="list"))
-    return tables
+    missing = {name: each["missing"] for name, each in targets.items() if each["missing"]}
+    emulated = {name: each for name, each in targets.items() if each["toolchain"]}
+    blocks: list[Block] = [_emulated(emulated)] if emulated else []
+    for name, each in targets.items():
+        if name not in (*missing, *emulated):
+            known = {key: value for key, value in each.items() if value is not None}
+            blocks.append(Table(name, [["key", "value"], *flat(known)], look="list"))
+    return [*blocks, *_left_out("Devices that were left out", missing)]
 
 
-def _emulated(targets: list[Content]) -> Table:
-    header = ["target", "compiler", "emulator", "clips", "equal", "inference, M instructions", "a MAC"]
-    header += ["front end, M instructions", "RAM, bytes", "stack, bytes", "flash, bytes"]
+def _left_out(caption: str, missing: dict[str, str]) -> list[Block]:
+    lines = [[name, reason] for name, reason in missing.items()]
+    return [Table(caption, [["name", "reason"], *lines], look="list")] if missing else []
+
+
+def _emulated(targets: dict[str, Content]) -> Table:
+    header = ["target", "compiler", "emulator", "clips", "equal", "inference, M", "per MAC"]
+    header += ["front end, M", "RAM, bytes", "stack, bytes", "flash, bytes"]
     rows = [
         [
-            each["target"],
+            name,
             f"{each['toolchain']} -{each['optimize']} {each['kernels']}",
             each["emulator"] or "none",
             count(each["clips"]),
@@ -265,13 +305,13 @@ def _emulated(targets: list[Content]) -> Table:
             millions(each["frontend_instructions"]),
             *(count(each[key]) for key in ("memory_bytes", "stack_bytes", "flash_bytes")),
         ]
-        for each in targets
+        for name, each in targets.items()
     ]
     note = (
-        "Equal: every activation of every clip is the reference's, bit for bit. Counted were instructions, on an "
-        "emulator; they are not cycles."
+        "Equal: every activation of every clip is the reference's, bit for bit. Inference, front end (millions) "
+        "and per MAC are instructions, counted on an emulator; they are not cycles."
     )
-    return Table("Devices", [header, *rows], note, look="dense")
+    return Table("Devices: instructions and memory", [header, *rows], note, look="dense")
 
 
 def _provenance(bundle: Content) -> list[Block]:
@@ -297,7 +337,7 @@ def _provenance(bundle: Content) -> list[Block]:
     files = [[name, str(value)] for name, value in known["files"].items()]
     settings = flat({"features": known["front_end"]} | {k: v for k, v in recipe.items() if k != "features"})
     return [
-        Table("What made it", [["", ""], *rows], look="list"),
+        Table("What made it", [["key", "value"], *rows], look="list"),
         Table("Recipe", [["key", "value"], *settings], look="list", is_folded=True),
         Table("Files", [["file", "SHA-256"], *files], look="list", is_folded=True),
     ]

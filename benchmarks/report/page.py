@@ -25,7 +25,7 @@ from benchmarks.report.blocks import (
     milliseconds,
     percent,
 )
-from benchmarks.report.bundle import ORIENTATION, bundle_section, comparison, first_device
+from benchmarks.report.bundle import NO_BENCH, ORIENTATION, bundle_section, comparison, first_device
 from benchmarks.report.plots import frontier_plot, split_name, splits_plot
 from train.sweep_report import details, not_done, overview, split_title
 
@@ -104,7 +104,7 @@ def _overview(bundles: list[Content], sweeps: list[Content]) -> list[Block]:
 
 
 def _overview_row(bundle: Content) -> list[str]:
-    metrics, bench = bundle["metrics"], bundle["bench"] or {"latency": {}, "targets": []}
+    metrics, bench = bundle["metrics"], bundle["bench"] or NO_BENCH
     fastest = min((each["median_ms"] for each in bench["latency"].values()), default=None)
     device = first_device(bundle) or {"flash_bytes": None, "instructions": None}
     return [

@@ -21,6 +21,7 @@ from train.sweep_report import PUBLISHED
 Content = dict[str, Any]
 
 WIDTH = 4.6  # inches: on a phone its text is as tall as it is drawn, on a desk as tall as the page's
+LONGEST = 28  # characters of a name
 INK, MUTED, RULE = "#010100", "#010101", "#010102"  # stand-ins
 SERIES = tuple(f"#0102{number:02x}" for number in range(6))
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
@@ -70,7 +71,7 @@ def frontier_plot(points: list[Content]) -> Markup:
             _pareto(axes, [point for point in members if point["kind"] != "published"])
             for point in members:
                 style = PUBLISHED_LOOK if point["kind"] == "published" else _series(names.index(point["name"]))
-                _point(axes, point["macs"] / 1e6, point, label=point["name"], **style)
+                _point(axes, point["macs"] / 1e6, point, label=short(point["name"]), **style)
             _log_axis(axes, [point["macs"] / 1e6 for point in points])
             axes.set_title(split_name(split))
             axes.grid()
@@ -94,7 +95,7 @@ def splits_plot(content: Content) -> Markup:
         axes = figure.subplots()
         for number, run in enumerate(runs):
             mine = {result["split"]: result["macro_accuracy"] for result in results if result["run"] == run}
-            _line(axes, splits, mine, label=run, **_series(number))
+            _line(axes, splits, mine, label=short(run), **_series(number))
         theirs = {split: each["macro_accuracy"] for split, each in known.items()}
         _line(axes, splits, theirs, PUBLISHED, **PUBLISHED_LOOK, linestyle="--")
         axes.set_xticks(range(len(splits)), [split_name(split) for split in splits])
@@ -124,7 +125,7 @@ def groups_plot(metrics: Content, published: Content | None) -> Markup:
             if places:
                 theirs = [100 * known[names[place]]["mean"] for place in places]
                 axes.plot(theirs, places, linestyle="none", label=PUBLISHED, **PUBLISHED_LOOK)
-            axes.set_yticks(range(len(names)), names)
+            axes.set_yticks(range(len(names)), [short(name) for name in names])
             axes.set(title=f"by {title}", xlim=(-2, 102), ylim=(len(names) - 0.4, -0.6))
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
@@ -150,16 +151,21 @@ def latency_plot(latency: dict[str, Content]) -> Markup:
         end = max(each["p75_ms"] for _, each in ordered) or 1
         for place, (_, each) in enumerate(ordered):
             axes.text(each["p75_ms"] + 0.02 * end, place, f"{each['median_ms']:.3f}", va="center")
-        axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
+        axes.set_yticks(range(len(ordered)), [short(name) for name, _ in ordered])
         axes.set(xlabel="milliseconds", xlim=(0, 1.2 * end), ylim=(len(ordered) - 0.4, -0.6))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         return _svg(figure)
 
 
+def short(name: str) -> str:
+    """A name that leaves room for the plot."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\u2026"
+
+
 def split_name(split: str) -> str:
     """A split as a reader knows it: TAU's are shares of the training recordings."""
-    return f"{split} %" if split.isdecimal() else split
+    return f"{split} %" if split.isdecimal() else short(split)
 
 
 def _style() -> Any:

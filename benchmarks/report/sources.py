@@ -6,9 +6,9 @@ is not of them is refused by name.
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from deploy.bundle import INDEX, Bundle, open_bundle
 from deploy.errors import InputError
@@ -68,7 +68,7 @@ class Target(Recorded):
 
     model_config = ConfigDict(extra="allow")
 
-    target: str
+    missing: str | None = None  # why there is nothing else
     toolchain: str | None = None
     emulator: str | None = None
     optimize: str | None = None
@@ -128,12 +128,50 @@ class RecipeHead(Recorded):
     seed: int
 
 
+class Interval(Recorded):
+    """Of a share, or of a difference of two."""
+
+    macro_accuracy: float
+    macro_interval: list[float] = Field(min_length=2, max_length=2)
+
+
+class Intervals(Recorded):
+    """Accuracy of the network before and after it was made integer, on the same recordings."""
+
+    exact: Interval = Field(alias="float")
+    int8: Interval
+    difference: Interval
+    clips: int = Finite
+    recordings: int = Finite
+    coverage: float = Field(gt=0, lt=100)
+
+
+class Energy(Recorded):
+    """Of a run of the network on the host."""
+
+    network_mj: float = Finite
+    idle_watts: float = Finite
+    by: str
+
+
 class Bench(Recorded):
     """What `bench` recorded."""
 
     latency: dict[str, Latency] = {}
-    targets: list[Target] = []
+    front_end: dict[str, Latency] = {}
+    targets: dict[str, Target] = {}
     machine: dict[str, Any] = {}
+    energy: Energy | None = None
+    missing: dict[str, str] = {}  # runtimes, and why they were not measured
+    warnings: list[str] = []
+    accuracy: Annotated[Intervals | None, BeforeValidator(lambda given: given if _has_intervals(given) else None)] = (
+        None
+    )
+
+
+def _has_intervals(accuracy: object) -> bool:
+    """Whether an accuracy was measured by `bench` itself, and is not what `evaluate` recorded before."""
+    return isinstance(accuracy, dict) and "difference" in accuracy
 
 
 def read_sources(folders: list[Path]) -> Content:
@@ -185,7 +223,7 @@ def _recorded(bundle: Bundle, kind: str, form: type[Recorded]) -> Content | None
     if kind not in bundle.content:
         return None
     try:
-        return form.model_validate(bundle.content[kind]).model_dump(mode="json")
+        return form.model_validate(bundle.content[kind]).model_dump(mode="json", by_alias=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in (kind, *first["loc"]))
