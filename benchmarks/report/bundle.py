@@ -234,7 +234,7 @@ def _memory(bundle: Content) -> list[Block]:
 
 
 def _latency(bundle: Content, bench: Content) -> list[Block]:
-    latency, energy = bench["latency"], bench["energy"]
+    latency = bench["latency"]
     if not latency:
         return [Missing("Latency was not measured yet.", bench_command(bundle))]
     ordered = _by_median(latency)
@@ -244,7 +244,7 @@ def _latency(bundle: Content, bench: Content) -> list[Block]:
     blocks.append(_latency_table("Latency of the network on the host", ordered))
     if bench["front_end"]:
         blocks.append(_latency_table("Latency of the front end on the host", _by_median(bench["front_end"])))
-    if energy:
+    if energy := bench["energy"]:
         said = f"at most {energy['network_mj']:.3f} mJ a run of the network; {energy['idle_watts']:.1f} W when idle"
         blocks.append(Text(f"Energy, by {energy['by']}: {said}."))
     blocks += _left_out("Runtimes that were left out", bench["missing"])
