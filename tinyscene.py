@@ -20,7 +20,7 @@
     tinyscene prune    runs/first --data data/sample --to-macs 11e6 --out runs/pruned
     tinyscene adapt    runs/first --data data/sample --out runs/by-device  # a variant for each known device
     tinyscene sweep    data_efficient --data data/sample --out sweeps/one  # splits x seeds x recipes; --ray auto
-    tinyscene report   sweeps/one                                          # Markdown, JSON and PNG
+    tinyscene report   bundles/* sweeps/* --out report                     # HTML, Markdown and JSON
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
 
 In Python:
@@ -303,6 +303,27 @@ def bench(
     result = run_bench(bundle, targets.split(","), test, serial)
     show(result, as_json, bench_table(result))
     require_equal([row for row in result["targets"].values() if "equal" in row])
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Bundles, and folders of sweeps.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; one sweep alone is reported in its own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Report bundles and sweeps on one HTML page: accuracy, size, layers, memory, latency, provenance."""
+    needs("torch")
+    if out:
+        from benchmarks.report import MARKDOWN, PAGE, write_report
+
+        show(write_report(folders, out), as_json, f"{out / PAGE} written, and the same as {out / MARKDOWN}")
+        return
+    if len(folders) > 1 or (folders[0] / INDEX).exists():
+        raise InputError("--out: name the folder to write; only one sweep alone is reported in its own")
+    from train.sweep_report import report as report_sweep
+
+    result = report_sweep(folders[0])
+    show(result, as_json, (folders[0] / "report.md").read_text(encoding="utf-8"))
 
 
 def main() -> None:

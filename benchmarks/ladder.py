@@ -1,13 +1,14 @@
 """The ladder: what each way of making more of few recordings is worth, alone and added to those before it.
 
+    tinyscene sweep benchmarks/splits.yaml --data DATA --out sweeps/splits --set augment.dir_folder=DATA/mic_ir
     tinyscene sweep benchmarks/ladder.yaml --data DATA --other esc10=ESC10 --out sweeps/ladder \\
         --set augment.dir_folder=DATA/mic_ir
-    python -m benchmarks.ladder sweeps/ladder
+    python -m benchmarks.ladder sweeps/splits sweeps/ladder
 
 Each difference to the baseline is paired: same split, same seeds, same test clips. Its interval is a bootstrap by
 recording (benchmarks/bootstrap.py): it holds what the choice of test recordings does to a difference, and not what
-other seeds or other training recordings would do. The table goes to
-`benchmarks/results/ladder.json`; predictions are kept beside the runs, so that it is made again in seconds.
+other seeds or other training recordings would do. The table goes to `benchmarks/results/ladder.json`; predictions are
+kept beside the runs, so that it is made again in seconds.
 """
 
 import statistics
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from benchmarks.bootstrap import COVERAGE, DRAWS, GROUPS, Test, draw, interval, macro, recordings_of
 from benchmarks.results import write_result
+from deploy.errors import InputError
 from deploy.files import replacing
 from train.cache import Clips, prepare
 from train.evaluate import BATCH, open_subject
-from train.sweep_job import read_record
+from train.sweep_job import SweepRecord, read_record
 from train.sweep_plan import TrainJob
 
 BASELINE = "baseline"
@@ -31,30 +33,44 @@ PREDICTIONS = "predictions.npy"
 
 
 def ladder(
-    sweep: Annotated[Path, typer.Argument(help="Folder of a finished sweep of benchmarks/ladder.yaml.")],
+    sweeps: Annotated[list[Path], typer.Argument(help="Folders of finished sweeps on one dataset.")],
     out: Path = Path("benchmarks/results/ladder.json"),
 ) -> None:
-    """Write the table of a sweep's runs."""
-    record = read_record(sweep)
-    dataset = record.sources[""].open()
-    jobs = [job for job in record.jobs if isinstance(job, TrainJob) and not job.data]
-    clips = prepare(dataset, jobs[0].recipe.features.sample_rate)
+    """Write the table of the rungs that were trained on the splits of the last sweep."""
+    records = {sweep: read_record(sweep) for sweep in sweeps}
+    last = records[sweeps[-1]]
+    dataset = last.sources[""].open()
+    clips = prepare(dataset, _jobs(last)[0].recipe.features.sample_rate)
+    if strangers := [
+        sweep for sweep, record in records.items() if clips.data_hash not in record.data_hash[""].values()
+    ]:
+        raise InputError(f"{strangers[0]}: was trained on another dataset than {sweeps[-1]}")
     rows = []
-    for split in dict.fromkeys(job.split for job in jobs):
+    for split in dict.fromkeys(job.split for job in _jobs(last)):
         test = _test(clips, dataset.split(split)[1])
         runs: dict[str, list[Path]] = {}
-        for job in jobs:
-            if job.split == split:
+        recipes: dict[str, str] = {}
+        for sweep, record in records.items():
+            for job in (job for job in _jobs(record) if job.split == split):
                 runs.setdefault(job.run, []).append(sweep / job.name)
+                recipes[job.run] = job.recipe.name
         right = {rung: np.stack([_predictions(run, clips, test) == test.truth for run in runs[rung]]) for rung in runs}
-        settings = {job.run: job.recipe for job in jobs}
+        if BASELINE not in right:
+            raise InputError(f"no sweep has a run named {BASELINE} on split {split}")
         rows += [
-            {"split": split, "rung": rung, "recipe": settings[rung].name} | compare(right[rung], right[BASELINE], test)
+            {"split": split, "rung": rung, "recipe": recipes[rung]} | compare(right[rung], right[BASELINE], test)
             for rung in right
         ]
-    write_result(
-        out, {"sweep": record.sweep.model_dump(mode="json"), "draws": DRAWS, "coverage": COVERAGE, "rows": rows}
-    )
+    trained = {
+        str(sweep): {"sweep": record.sweep.model_dump(mode="json"), "settings": record.settings}
+        for sweep, record in records.items()
+    }
+    write_result(out, {"sweeps": trained, "draws": DRAWS, "coverage": COVERAGE, "rows": rows})
+
+
+def _jobs(record: SweepRecord) -> list[TrainJob]:
+    """The runs on the dataset itself."""
+    return [job for job in record.jobs if isinstance(job, TrainJob) and not job.data]
 
 
 def compare(right: NDArray[np.bool_], baseline: NDArray[np.bool_], test: Test) -> dict[str, Any]:

@@ -324,16 +324,6 @@ def sweep(
     )
 
 
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")], as_json: Json = False) -> None:
-    """Report a sweep: means and deviations by split, class and device, and accuracy against MACs."""
-    needs("torch")
-    from train.sweep_report import report as write_report
-
-    result = write_report(folder)
-    show(result, as_json, (folder / "report.md").read_text(encoding="utf-8"))
-
-
 @app.command(name="import")
 def import_(
     weights: Annotated[Path, typer.Argument(help="A .safetensors file in the published parameter names.")],

@@ -1,6 +1,6 @@
 """The report of a sweep: means and deviations over seeds, beside the published baseline.
 
-    tinyscene report OUT
+    tinyscene report OUT        # or with bundles, on one page: benchmarks/report/
 
 From `results.csv` in the sweep's folder alone: per split and run the mean and the sample standard deviation over
 seeds of accuracy, macro-average accuracy and log loss, by class, device and device group; the accuracy against the
@@ -34,11 +34,12 @@ PUBLISHED = "published baseline (TAU)"
 TAU_TEST_CLIPS = 20_000  # at least, of TAU's test list, which holds nearly 30,000; any other is far smaller
 
 Result = dict[str, Any]  # of a run on a split: its sizes, and mean, sd (none of a single value) and count of the rest
+Lines = list[list[str]]  # of a table, the first its header
 
 
 def report(folder: Path) -> dict[str, Any]:
     """Write the report of a sweep's folder and return its content. Raises InputError if there is nothing to report."""
-    content = summarize(_read(folder / RESULTS))
+    content = read_summary(folder)
     files = {
         "report.json": json.dumps(content, indent=2) + "\n",
         "report.md": markdown(content, folder.resolve().name),
@@ -47,6 +48,15 @@ def report(folder: Path) -> dict[str, Any]:
     for name, written in files.items():  # after all are made
         write_whole(folder / name, written)
     return content
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The content of the report of a sweep's folder. Raises InputError, naming it, if nothing in it is done."""
+    rows = _read(folder / RESULTS)
+    try:
+        return summarize(rows)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -150,20 +160,18 @@ def _means(result: dict[str, Any]) -> dict[str, float]:
 
 def markdown(content: dict[str, Any], name: str) -> str:
     """The report as a person reads it: an overview, a table a split, and what is not done."""
-    results, known = content["results"], content["published"]["splits"]
     lines = [f"# {name}", "", *_notes(content), "", "![accuracy against MACs](accuracy_macs.png)"]
-    lines += ["", "## Macro-average accuracy, %", "", *_overview(results, known)]
-    for split in dict.fromkeys(result["split"] for result in results):
-        lines += ["", f"## {_title(split)}", "", *_details([each for each in results if each["split"] == split], known)]
+    lines += ["", "## Macro-average accuracy, %", "", *_table(overview(content))]
+    for split in splits_of(content):
+        lines += ["", f"## {split_title(split)}", "", *_table(details(content, split))]
     if content["not_done"]:
-        columns = list(content["not_done"][0])
-        lines += [
-            "",
-            "## Not done",
-            "",
-            *_table(columns, [[row[key] for key in columns] for row in content["not_done"]]),
-        ]
+        lines += ["", "## Not done", "", *_table(not_done(content))]
     return "\n".join(lines) + "\n"
+
+
+def splits_of(content: dict[str, Any]) -> list[str]:
+    """The splits that have results, folds summed up the last."""
+    return list(dict.fromkeys(result["split"] for result in content["results"]))
 
 
 def _notes(content: dict[str, Any]) -> list[str]:
@@ -177,13 +185,13 @@ def _notes(content: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _title(split: str) -> str:
+def split_title(split: str) -> str:
     return "All folds" if split == ALL_FOLDS else f"Split {split}"
 
 
-def _overview(results: list[Result], known: dict[str, Result]) -> list[str]:
-    """A row a run, a column a split."""
-    splits = list(dict.fromkeys(result["split"] for result in results))
+def overview(content: dict[str, Any]) -> Lines:
+    """Macro-average accuracies: a row a run, a column a split."""
+    results, known, splits = content["results"], content["published"]["splits"], splits_of(content)
     cells = {(result["run"], result["split"]): _cell(result["macro_accuracy"], "%") for result in results}
     first = {result["run"]: result for result in reversed(results)}
     rows = [
@@ -195,12 +203,13 @@ def _overview(results: list[Result], known: dict[str, Result]) -> list[str]:
         one = next(iter(known.values()))
         figures = [_cell(known[split]["macro_accuracy"], "%") if split in known else "" for split in splits]
         rows.append([PUBLISHED, f"{one['macs']:,}", f"{one['parameters']:,}", *figures])
-    return _table(["run", "MACs", "parameters", *splits], rows)
+    return [["run", "MACs", "parameters", *splits], *rows]
 
 
-def _details(results: list[Result], known: dict[str, Result]) -> list[str]:
+def details(content: dict[str, Any], split: str) -> Lines:
     """A row a measure, a column a run of one split."""
-    split = results[0]["split"]
+    known = content["published"]["splits"]
+    results = [result for result in content["results"] if result["split"] == split]
     columns = {result["run"]: result for result in results}
     if split in known:
         columns[PUBLISHED] = known[split]
@@ -211,7 +220,13 @@ def _details(results: list[Result], known: dict[str, Result]) -> list[str]:
     for key, title in GROUPS.items():
         for name in dict.fromkeys(name for result in results for name in result[key]):
             rows.append([f"{title} {name}, %", *(_cell(each[key].get(name), "%") for each in columns.values())])
-    return _table(["", *columns], rows)
+    return [["", *columns], *rows]
+
+
+def not_done(content: dict[str, Any]) -> Lines:
+    """The runs that are not done, with the reason."""
+    columns = list(content["not_done"][0])
+    return [columns, *([row[key] for key in columns] for row in content["not_done"])]
 
 
 def _cell(statistic: dict[str, Any] | None, unit: str) -> str:
@@ -224,8 +239,8 @@ def _cell(statistic: dict[str, Any] | None, unit: str) -> str:
     return f"{mean} ± -" if statistic["count"] == 1 else mean
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
+def _table(lines: Lines) -> list[str]:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
@@ -247,7 +262,7 @@ def picture(content: dict[str, Any]) -> bytes:
             if content["published"]["comparable"] and split in content["published"]["splits"]:
                 baseline = content["published"]["splits"][split]
                 _point(axes, baseline, PUBLISHED, color="grey", marker="D", mfc="white")
-            axes.set(title=_title(split), xlabel="million MACs", xscale="log", xlim=(min(macs) / 2, max(macs) * 2))
+            axes.set(title=split_title(split), xlabel="million MACs", xscale="log", xlim=(min(macs) / 2, max(macs) * 2))
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,64 @@
+"""The report: one HTML page that opens from disk, with plots, and the same as Markdown and JSON.
+
+    tinyscene report bundles/* sweeps/* --out report/
+
+    write_report([Path("bundles/first"), Path("sweeps/one")], Path("report"))
+
+Everything on the page is in the folders that are named: what `quantize` wrote into a bundle, what `evaluate` and
+`bench` recorded in it, and the results of a sweep. The plan of the arena is made anew, as `firmware` makes it. What
+was not measured yet is named with the command that does. The same folders always give the same bytes.
+
+    sources.py      reads bundles and sweeps: the content of report.json
+    page.py         the content as sections of text, tables and figures
+    plots.py        the figures, as SVG that takes up the page's colours
+    page.html.j2, page.css, page.md.j2      how sections are written down
+
+The page needs no network and runs no script; its policy forbids both, for names and labels in it may come from
+bundles of strangers.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.report.page import escaped, make_page
+from benchmarks.report.sources import read_sources
+from deploy.files import replacing_folder, require_free, write_whole
+from deploy.provenance import provenance
+
+TEMPLATES = Path(__file__).parent
+PAGE, MARKDOWN, CONTENT = "index.html", "report.md", "report.json"
+
+
+def write_report(sources: list[Path], out: Path) -> dict[str, Any]:
+    """Write the report of bundles and sweeps into a new folder, whole or not at all; its content.
+
+    Raises InputError if a source is neither, holds no results or cannot be trusted, or if `out` is taken.
+    """
+    require_free(out)
+    content = read_sources(sources)
+    page = make_page(content)
+    files = {
+        PAGE: _render("page.html.j2", page=page, made_by=provenance()),
+        MARKDOWN: _render("page.md.j2", page=page),
+        CONTENT: json.dumps(content, indent=2) + "\n",
+    }
+    with replacing_folder(out) as temporary:
+        for name, written in files.items():
+            write_whole(temporary / name, written)
+    return content
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=template.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["escaped"] = escaped
+    return environment.get_template(template).render(values)

@@ -1,0 +1,198 @@
+"""The content of a report as sections of text, tables and figures, with every number as it is read.
+
+    page = make_page(read_sources([Path("bundles/first")]))
+
+The templates only write this down, so HTML and Markdown say the same. What is missing stands as a `Missing`, with the
+command that would give it.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from benchmarks.report.blocks import (
+    NOTHING,
+    Block,
+    Content,
+    Figure,
+    Missing,
+    Section,
+    Table,
+    Text,
+    count,
+    evaluate_command,
+    millions,
+    milliseconds,
+    percent,
+)
+from benchmarks.report.bundle import NO_BENCH, ORIENTATION, bundle_section, comparison, first_device
+from benchmarks.report.plots import frontier_plot, split_name, splits_plot
+from train.sweep_report import details, not_done, overview, split_title
+
+MOST_NAMED = 4  # sources in the title, before it only counts them
+MOST_SAID = 12  # points that the text in place of a figure says, before it leaves them to the table
+MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|<>&!#~])")
+MEANING = """\
+Macro-average accuracy is the mean over the classes of the share of their recordings that were classified right. Log
+loss is the mean negative logarithm of the probability that the true class was given.
+
+MACs are multiplications with accumulation for one second of sound; parameters and MACs are counted as NeSsi and
+torchinfo count them, before BatchNorm is folded.
+
+Instructions were counted on emulators, which have no model of a pipeline or of flash: they are not cycles. RAM is what
+an instance of the C library is given, without its stack; flash is code, weights and tables.
+
+Latency on the host is of one clip at a time.
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    title: str
+    sections: list[Section]
+
+
+def make_page(content: Content) -> Page:
+    """All sections of a report."""
+    bundles, sweeps = content["bundles"], content["sweeps"]
+    sections = [Section("overview", "Overview", _overview(bundles, sweeps))]
+    sections.append(Section("frontier", "Accuracy against size", _frontier(content)))
+    sections += [bundle_section(each, f"bundle-{number}", content["source"]) for number, each in enumerate(bundles, 1)]
+    sections += [_sweep(each, f"sweep-{number}") for number, each in enumerate(sweeps, 1)]
+    sections.append(
+        Section("meaning", "What the figures mean", [Text(" ".join(each.split())) for each in MEANING.split("\n\n")])
+    )
+    return Page(_title(bundles, sweeps), sections)
+
+
+def _title(bundles: list[Content], sweeps: list[Content]) -> str:
+    names = [each["name"] for each in (*bundles, *sweeps)]
+    counts = [
+        f"{len(each)} {kind}{'s' * (len(each) > 1)}" for each, kind in ((bundles, "bundle"), (sweeps, "sweep")) if each
+    ]
+    return ", ".join(names) if len(names) <= MOST_NAMED else " and ".join(counts)
+
+
+def escaped(text: str) -> str:
+    """Text for a cell of Markdown: on one line, and nothing in it taken for a mark."""
+    return MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def _overview(bundles: list[Content], sweeps: list[Content]) -> list[Block]:
+    blocks: list[Block] = []
+    if bundles:
+        header = ["bundle", "macro-average accuracy, %", "MACs", "bytes", "RAM, bytes"]
+        header += ["flash, bytes", "fastest latency, ms", "instructions, millions"]
+        note = (
+            "Bytes are those of weights and biases. Flash and instructions are of the first microcontroller that was "
+            f"measured; latency is of the fastest runner on the host. {NOTHING}: not measured yet."
+        )
+        blocks.append(Table("Bundles", [header, *map(_overview_row, bundles)], note))
+    if sweeps:
+        rows = [
+            [
+                each["name"],
+                str(len({result["run"] for result in each["results"]})),
+                ", ".join(split_name(split) for split in dict.fromkeys(result["split"] for result in each["results"])),
+                str(len(each["not_done"])),
+                f"{each['test_clips']:,}",
+            ]
+            for each in sweeps
+        ]
+        blocks.append(Table("Sweeps", [["sweep", "runs", "splits", "not done", "test recordings"], *rows]))
+    return blocks
+
+
+def _overview_row(bundle: Content) -> list[str]:
+    metrics, bench = bundle["metrics"], bundle["bench"] or NO_BENCH
+    fastest = min((each["median_ms"] for each in bench["latency"].values()), default=None)
+    device = first_device(bundle) or {"flash_bytes": None, "instructions": None}
+    return [
+        bundle["name"],
+        NOTHING if metrics is None else percent(metrics["macro_accuracy"]),
+        count(bundle["budget"]["macs"]),
+        count(bundle["budget"]["deployed_bytes"]),
+        count(bundle["memory"]["memory_bytes"]),
+        count(device["flash_bytes"]),
+        milliseconds(fastest),
+        millions(device["instructions"]),
+    ]
+
+
+def _frontier(content: Content) -> list[Block]:
+    points = content["frontier"]
+    blocks: list[Block] = [
+        Missing(f"{bundle['name']} was not evaluated yet, so it is not among them.", evaluate_command(bundle))
+        for bundle in content["bundles"]
+        if bundle["metrics"] is None
+    ]
+    if not points:
+        return blocks
+    said = points if len(points) <= MOST_SAID else sorted(points, key=lambda each: -each["mean"])[:1]
+    alt = "; ".join(
+        f"{each['name']} on {split_name(each['split'])}: {percent(each['mean'])} % at {each['macs'] / 1e6:.2f} M MACs"
+        for each in said
+    )
+    if said is not points:
+        alt = f"{len(points)} points, all in the table below; the most accurate is {alt}"
+    caption = (
+        "Macro-average accuracy against MACs, a panel a split. The dotted line joins those of ours that are more "
+        "accurate than all of ours that need no more MACs. Bars: sample standard deviations over seeds."
+    )
+    rows = [
+        [each["name"], split_name(each["split"]), f"{each['macs']:,.0f}", percent(each["mean"]), percent(each["sd"])]
+        for each in points
+    ]
+    header = ["network", "split", "MACs", "macro-average accuracy, %", "standard deviation"]
+    table = Table("Accuracy against MACs", [header, *rows], is_folded=len(rows) > MOST_SAID)
+    others = [each["published"] for each in (*content["bundles"], *content["sweeps"]) if each["published"]]
+    text = Text(f"Published: {content['source']}." if all(each["comparable"] for each in others) else ORIENTATION)
+    return [*([text] if others else []), Figure(frontier_plot(points), alt, caption), table, *blocks]
+
+
+def _sweep(sweep: Content, ident: str) -> Section:
+    published = sweep["published"]
+    notes = "Mean ± sample standard deviation over the runs that are done."
+    if published["splits"]:
+        notes += " " + comparison(published, published["source"])
+    best: dict[str, list[str]] = {}
+    for result in sweep["results"]:
+        best.setdefault(result["split"], []).append(f"{result['run']} {percent(result['macro_accuracy']['mean'])}")
+    alt = "Macro-average accuracy in per cent; " + "; ".join(
+        f"{split_name(split)}: {', '.join(said)}" for split, said in best.items()
+    )
+    caption = "Macro-average accuracy by split; bars: standard deviation over seeds."
+    blocks: list[Block] = [
+        Text(notes),
+        *([Figure(splits_plot(sweep), alt, caption)] if len(best) > 1 else []),
+        Table("Macro-average accuracy, %", overview(sweep)),
+    ]
+    parts = [
+        Section(
+            f"{ident}-{number}",
+            split_title(split),
+            [Table(f"{split_title(split)}: accuracy and log loss", details(sweep, split), look="dense")],
+        )
+        for number, split in enumerate(best, 1)
+    ]
+    if sweep["not_done"]:
+        text = Missing(
+            "These runs are not done; the command that began the sweep goes on with it.",
+            f"tinyscene sweep ... --out {shlex.quote(sweep['folder'])}",
+        )
+        parts.append(
+            Section(
+                f"{ident}-rest",
+                "Not done",
+                [
+                    text,
+                    Table(
+                        "Runs that are not done",
+                        not_done(sweep),
+                        look="list",
+                        is_folded=len(sweep["not_done"]) > MOST_SAID,
+                    ),
+                ],
+            )
+        )
+    return Section(ident, f"Sweep {sweep['name']}", blocks, parts)

@@ -1,0 +1,299 @@
+"""What a report is made of: bundles and sweeps, read from their folders into one content, which is report.json.
+
+A bundle's index may come from anywhere. What its owner recorded there is read by the types below, and anything that
+is not of them is refused by name.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from deploy.bundle import INDEX, Bundle, open_bundle
+from deploy.errors import InputError
+from deploy.inspection import inspect_graph
+from firmware_bridge.emit import make_library
+from firmware_bridge.report import plan_picture, plan_rows
+from train.budget import count_bundle
+from train.data import SCENES
+from train.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
+from train.sweep_board import RESULTS
+from train.sweep_report import PUBLISHED, TAU_TEST_CLIPS, read_summary
+
+Content = dict[str, Any]
+Share = Field(ge=0, le=1)
+Finite = Field(ge=0, lt=1e18)
+
+
+class Recorded(BaseModel):
+    """What a command wrote into an index; of later versions of it, what is known here."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Group(Recorded):
+    """The clips of a class or device."""
+
+    clips: int = Finite
+    correct: int = Finite
+    accuracy: float = Share
+    log_loss: float = Finite
+
+
+class Metrics(Group):
+    """What `evaluate` recorded; before it recorded them, nothing by class and device."""
+
+    macro_accuracy: float = Share
+    split: str
+    runner: str
+    data_hash: str
+    by_class: dict[str, Group] = {}
+    by_device: dict[str, Group] = {}
+    by_device_group: dict[str, Group] = {}
+    confusion: list[list[int]] | None = None  # rows: true class
+
+
+class Latency(Recorded):
+    """Of a runner, in milliseconds."""
+
+    median_ms: float = Finite
+    p25_ms: float = Finite
+    p75_ms: float = Finite
+    rounds: int = Finite
+
+
+class Target(Recorded):
+    """A device: as emulate.py measured it, or with other keys that a board or an estimate has."""
+
+    model_config = ConfigDict(extra="allow")
+
+    missing: str | None = None  # why there is nothing else
+    toolchain: str | None = None
+    emulator: str | None = None
+    optimize: str | None = None
+    kernels: str | None = None
+    clips: int | None = None
+    equal: bool | None = None
+    instructions: int | None = None
+    instructions_per_mac: float | None = None
+    frontend_instructions: int | None = None
+    layers: list[int] | None = None  # instructions by operator
+    memory_bytes: int | None = None
+    stack_bytes: int | None = None
+    flash_bytes: int | None = None
+
+
+class Git(Recorded):
+    """The source checkout that made something."""
+
+    commit: str
+    dirty: bool
+
+
+class MadeBy(Recorded):
+    """As provenance.py records it."""
+
+    python: str
+    machine: str
+    versions: dict[str, str]
+    git: Git | None
+
+
+class Trained(Recorded):
+    """The training of the float network; its data are not known where weights were imported."""
+
+    made_by: MadeBy
+    split: str | None
+    data_hash: str | None
+    source: str | None
+
+
+class Quantized(Recorded):
+    """The making of the integers."""
+
+    made_by: MadeBy
+    split: str
+    data_hash: str
+    calibration_clips: int = Finite
+    training: list[Any]
+
+
+class RecipeHead(Recorded):
+    """What a recipe is called, and its other settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    seed: int
+
+
+class Interval(Recorded):
+    """Of a share, or of a difference of two."""
+
+    macro_accuracy: float
+    macro_interval: list[float] = Field(min_length=2, max_length=2)
+
+
+class Intervals(Recorded):
+    """Accuracy of the network before and after it was made integer, on the same recordings."""
+
+    exact: Interval = Field(alias="float")
+    int8: Interval
+    difference: Interval
+    clips: int = Finite
+    recordings: int = Finite
+    coverage: float = Field(gt=0, lt=100)
+
+
+class Energy(Recorded):
+    """Of a run of the network on the host."""
+
+    network_mj: float = Finite
+    idle_watts: float = Finite
+    by: str
+
+
+class Bench(Recorded):
+    """What `bench` recorded."""
+
+    latency: dict[str, Latency] = {}
+    front_end: dict[str, Latency] = {}
+    targets: dict[str, Target] = {}
+    machine: dict[str, Any] = {}
+    energy: Energy | None = None
+    missing: dict[str, str] = {}  # runtimes, and why they were not measured
+    warnings: list[str] = []
+    accuracy: Annotated[Intervals | None, BeforeValidator(lambda given: given if _has_intervals(given) else None)] = (
+        None
+    )
+
+
+def _has_intervals(accuracy: object) -> bool:
+    """Whether an accuracy was measured by `bench` itself, and is not what `evaluate` recorded before."""
+    return isinstance(accuracy, dict) and "difference" in accuracy
+
+
+def read_sources(folders: list[Path]) -> Content:
+    """The content of a report. Raises InputError for a folder that is neither a bundle nor a sweep with results."""
+    bundles, sweeps = [], []
+    for folder, name in zip(folders, _names(folders), strict=True):
+        if (folder / INDEX).is_file():
+            bundles.append(read_bundle(folder, name))
+        elif (folder / RESULTS).is_file():
+            sweeps.append({"name": name, "folder": str(folder), **read_summary(folder)})
+        else:
+            raise InputError(f"{folder}: neither a bundle (with {INDEX}) nor a sweep (with {RESULTS})")
+    return {"bundles": bundles, "sweeps": sweeps, "frontier": frontier(bundles, sweeps), "source": PUBLISHED_SOURCE}
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The name of each folder, or its path where two share one."""
+    resolved = [folder.resolve() for folder in folders]
+    counts = Counter(folder.name for folder in resolved)
+    for folder, count in Counter(resolved).items():
+        if count > 1:
+            raise InputError(f"{folder}: is named twice")
+    return [each.name if counts[each.name] == 1 else str(path) for each, path in zip(resolved, folders, strict=True)]
+
+
+def read_bundle(folder: Path, name: str) -> Content:
+    """All that is known of a bundle."""
+    bundle = open_bundle(folder)
+    count, limits = count_bundle(folder)
+    bench = _recorded(bundle, "bench", Bench)
+    metrics = _recorded(bundle, "metrics", Metrics)
+    _check_confusion(bundle, metrics)
+    return {
+        "name": name,
+        "folder": str(folder),
+        "labels": list(bundle.labels),
+        "budget": {"limits": limits.model_dump(), "deployed": count.deployed, **bundle.content["budget"]},
+        "layers": _layers(bundle),
+        "memory": _memory(bundle),
+        "metrics": metrics,
+        "published": _published(bundle.labels, metrics),
+        "bench": bench,
+        "provenance": _provenance(bundle),
+    }
+
+
+def _recorded(bundle: Bundle, kind: str, form: type[Recorded]) -> Content | None:
+    """What was recorded under a key of the index, or none. Raises InputError where it is not what a command writes."""
+    if kind not in bundle.content:
+        return None
+    try:
+        return form.model_validate(bundle.content[kind]).model_dump(mode="json", by_alias=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in (kind, *first["loc"]))
+        raise InputError(f"{bundle.folder / INDEX}: {where}: {first['msg']}; make it again") from None
+
+
+def _check_confusion(bundle: Bundle, metrics: Content | None) -> None:
+    if metrics is None or metrics["confusion"] is None:
+        return
+    classes = len(bundle.labels)
+    if [len(row) for row in metrics["confusion"]] != [classes] * classes:
+        raise InputError(f"{bundle.folder / INDEX}: metrics.confusion: must have {classes} rows and columns")
+
+
+def _layers(bundle: Bundle) -> list[Content]:
+    """Each activation and what makes it, with the errors that were measured when it was quantized."""
+    return [row | bundle.content["errors"][row["name"]] for row in inspect_graph(bundle.graph)]
+
+
+def _memory(bundle: Bundle) -> Content:
+    """The arena as `tinyscene firmware` lays it out, by default."""
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels)
+    sizes = {key.lower(): library.config[key] for key in ("ARENA_BYTES", "STATE_BYTES")}
+    return {
+        "memory_bytes": library.config["BYTES"],
+        **sizes,
+        "steps": len(library.plan.schedule.order),
+        "plan": plan_rows(library.plan),
+        "picture": plan_picture(library.plan),
+    }
+
+
+def _published(labels: tuple[str, ...], metrics: Content | None) -> Content | None:
+    """The published baseline on the split of the metrics, where that is one of TAU, and whether they compare."""
+    if metrics is None or metrics["split"] not in PUBLISHED_MACRO or set(labels) != set(SCENES):
+        return None
+    return published_baseline(metrics["split"]) | {"comparable": metrics["clips"] >= TAU_TEST_CLIPS}
+
+
+def _provenance(bundle: Bundle) -> Content:
+    content = bundle.content
+    return {
+        "recipe": _recorded(bundle, "recipe", RecipeHead),
+        "trained": _recorded(bundle, "trained", Trained),
+        "quantized": _recorded(bundle, "quantized", Quantized),
+        "front_end": bundle.front_end.as_dict(),
+        "front_end_sha256": content["front_end_sha256"],
+        "fingerprint": bundle.fingerprint,
+        "variants": list(bundle.variants),
+        "files": dict(content["files"]),
+    }
+
+
+def frontier(bundles: list[Content], sweeps: list[Content]) -> list[Content]:
+    """Macro-average accuracy against MACs: a point a bundle or run on a split, and the published on those splits."""
+    points = []
+    for bundle in bundles:
+        if metrics := bundle["metrics"]:
+            statistic = {"mean": metrics["macro_accuracy"], "sd": None, "count": 1}
+            points.append(_point(bundle["name"], "bundle", metrics["split"], bundle["budget"]["macs"], statistic))
+    for sweep in sweeps:
+        for result in sweep["results"]:
+            name = result["run"] if len(sweeps) == 1 else f"{sweep['name']}: {result['run']}"
+            points.append(_point(name, "run", result["split"], result["macs"], result["macro_accuracy"]))
+    known = {split: each for sweep in sweeps for split, each in sweep["published"]["splits"].items()}
+    known |= {bundle["metrics"]["split"]: bundle["published"] for bundle in bundles if bundle["published"]}
+    for split, baseline in known.items():
+        points.append(_point(PUBLISHED, "published", split, baseline["macs"], baseline["macro_accuracy"]))
+    return sorted(points, key=lambda each: (int(each["split"]) if each["split"].isdecimal() else 101, each["split"]))
+
+
+def _point(name: str, kind: str, split: str, macs: float, statistic: Content) -> Content:
+    return {"name": name, "kind": kind, "split": split, "macs": macs, **statistic}
