@@ -21,7 +21,7 @@ SET = [f"--set={each}" for each in (*TINY, "train.epochs=3", "train.batch_size=3
 TUNING = ["--qat", "--set=quantize.epochs=2", "--set=quantize.batch_size=32"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stage:
     """A command, where its results go, and what of them must be the same however often it was killed."""
 
@@ -31,7 +31,7 @@ class Stage:
 
 
 def survive(stage: Stage, tmp_path: Path, cache: Path) -> None:
-    """Kill a command KILLS times at moments drawn evenly from its length; hold whatever it ends with to an unbroken run."""
+    """Kill a command KILLS times at moments drawn evenly from its length; hold what it ends with to an unbroken run."""
     log = tmp_path / "log"
     assert finish(log, cache, *stage.command()) == 0, log.read_text()  # also warms the caches of the disk
     stage.clear()
