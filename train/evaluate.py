@@ -35,6 +35,7 @@ from train.run import load_model
 
 BATCH = 32  # clips
 MEASURES = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss")
+GROUPS = ("by_class", "by_device", "by_device_group")
 SMALLEST_PROBABILITY = 1e-15  # in the logarithm, as scikit-learn's log loss has it
 
 Predict = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes) probabilities
@@ -92,7 +93,7 @@ def record(model: Path, result: dict[str, Any]) -> Path:
     """
     is_bundle = (model / INDEX).exists()
     if is_bundle:
-        measured = {key: result[key] for key in (*MEASURES, "data_hash", "split", "runner")}
+        measured = {key: result[key] for key in (*MEASURES, *GROUPS, "data_hash", "split", "runner")}
         open_bundle(model).record("metrics", measured)
     is_run = model.is_dir() and not is_bundle
     path = model / "evaluation" if is_run else model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
