@@ -32,6 +32,18 @@ aid's or a phone's choice of settings.
 - Speech, speakers, and single events: it names whole scenes.
 - Anything but its labels: it cannot answer "none of these", and every sound is given one of them."""
 GROUPS = (("by_class", "Class"), ("by_device", "Device"), ("by_device_group", "Device group"))
+MEASURES = (
+    ("clips", "recordings", "{clips:,}"),
+    ("macro_accuracy", "macro-average accuracy, over the classes", "{macro_accuracy:.1%}"),
+    ("accuracy", "accuracy", "{accuracy:.1%} ({correct:,} of {clips:,})"),
+    ("log_loss", "log loss", "{log_loss:.3f}"),
+)
+LATENCY_COLUMNS = {
+    "median_ms": "median, ms",
+    "p25_ms": "lower quartile",
+    "p75_ms": "upper quartile",
+    "rounds": "rounds",
+}
 TARGET_COLUMNS = ("instructions", "frontend_instructions", "arena_bytes", "state_bytes", "flash_bytes")
 NOT_MEASURED = "Not measured yet: `{}` does, and writes it here."
 
@@ -71,10 +83,11 @@ def _header(content: Mapping[str, Any]) -> str:
         "pipeline_tag": "audio-classification",
         "tags": ["acoustic-scene-classification", "audio", "int8", "microcontroller", "tinyml"],
     }
-    if measured := content.get("metrics"):
+    measured = content.get("metrics") or {}
+    if "accuracy" in measured:
         results = {
             "task": {"type": "audio-classification"},
-            "dataset": {"name": f"test list of split {measured['split']}", "type": measured["data_hash"]},
+            "dataset": {"name": f"test list of split {measured.get('split')}", "type": str(measured.get("data_hash"))},
             "metrics": [{"type": "accuracy", "value": measured["accuracy"]}],
         }
         entries["model-index"] = [{"name": _name(content), "results": [results]}]
@@ -185,20 +198,17 @@ def _metrics(content: Mapping[str, Any]) -> str:
     measured = content.get("metrics")
     if not measured:
         return NOT_MEASURED.format("tinyscene evaluate BUNDLE --data DATA")
-    what = f"the test list of split `{_code(measured['split'])}` of data with the hash `{measured['data_hash']}`"
-    parts = [
-        f"On {measured['clips']:,} recordings, {what}, run by\n`{_code(measured['runner'])}`:",
-        _table(
-            ("measure", "figure"),
-            [
-                ("macro-average accuracy, over the classes", f"{measured['macro_accuracy']:.1%}"),
-                ("accuracy", f"{measured['accuracy']:.1%} ({measured['correct']:,} of {measured['clips']:,})"),
-                ("log loss", f"{measured['log_loss']:.3f}"),
-                ("accuracy of a guess", f"{1 / len(content['labels']):.1%}"),
-            ],
-        ),
+    split, data_hash, runner = (_code(measured.get(key, "unknown")) for key in ("split", "data_hash", "runner"))
+    figures = [
+        (title, form.format(**measured))
+        for key, title, form in MEASURES
+        if isinstance(measured.get(key), int | float) and {"clips", "correct"} <= measured.keys()
     ]
-    if content["trained"]["data_hash"] != measured["data_hash"]:
+    parts = [
+        f"The test list of split `{split}` of data with the hash `{data_hash}`, run by `{runner}`:",
+        _table(("measure", "figure"), [*figures, ("accuracy of a guess", f"{1 / len(content['labels']):.1%}")]),
+    ]
+    if content["trained"]["data_hash"] != measured.get("data_hash"):
         parts.append(
             "The weights were trained on other data, or on data that is not known: recordings of this test, or of the\n"
             "same places, may have been among them."
@@ -219,22 +229,20 @@ def _measured(bench: Mapping[str, Any] | None) -> str:
     """What `tinyscene bench` measured, and on which machine."""
     if not bench:
         return NOT_MEASURED.format("tinyscene bench BUNDLE")
-    machine = ", ".join(f"{key} {value}" for key, value in bench["machine"].items() if isinstance(value, str | int))
+    facts = bench.get("machine", {}).items()
+    machine = ", ".join(f"{key} {value}" for key, value in facts if isinstance(value, str | int))
     parts = [f"Measured by `tinyscene bench` on this machine: {_plain(machine)}."]
     latency = [
-        (_plain(name), f"{each['median_ms']:.3f}", f"{each['p25_ms']:.3f} to {each['p75_ms']:.3f}", each["rounds"])
-        for name, each in bench["latency"].items()
-        if "median_ms" in each
+        (_plain(name), *(_figure(each[key]) for key in LATENCY_COLUMNS))
+        for name, each in bench.get("latency", {}).items()
+        if LATENCY_COLUMNS.keys() <= each.keys()
     ]
     if latency:
-        parts.append(_table(("runner", "ms a second of sound, median", "quartiles", "rounds"), latency))
-    targets = bench.get("targets") or []
+        parts.append(_table(("runner, for a second of sound", *LATENCY_COLUMNS.values()), latency))
+    targets = [each for each in bench.get("targets", []) if "target" in each]
     found = [key for key in TARGET_COLUMNS if any(key in each for each in targets)]
     if found:
-        rows = [
-            (_plain(each["target"]), *(f"{each[key]:,}" if isinstance(each.get(key), int) else "" for key in found))
-            for each in targets
-        ]
+        rows = [(_plain(each["target"]), *(_figure(each.get(key)) for key in found)) for each in targets]
         parts.append(_table(("device", *(key.replace("_", " ") for key in found)), rows))
         parts.append("Instructions were counted on emulators; they are not cycles.")
     return "\n\n".join(parts)
@@ -323,6 +331,10 @@ def _table(columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]], others: st
     """Markdown; all columns but the first are set right, unless told otherwise."""
     rule = ("---", *(others for _ in columns[1:]))
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (columns, rule, *rows))
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
 
 
 def _plain(text: object) -> str:
