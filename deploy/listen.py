@@ -89,7 +89,11 @@ class File:
                     raise InputError(f"{self.path}: damaged: {fault}")
                 if fault:
                     heard = position / self.sample_rate
-                    messages.print(f"{self.path}: damaged: {fault}; the first {heard:.2f} s were heard", markup=False)
+                    messages.print(
+                        f"{self.path}: damaged: {fault}; the first {heard:.2f} s were heard",
+                        soft_wrap=True,
+                        markup=False,
+                    )
                     return
 
 
@@ -240,14 +244,14 @@ def listen(listener: Listener, as_json: bool) -> int:
         else:
             _show(listener)
     except KeyboardInterrupt:
-        messages.print(listener.summary)
+        messages.print(listener.summary, soft_wrap=True, highlight=False)
         return 130 if isinstance(listener.sound, File) else 0
     except BrokenPipeError:  # whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
         signal.signal(signal.SIGTERM, former)
-    messages.print(listener.summary)
+    messages.print(listener.summary, soft_wrap=True, highlight=False)
     return 0
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 QUIETEST = -60.0  # dBFS, at the left end of the meter
 LOUD = 8.0  # at least the top of the log-mel's colours lies so far above its floor
-OTHER_LINES = 8  # of a picture, besides log-mel and scores
+OTHER_LINES = 9  # of a picture, besides log-mel and scores
 TALLEST = 16  # lines of log-mel
 WIDEST = 100  # columns
 COLOURS = np.array(  # of a log-mel from its floor to its top: dark to bright, whatever the eye
@@ -57,9 +57,10 @@ def picture_of(listener: "Listener", console: Console) -> Group:
 def _head(listener: "Listener", width: int) -> Text:
     seconds = listener.heard / listener.sound.sample_rate
     clock = f"{int(seconds // 60)}:{seconds % 60:04.1f}"
-    text = Text.assemble((listener.title, "bold"), f"  {listener.sound.name}")
-    text.truncate(max(1, width - len(clock) - 2), overflow="ellipsis", pad=True)
-    return text.append(f"  {clock}")
+    title, sound = Text(listener.title, "bold"), Text(f"hears  {listener.sound.name}")
+    title.truncate(width, overflow="ellipsis")
+    sound.truncate(max(1, width - len(clock) - 2), overflow="ellipsis", pad=True)
+    return Text.assemble(title, "\n", sound, f"  {clock}")
 
 
 def _meter(listener: "Listener", width: int, console: Console) -> Text:
