@@ -37,7 +37,7 @@ test-all: check
 tools:
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends gcc g++ cmake gcc-arm-none-eabi gcc-riscv64-unknown-elf \
-		qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang-tidy chromium
+		qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang-tidy chromium libportaudio2 tmux
 
 clean:
 	rm -rf $(VENV) demo .hypothesis .pytest_cache .ruff_cache *.egg-info

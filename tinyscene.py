@@ -10,6 +10,7 @@
     tinyscene verify   bundles/first                                       # every runtime against the reference
     tinyscene inspect  bundles/first                                       # layers, scales, bytes and errors
     tinyscene classify bundles/first some.wav more/*.flac                  # or a run, or an .onnx file
+    tinyscene listen   bundles/first                                       # the sound card, on the terminal
     tinyscene firmware bundles/first --out fw                              # C99, or a --package of it
     tinyscene emulate  bundles/first --target cortex-m4,riscv32            # bit for bit, with instruction counts
     tinyscene web      bundles/first --out site                            # a page: microphone and files, in a browser
@@ -207,6 +208,25 @@ def classify(
         notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
         lines.append(f"{result['file']}: {scores}{notes}")
     show(results, as_json, "\n".join(lines))
+
+
+@app.command()
+def listen(
+    model: Annotated[Path, typer.Argument(help="A bundle, a run, or an exported .onnx file.")],
+    source: Annotated[Path | None, typer.Option(help="A recording to hear instead of the sound card.")] = None,
+    card: Annotated[str | None, typer.Option("--input", help="Sound card: its number, or a part of its name.")] = None,
+    hop: Annotated[float, typer.Option(help="Seconds between decisions.")] = 0.25,
+    fast: Annotated[bool, typer.Option("--fast", help="A recording as fast as it goes, not in real time.")] = False,
+    runner: Runner = "reference",
+    device: Annotated[str | None, typer.Option(help="What records, to use a bundle's variant for it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, for each decision.")] = False,
+) -> None:
+    """Decide on what the sound card hears, as it goes, until Ctrl-C."""
+    from deploy.listen import Listener, open_sound
+    from deploy.listen import listen as run_listening
+
+    listener = Listener(load(model, runner, device), open_sound(source, card, fast), hop, f"{model}, {runner}")
+    raise typer.Exit(run_listening(listener, as_json))
 
 
 @app.command()

@@ -70,7 +70,7 @@ class Recording:
         """
         with soundfile.SoundFile(self.path) as sound:
             for index in range(self.clip_count):
-                second, fault = _read(sound, min(self.rate, self.frames - index * self.rate))
+                second, fault = read_frames(sound, min(self.rate, self.frames - index * self.rate))
                 if fault:
                     if index == 0 and len(second) == 0:
                         raise InputError(f"{self.path}: damaged: {fault}")
@@ -124,7 +124,7 @@ def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[N
     return clip, bool(np.abs(signal).max() > 1.0)
 
 
-def _read(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:
+def read_frames(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:
     """Samples (frames, channels) and what is wrong with them, if anything."""
     nothing = np.zeros((0, sound.channels), np.float32)
     try:

@@ -13,13 +13,19 @@ A bundle may hold variants of its network for single recording devices, each a b
     bundle.variant("s1")        # variants/s1, or the bundle itself where s1 has none
 
 Its index names their devices and the hash of each one's index, which is checked when the variant is opened.
+
+What is measured later is recorded in the index, and the model card, which tells it, is written anew. Two files
+cannot change at once, so until both have the index takes the card as it was, too: whoever is killed between leaves a
+bundle that opens.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +37,14 @@ from deploy.frontend import FrontEnd
 from deploy.golden import Vectors, make_vectors, read_vectors
 from deploy.graph import Graph
 from deploy.graph_file import load_graph, save_graph
+from deploy.model_card import model_card
 
 SCHEMA = 1
 INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
 GRAPH, FLOAT_GRAPH = "graph", "float"
 VARIANTS = "variants"  # folder, and key of the index
 RECORDS = ("metrics", "bench")  # keys of the index: what `evaluate` and `bench` measured last
+FORMER_CARD = "former_card_sha256"  # key of the index while the card is being written anew
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
 MAX_INDEX, MAX_FILE = 2**24, 2**26  # bytes
 EXPORTS = {
@@ -46,7 +54,8 @@ EXPORTS = {
     "onnx-int8": "model-int8.onnx",
 }
 BUDGET_KEYS = ("parameters", "macs", "deployed_bytes", "deployed_macs")
-PARTS = (*(f"{stem}.{kind}" for stem in (GRAPH, FLOAT_GRAPH) for kind in ("json", "safetensors")), VECTORS, CARD)
+LASTING = (*(f"{stem}.{kind}" for stem in (GRAPH, FLOAT_GRAPH) for kind in ("json", "safetensors")), VECTORS)
+PARTS = (*LASTING, CARD)
 
 
 @dataclass(frozen=True)
@@ -137,22 +146,47 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the index as it was written, without the exports and records that were added later."""
-        files = {part: self.content["files"][part] for part in PARTS}
-        return _hash({key: value for key, value in self.content.items() if key not in RECORDS} | {"files": files})
+        """Hash of the index as it was written, without exports, records and the card that tells them."""
+        return _fingerprint(self.content)
 
     def add_export(self, kind: str, content: bytes) -> Path:
         """Write an export into the bundle and its hash into the index."""
         path = self.folder / EXPORTS[kind]
-        write_whole(path, content)
-        self.content["files"][EXPORTS[kind]] = sha256(path)
-        write_whole(self.folder / INDEX, _dump(self.content))
+        with self._changing():
+            write_whole(path, content)
+            self.content["files"][EXPORTS[kind]] = sha256(path)
+            write_whole(self.folder / INDEX, _dump(self.content))
         return path
 
     def record(self, kind: str, measured: dict[str, Any]) -> None:
-        """Write what was measured into the index, in place of what was earlier: a kind of RECORDS."""
-        self.content[kind] = measured
-        write_whole(self.folder / INDEX, _dump(self.content))
+        """Write what was measured into the index and the card, in place of what was earlier: a kind of RECORDS."""
+        with self._changing():
+            self.content[kind] = measured
+            self.content.pop(FORMER_CARD, None)  # of one who was killed
+            card, former = self._card(), sha256(self.folder / CARD)
+            self.content["files"][CARD] = _sha256(card)
+            write_whole(self.folder / INDEX, _dump(self.content | {FORMER_CARD: former}))
+            write_whole(self.folder / CARD, card)
+            write_whole(self.folder / INDEX, _dump(self.content))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One process at a time, from the index as others have left it. Raises InputError if the bundle is another."""
+        with (self.folder / f"{GRAPH}.json").open("rb+") as lasting:  # the index is replaced by those who write it
+            fcntl.flock(lasting, fcntl.LOCK_EX)
+            content = _read_index(self.folder)
+            if _fingerprint(content) != self.fingerprint:
+                raise InputError(f"{self.folder}: was replaced by another bundle meanwhile; run it again")
+            self.content.clear()
+            self.content.update(content)
+            yield
+
+    def _card(self) -> str:
+        try:
+            return model_card(self.content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"{self.folder / INDEX}: lacks what a model card tells ({reason})") from None
 
     def exported(self, kind: str) -> bytes | None:
         """The bytes of an export, if there is one."""
@@ -166,7 +200,6 @@ def write_bundle(
     front_end: FrontEnd,
     labels: tuple[str, ...],
     content: dict[str, Any],
-    model_card: str,
     variants: Mapping[str, Callable[[Path], Bundle]] | None = None,
 ) -> Bundle:
     """Write a new bundle, whole or not at all. `content` is what else goes into its index.
@@ -181,7 +214,6 @@ def write_bundle(
         save_graph(graph, temporary, GRAPH)
         save_graph(float_graph, temporary, FLOAT_GRAPH)
         write_whole(temporary / VECTORS, make_vectors(front_end, graph).to_bytes())
-        write_whole(temporary / CARD, model_card)
         written = {device: write(temporary / VARIANTS / device) for device, write in (variants or {}).items()}
         table = {device: {"sha256": variant.fingerprint} for device, variant in written.items()}
         index = {
@@ -191,8 +223,10 @@ def write_bundle(
             "front_end_sha256": _hash(settings),
             **content,
             **({VARIANTS: table} if table else {}),
-            "files": {part: sha256(temporary / part) for part in PARTS},
+            "files": {part: sha256(temporary / part) for part in LASTING},
         }
+        write_whole(temporary / CARD, model_card(index))
+        index["files"][CARD] = sha256(temporary / CARD)
         write_whole(temporary / INDEX, _dump(index))
         open_bundle(temporary)  # what could not be opened is not left behind
     return open_bundle(folder)
@@ -203,6 +237,20 @@ def open_bundle(folder: Path, rewriting: Iterable[str] = ()) -> Bundle:
 
     Raises InputError, naming the file, for what cannot be trusted.
     """
+    content = _read_index(folder)
+    files = content["files"]
+    unchecked = {EXPORTS.get(kind) for kind in rewriting}
+    for name in (*PARTS, *(name for name in files if name not in PARTS)):
+        if name not in (*PARTS, *EXPORTS.values()):
+            raise InputError(f"{folder / INDEX}: lists {name!r}, which is no file of a bundle")
+        if name not in unchecked:
+            _check_file(folder / name, (files.get(name), content.get(FORMER_CARD) if name == CARD else None))
+    labels, front_end = tuple(content["labels"]), FrontEnd(**content["front_end"])
+    return Bundle(folder, content, front_end, labels, load_graph(folder, GRAPH))
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The index of a bundle, with labels, front end, variants and files that can be trusted to be such."""
     index = folder / INDEX
     if not index.is_file():
         raise InputError(f"{folder}: not a bundle (it holds no {INDEX}); make one with `tinyscene quantize`")
@@ -212,23 +260,17 @@ def open_bundle(folder: Path, rewriting: Iterable[str] = ()) -> Bundle:
         content = json.loads(index.read_bytes())
         if type(content["schema"]) is not int or content["schema"] != SCHEMA:
             raise InputError(f"schema {content['schema']!r}: this tinyscene reads {SCHEMA}; upgrade it")
-        labels, files = read_labels(content["labels"]), dict(content["files"])
-        front_end = FrontEnd(**content["front_end"])
-        if content["front_end_sha256"] != _hash(front_end.as_dict()):
+        read_labels(content["labels"])
+        content["files"] = dict(content["files"])
+        if content["front_end_sha256"] != _hash(FrontEnd(**content["front_end"]).as_dict()):
             raise InputError("its front end was changed after the bundle was made")
         _check_variants(content.get(VARIANTS, {}))
-        _hash(content)  # raises where it is nested too deep to be hashed later
+        _fingerprint(content)  # raises where it is nested too deep to be hashed later, or lists no files
     except InputError as error:
         raise InputError(f"{index}: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{index}: not the index of a bundle ({type(error).__name__}: {error})") from None
-    unchecked = {EXPORTS.get(kind) for kind in rewriting}
-    for name in (*PARTS, *(name for name in files if name not in PARTS)):
-        if name not in (*PARTS, *EXPORTS.values()):
-            raise InputError(f"{index}: lists {name!r}, which is no file of a bundle")
-        if name not in unchecked:
-            _check_file(folder / name, files.get(name))
-    return Bundle(folder, content, front_end, labels, load_graph(folder, GRAPH))
+    return content
 
 
 def read_labels(labels: object) -> tuple[str, ...]:
@@ -255,17 +297,27 @@ def _check_variants(table: object) -> None:
             raise InputError(f"lacks the hash of the variant for device {device}")
 
 
-def _check_file(path: Path, expected: object) -> None:
+def _check_file(path: Path, expected: tuple[object, ...]) -> None:
     if not path.is_file():
         raise InputError(f"{path}: missing from the bundle; make it again with `tinyscene quantize` or `export`")
     if path.stat().st_size > MAX_FILE:
         raise InputError(f"{path}: larger than {MAX_FILE >> 20} MB")
-    if sha256(path) != expected:
+    if sha256(path) not in expected:
         raise InputError(f"{path}: was changed or damaged after the bundle was made (its SHA-256 differs)")
 
 
+def _fingerprint(content: dict[str, Any]) -> str:
+    files = {part: content["files"][part] for part in LASTING}
+    later = (*RECORDS, FORMER_CARD)
+    return _hash({key: value for key, value in content.items() if key not in later} | {"files": files})
+
+
 def _hash(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return _sha256(json.dumps(settings, sort_keys=True))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _dump(content: dict[str, Any]) -> str:

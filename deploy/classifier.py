@@ -95,8 +95,8 @@ class SceneStream:
         if not 0 < hop <= 1 or round(hop * sample_rate) < 1:
             raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most 1")
         self.classifier, self.sample_rate = classifier, sample_rate
-        self._hop = round(hop * sample_rate)  # samples
-        self._start = 0  # of the buffer in the stream, in samples
+        self._hop = hop * sample_rate  # samples, and not always a whole number of them
+        self._decided = 0  # seconds
         self._buffer = np.zeros(0, np.float32)
 
     def push(self, samples: NDArray[Any]) -> list[dict[str, Any]]:
@@ -108,8 +108,8 @@ class SceneStream:
         decisions = []
         while len(self._buffer) >= self.sample_rate:
             decisions.append(self._decide(self._buffer[: self.sample_rate]))
-            self._buffer = self._buffer[self._hop :]
-            self._start += self._hop
+            former, self._decided = self._start, self._decided + 1
+            self._buffer = self._buffer[self._start - former :]
         return decisions
 
     def finish(self) -> list[dict[str, Any]]:
@@ -118,11 +118,16 @@ class SceneStream:
         What is pushed after that is a new stream.
         """
         left = self._buffer
-        new = len(left) - (self.sample_rate - self._hop if self._start else 0)
-        is_all = self._start == 0 and len(left) > 0
-        decisions = [self._decide(left)] if is_all or (self._start and 2 * new >= self._hop) else []
-        self._buffer, self._start = left[:0], 0
+        new = len(left) - (self.sample_rate - self._hop if self._decided else 0)
+        is_all = self._decided == 0 and len(left) > 0
+        decisions = [self._decide(left)] if is_all or (self._decided and 2 * new >= self._hop) else []
+        self._buffer, self._decided = left[:0], 0
         return decisions
+
+    @property
+    def _start(self) -> int:
+        """Where the buffer starts in the stream, in samples: rounded anew for each decision, so that none drifts."""
+        return round(self._decided * self._hop)
 
     def _decide(self, second: NDArray[np.float32]) -> dict[str, Any]:
         clip, _ = make_clip(second, self.sample_rate, self.classifier.front_end.sample_rate)

@@ -221,7 +221,7 @@ def write(bundle: Bundle, folder: Path, float_graph: Graph | None = None) -> Bun
     graphs = bundle.graph, float_graph or bundle.float_graph
     own = {"schema", "labels", "front_end", "front_end_sha256", "files"}
     content = {key: value for key, value in bundle.content.items() if key not in own}
-    return write_bundle(folder, *graphs, bundle.front_end, bundle.labels, content, "card")
+    return write_bundle(folder, *graphs, bundle.front_end, bundle.labels, content)
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError, MemoryError])
@@ -249,7 +249,7 @@ def test_a_folder_that_holds_something_is_left_as_it_is(bundle: Bundle, tmp_path
 @pytest.mark.parametrize("name", ["../../outside", "FOLDER/outside"])
 def test_a_variant_is_not_written_outside_of_its_folder(name: str, bundle: Bundle, tmp_path: Path) -> None:
     device, content = name.replace("FOLDER", str(tmp_path)), {"budget": {}}
-    own = bundle.graph, bundle.float_graph, bundle.front_end, bundle.labels, content, "card"
+    own = bundle.graph, bundle.float_graph, bundle.front_end, bundle.labels, content
     with pytest.raises(InputError, match="must be named by"):
         write_bundle(tmp_path / "new", *own, {device: lambda folder: write(bundle, folder)})
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,10 @@ import csv
 import hashlib
 import io
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pooch
 
@@ -45,6 +47,7 @@ TAU_SPLITS_URL = "https://github.com/CPJKU/dcase2024_task1_baseline/releases/dow
 TAU_COLUMNS = ("filename", "scene_label", "identifier", "source_label")
 FOLD_PATTERN = r"^([0-9]+)-"
 HASHED_FOLDS = 5
+LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name of the file with a dataset's terms
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Dataset:
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
     splits: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    layout: Literal["tau", "folders"]
 
     def split(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Training and test paths of a split. Raises InputError for a name that is not there."""
@@ -76,6 +80,21 @@ class Dataset:
         """Hash of the names in a split's two lists."""
         training, test = self.split(name)
         return hashlib.sha256("\n".join((*training, "", *test)).encode()).hexdigest()
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """What a model card says of the data: name, layout, the file with its terms, and the lists' recordings."""
+        known = {entry.path: entry for entry in self.entries}
+        terms = sorted(path.name for path in self.root.iterdir() if path.is_file() and LICENCE.fullmatch(path.name))
+        lists = {}
+        for part, paths in zip(("training", "test"), self.split(split), strict=True):
+            entries = [known[path] for path in paths]
+            lists[part] = {
+                "recordings": len(entries),
+                "by_class": dict(sorted(Counter(entry.label for entry in entries).items())),
+                "by_device": dict(sorted(Counter(entry.device for entry in entries if entry.device).items())),
+            }
+        name = self.root.resolve().name
+        return {"name": name, "layout": self.layout, "licence": terms[0] if terms else None, **lists}
 
     @property
     def default_split(self) -> str:
@@ -126,7 +145,7 @@ def _open_tau(root: Path, splits: Path | None) -> Dataset:
             raise InputError(f"{lists[name]}: {min(both)!r} is in the test list too")
     if not found:
         raise InputError(f"{folder}: holds none of {', '.join(path.name for path in lists.values())}")
-    return Dataset(root, SCENES, tuple(entries), found)
+    return Dataset(root, SCENES, tuple(entries), found, "tau")
 
 
 def _splits_folder(root: Path, splits: Path | None) -> Path:
@@ -221,7 +240,7 @@ def _open_folders(root: Path, fold_pattern: str) -> Dataset:
     }
     if len(splits) < 2:
         raise InputError(f"{root}: --fold-pattern {fold_pattern} puts every file in one fold")
-    return Dataset(root, labels, tuple(entries), splits)
+    return Dataset(root, labels, tuple(entries), splits, "folders")
 
 
 def _fold(path: str, pattern: re.Pattern[str]) -> str:

@@ -112,6 +112,7 @@ def fit(
         split=split,
         split_hash=dataset.split_hash(split),
         data_hash=clips.data_hash,
+        data=dataset.describe(split),
         micro_batch=micro_batch,
         made_by=provenance(),
         source=source,

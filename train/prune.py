@@ -96,6 +96,7 @@ def prune(
         split=split,
         split_hash=dataset.split_hash(split),
         data_hash=clips.data_hash,
+        data=dataset.describe(split),
         source=f"{run} sha256:{sha256(model_path(run))}",
     )
     network, steps, first = unpruned, recipe.prune.steps, count_network(unpruned, recipe)

@@ -41,18 +41,12 @@ from train.features import LogMel, waveform
 from train.graph_module import GraphModule
 from train.loop import fit
 from train.lower import lower
-from train.model_card import model_card
 from train.recipe import Consistency, Distill, Recipe, override
 from train.run import METRICS, RECIPE, load_model, model_path
 
 BATCH = 32  # clips
 BIAS_CLIPS = 64  # for the bias correction, which holds them in memory
 INSPECTED_CLIPS = 16
-DEVICES_SECTION = """
-## Devices
-
-Networks fine-tuned for single recording devices are in `variants`: {}. This one is for every other device.
-"""
 
 
 def quantize(
@@ -87,8 +81,7 @@ def quantize(
         _prepare, clips=clips, split=split, qat=qat, overrides=overrides or [], allow_over_budget=allow_over_budget
     )
     work = out.with_name(f"{out.name}.qat")
-    note = DEVICES_SECTION.format(", ".join(parts)) if parts else ""
-    write = prepare(run, dataset, out.name, work, resume, note=note)
+    write = prepare(run, dataset, out.name, work, resume)
     variants = {}
     for device, part in parts.items():
         name, own = f"{out.name} for device {device}", work / DEVICES / device
@@ -110,7 +103,6 @@ def _prepare(
     qat: bool,
     overrides: list[str],
     allow_over_budget: bool,
-    note: str = "",
 ) -> Callable[..., Bundle]:
     """Quantize one network. Returns `write_bundle` with all that it takes but a folder and variants."""
     network, card = load_model(run)
@@ -128,11 +120,13 @@ def _prepare(
         training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume, source)
     integer = to_integers(rounded.cpu().graph(), rounded.ranges())
     content = {
+        "name": name,
         "recipe": recipe.as_dict(),
         "trained": card.model_dump(mode="json", exclude={"recipe", "labels"}),
         "quantized": {
             "split": split,
             "data_hash": clips.data_hash,
+            "data": dataset.describe(split),
             "calibration_clips": len(chosen),
             "training": training,
             "made_by": provenance(),
@@ -147,7 +141,6 @@ def _prepare(
         front_end=recipe.features,
         labels=card.labels,
         content=content,
-        model_card=model_card(name, card.labels, content) + note,
     )
 
 

@@ -37,9 +37,10 @@ class Card(BaseModel):
     recipe: dict[str, Any]
     labels: tuple[str, ...]
     made_by: dict[str, Any]
-    split: str | None = None  # of the dataset; like the next three, none for imported weights
+    split: str | None = None  # of the dataset; like the next four, none for imported weights
     split_hash: str | None = None  # of the names in its lists
     data_hash: str | None = None
+    data: dict[str, Any] | None = None  # what `Dataset.describe` says of the split
     micro_batch: int | None = None
     source: str | None = None  # what weights that were imported or fine-tuned came from, with a hash
 

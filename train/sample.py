@@ -84,6 +84,10 @@ def _write(folder: Path, seed: int) -> dict[str, int]:
     write_whole(
         folder / "README.txt", "Synthetic sounds in the layout of TAU 2022 Mobile, made by `tinyscene sample`.\n"
     )
+    write_whole(
+        folder / "LICENSE.txt",
+        "These sounds are synthetic, no recordings, and nobody's: use them as you like (CC0 1.0).\n",
+    )
     return {split: len(members) for split, members in lists.items()}
 
 
