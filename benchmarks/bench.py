@@ -90,9 +90,8 @@ def _recorded(bundle: Bundle) -> dict[str, Any] | None:
     metrics = bundle.content.get("metrics")
     if not isinstance(metrics, dict):
         return None
-    shared = ("clips", "split", "data_hash")
-    own = {key: value for key, value in metrics.items() if key not in shared}
-    return {"int8": own, **{key: metrics[key] for key in shared if key in metrics}}
+    own = {key: metrics[key] for key in ("accuracy", "macro_accuracy", "log_loss") if key in metrics}
+    return {"int8": own, **{key: metrics[key] for key in ("clips", "split", "data_hash") if key in metrics}}
 
 
 def bench_table(found: Mapping[str, Any]) -> Group:

@@ -239,10 +239,10 @@ def _measured(bench: Mapping[str, Any] | None) -> str:
     ]
     if latency:
         parts.append(_table(("runner, for a second of sound", *LATENCY_COLUMNS.values()), latency))
-    targets = [each for each in bench.get("targets", []) if "target" in each]
-    found = [key for key in TARGET_COLUMNS if any(key in each for each in targets)]
+    counted = {name: row for name, row in bench.get("targets", {}).items() if row.get("kind") == "instructions"}
+    found = [key for key in TARGET_COLUMNS if any(key in row for row in counted.values())]
     if found:
-        rows = [(_plain(each["target"]), *(_figure(each.get(key)) for key in found)) for each in targets]
+        rows = [(_plain(name), *(_figure(row.get(key)) for key in found)) for name, row in counted.items()]
         parts.append(_table(("device", *(key.replace("_", " ") for key in found)), rows))
         parts.append("Instructions were counted on emulators; they are not cycles.")
     return "\n\n".join(parts)

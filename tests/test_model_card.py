@@ -31,7 +31,11 @@ BENCH = {
     "latency": {"native": {"median_ms": 0.4321, "p25_ms": 0.4, "p75_ms": 0.5, "rounds": 217}},
     "accuracy": {},
     "complexity": {},
-    "targets": [{"target": "cortex-m4", "instructions": 51234567, "arena_bytes": 42992}],
+    "targets": {
+        "cortex-m4": {"kind": "instructions", "instructions": 51234567, "arena_bytes": 42992},
+        "cortex-m55": {"missing": "no emulator"},
+        "ethos-u55-128": {"kind": "estimate", "network_ms": 1.7},
+    },
     "machine": {"cpu": "Some Processor 9000", "cores": 2, "flags": ["avx2"]},
 }
 SECTIONS = [
