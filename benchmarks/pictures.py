@@ -1,6 +1,7 @@
 """The README's pictures, made of the pages themselves in a browser without a window.
 
     python -m benchmarks.pictures web BUNDLE --sound FILE       # benchmarks/results/web.png: the page with that file
+    python -m benchmarks.pictures report BUNDLES SWEEPS         # benchmarks/results/report.png: the top of the report
 
 A picture has the same size whatever is in it, and colours from a table of 256, which its bytes are few by.
 """
@@ -8,16 +9,20 @@ A picture has the same size whatever is in it, and colours from a table of 256, 
 import io
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from PIL import Image
 
 from benchmarks.browser import open_browser
+from benchmarks.report import PAGE, write_report
 from deploy.bundle import open_bundle
 from deploy.errors import InputError
 from deploy.files import write_whole
 from firmware_bridge.web import write_site
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -37,6 +42,12 @@ def web(bundle: Path, sound: Annotated[Path, typer.Option(help="What the page cl
     write_whole(RESULTS / "web.png", picture_of_web(bundle, sound))
 
 
+@app.command()
+def report(folders: list[Path]) -> None:
+    """Make the picture of the report."""
+    write_whole(RESULTS / "report.png", picture_of_report(folders))
+
+
 def picture_of_web(bundle: Path, sound: Path) -> bytes:
     """The web page, having classified a file: PNG."""
     if not sound.is_file():
@@ -44,18 +55,33 @@ def picture_of_web(bundle: Path, sound: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder, open_browser() as browser:
         site = Path(folder) / "site"
         write_site(open_bundle(bundle), site)
-        page = browser.new_page(
-            viewport={"width": WIDTH, "height": HEIGHT},
-            device_scale_factor=SCALE,
-            color_scheme="light",
-            reduced_motion="reduce",
-        )
+        page = new_page(browser)
         page.goto((site / "index.html").as_uri())
         page.set_input_files("#file:enabled", sound)
         page.wait_for_selector("#seconds button, #status.fault")
         if not page.is_visible("#seconds"):
             raise InputError(page.inner_text("#status"))
         return fewer_colours(page.screenshot())
+
+
+def picture_of_report(folders: list[Path]) -> bytes:
+    """The top of the page that reports bundles and sweeps: PNG. Raises InputError as `write_report` does."""
+    with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder, open_browser() as browser:
+        out = Path(folder) / "report"
+        write_report(folders, out)
+        page = new_page(browser)
+        page.goto((out / PAGE).as_uri())
+        return fewer_colours(page.screenshot())
+
+
+def new_page(browser: "Browser") -> "Page":
+    """A window of the pictures' size, with nothing in it that moves."""
+    return browser.new_page(
+        viewport={"width": WIDTH, "height": HEIGHT},
+        device_scale_factor=SCALE,
+        color_scheme="light",
+        reduced_motion="reduce",
+    )
 
 
 def fewer_colours(png: bytes) -> bytes:
