@@ -106,7 +106,7 @@ def render_card(card: str) -> str:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("js-default")
-    tokens = markdown.parse(card)
+    tokens = markdown.parse(re.sub(r"\A---\n.*?^---\n", "", card, flags=re.DOTALL | re.MULTILINE))  # hubs read that
     for index, token in enumerate(tokens):
         token.attrs.pop("style", None)  # the alignment of a table's cells, which the page's policy forbids
         if token.type.startswith("heading"):

@@ -392,7 +392,11 @@ def test_the_foot_of_the_page_says_what_runs_and_whose_it_is(watched: Watched, b
     assert bundle.metadata["graph_sha256"][:16] in foot
     assert "Apache License 2.0" in foot
     watched.page.evaluate("document.querySelector('details').open = true")
-    assert "free for\nexperimental and non-commercial use only".replace("\n", " ") in watched.page.inner_text("footer")
+    card = (bundle.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    sections = [title.strip("# ") for title in card.splitlines() if title.startswith("## ")]
+    assert "Licence" in sections
+    assert watched.page.locator("footer details h4").all_inner_texts() == sections
+    assert "license_name" not in watched.page.inner_text("footer"), "what only hubs read"
 
 
 # the parts
