@@ -237,7 +237,8 @@ def listen(listener: Listener, as_json: bool) -> int:
 
     On a terminal it is shown; elsewhere, or where that is asked for, each decision is a line of JSON.
     """
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or it would leave a terminal without cursor
+    # SIGTERM, or it would leave a terminal without cursor; SIGINT, as whoever starts us may have it ignored
+    former = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         if as_json or not console.is_terminal or console.is_dumb_terminal:
             _write_lines(listener)
@@ -250,7 +251,8 @@ def listen(listener: Listener, as_json: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
     messages.print(listener.summary, soft_wrap=True, highlight=False)
     return 0
 

@@ -241,11 +241,11 @@ def test_a_decision_comes_with_the_last_sample_of_its_second() -> None:
 @pytest.mark.parametrize("rate", [8_000, 11_025])
 def test_a_hop_of_a_quarter_decides_on_the_file_cut_each_quarter_second(rate: int, tmp_path: Path) -> None:
     samples = noise_of(round(2.6 * rate), "int16", 1)
-    stream, hop = LISTENER.stream(rate, 0.25), round(0.25 * rate)
+    stream, first = LISTENER.stream(rate, 0.25), [round(index * 0.25 * rate) for index in range(7)]
     decisions = [decision for part in np.array_split(samples, 13) for decision in stream.push(part)]
-    assert [decision["start"] for decision in decisions] == [index * hop / rate for index in range(7)]
-    for index, decision in enumerate(decisions):
-        cut = heard(LISTENER, rate, samples[index * hop : index * hop + rate], tmp_path)
+    assert [decision["start"] for decision in decisions] == [sample / rate for sample in first]
+    for sample, decision in zip(first, decisions, strict=True):
+        cut = heard(LISTENER, rate, samples[sample : sample + rate], tmp_path)
         assert decision["scores"] == cut[0]["scores"]
 
 
