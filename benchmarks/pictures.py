@@ -1,7 +1,8 @@
 """The README's pictures, made of the pages themselves in a browser without a window.
 
     python -m benchmarks.pictures web BUNDLE --sound FILE       # benchmarks/results/web.png: the page with that file
-    python -m benchmarks.pictures report BUNDLES SWEEPS         # benchmarks/results/report.png: the top of the report
+    python -m benchmarks.pictures report BUNDLES SWEEPS         # benchmarks/results/report.png: the top of the report;
+                                                                # and report.json, all its figures
 
 A picture has the same size whatever is in it, and colours from a table of 256, which its bytes are few by.
 """
@@ -9,13 +10,14 @@ A picture has the same size whatever is in it, and colours from a table of 256, 
 import io
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from PIL import Image
 
 from benchmarks.browser import open_browser
 from benchmarks.report import PAGE, write_report
+from benchmarks.results import write_result
 from deploy.bundle import open_bundle
 from deploy.errors import InputError
 from deploy.files import write_whole
@@ -45,7 +47,9 @@ def web(bundle: Path, sound: Annotated[Path, typer.Option(help="What the page cl
 @app.command()
 def report(folders: list[Path]) -> None:
     """Make the picture of the report."""
-    write_whole(RESULTS / "report.png", picture_of_report(folders))
+    picture, figures = picture_of_report(folders)
+    write_whole(RESULTS / "report.png", picture)
+    write_result(RESULTS / "report.json", figures)
 
 
 def picture_of_web(bundle: Path, sound: Path) -> bytes:
@@ -64,14 +68,14 @@ def picture_of_web(bundle: Path, sound: Path) -> bytes:
         return fewer_colours(page.screenshot())
 
 
-def picture_of_report(folders: list[Path]) -> bytes:
-    """The top of the page that reports bundles and sweeps: PNG. Raises InputError as `write_report` does."""
+def picture_of_report(folders: list[Path]) -> tuple[bytes, dict[str, Any]]:
+    """The top of the page that reports bundles and sweeps, PNG, and its figures. Raises InputError as it does."""
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder, open_browser() as browser:
         out = Path(folder) / "report"
-        write_report(folders, out)
+        figures = write_report(folders, out)
         page = new_page(browser)
         page.goto((out / PAGE).as_uri())
-        return fewer_colours(page.screenshot())
+        return fewer_colours(page.screenshot()), figures
 
 
 def new_page(browser: "Browser") -> "Page":

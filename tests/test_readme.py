@@ -120,4 +120,26 @@ def test_the_latencies_are_what_was_measured() -> None:
         assert row["rounds"] >= 200
         assert f"| {name} | {row['p25_ms']:.3f} | {row['median_ms']:.3f} | {row['p75_ms']:.3f} |" in README
     assert f"**{result['ratio']:.2f}** of the best other" in README
+    assert not result["warnings"]
     assert result["ratio"] <= 0.7
+
+
+def test_the_front_ends_are_what_was_measured() -> None:
+    for name, row in measured("latency")["front_end"].items():
+        assert f"| {name} | {row['p25_ms']:.3f} | {row['median_ms']:.3f} | {row['p75_ms']:.3f} |" in README
+
+
+def test_the_growth_of_cost_is_what_was_measured() -> None:
+    names = {"width": "base channels", "seconds": "seconds of sound", "mels": "mel bands"}
+    rows = measured("growth")["inference"]
+    assert {row["setting"] for row in rows} == set(names)
+    for row in rows:
+        cost = f"{row['macs'] / 1e6:.1f} M | {row['arena_bytes']:,} | {row['median_ms']:.3f}"
+        assert f"| {row['value']:g} {names[row['setting']]} | {cost} |" in README
+
+
+def test_the_clips_a_second_of_each_batch_are_what_was_measured() -> None:
+    rates = measured("growth")["training"]["clips_per_second"]
+    assert len(rates) >= 5
+    for row in rates:
+        assert f"| {row['batch']} | {row['micro_batches']:.0f} | {row['whole']:.0f} |" in README
