@@ -51,10 +51,14 @@ def stages(sample: Path, run: Path, bundle: Path) -> dict[str, list[object]]:
         "quantize": ["quantize", run, "--data", sample, "--out"],
         "export": ["export", bundle, "--to", "tflite", "--out"],
         "firmware": ["firmware", bundle, "--out"],
+        "web": ["web", bundle, "--out"],
+        "report": ["report", bundle, "--out"],
     }
 
 
-@pytest.mark.parametrize("stage", ["sample", "train", "logits", "prune", "quantize", "export", "firmware"])
+@pytest.mark.parametrize(
+    "stage", ["sample", "train", "logits", "prune", "quantize", "export", "firmware", "web", "report"]
+)
 def test_a_full_disk_is_said_in_one_line_and_nothing_half_written_is_left(
     stage: str, disk: Path, sample: Path, run: Path, bundle: Bundle, run_cli: RunCli
 ) -> None:

@@ -25,6 +25,7 @@ from deploy.fixed_point import FixedPointLogMel
 from deploy.frontend import FrontEnd, resample
 from firmware_bridge.web import MODULES, PAGE, join_modules, make_page, marked_bands, page_hop, render_card, write_site
 from tests.browser import Watched, browser_or_skip, overflow, violations
+from tests.conftest import REAL_DATA
 
 FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 RATE = 32_000
@@ -70,10 +71,21 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(bundle: Bundle, sounds: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def microphone(sounds: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the fake microphone hears: a real recording where there are any."""
+    recordings = sorted((REAL_DATA / "tau_mini" / "audio").glob("*-a.flac"))
+    if not recordings:
+        return sounds["44k1.wav"]
+    path = tmp_path_factory.mktemp("microphone") / "real.wav"
+    soundfile.write(path, *soundfile.read(recordings[0], dtype="int16"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(bundle: Bundle, microphone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("ziglang is not installed")
-    with browser_or_skip(*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={sounds['44k1.wav']}") as browser:
+    with browser_or_skip(*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={microphone}") as browser:
         folder = tmp_path_factory.mktemp("web") / "a site"
         made = write_site(bundle, folder)
         yield Site(folder, made, browser, (folder / "index.html").as_uri())
@@ -121,17 +133,27 @@ def drop(page: Any, path: Path) -> None:
 # files
 
 
+def hold_logits(result: dict[str, Any], path: Path, bundle: Bundle) -> None:
+    """Compare what the page saved of a file with the reference, bit for bit."""
+    output = bundle.graph.output.q
+    reference = bundle_classifier(bundle, "reference").logits(read_clips([path], RATE))
+    expected = np.rint(reference / np.float32(output.scale) + output.zero_point)
+    np.testing.assert_array_equal([second["logits"] for second in result["seconds"]], expected)
+
+
 @pytest.mark.parametrize("index", range(8))
 def test_a_files_logits_are_the_references_bit_for_bit(
     index: int, watched: Watched, sounds: dict[str, Path], bundle: Bundle
 ) -> None:
     path = list(sounds.values())[index]
     result = saved(watched.page, lambda: watched.page.set_input_files("#file", path))
-    reference = bundle_classifier(bundle, "reference")
-    output = bundle.graph.output.q
-    expected = reference.logits(read_clips([path], RATE)) / np.float32(output.scale) + output.zero_point
-    np.testing.assert_array_equal([second["logits"] for second in result["seconds"]], np.rint(expected))
+    hold_logits(result, path, bundle)
     assert result["model"] == bundle.metadata["graph_sha256"]
+
+
+def test_a_dropped_real_recordings_logits_are_the_references(watched: Watched, tau_mini: Path, bundle: Bundle) -> None:
+    for path in sorted((tau_mini / "audio").glob("*.flac"))[::400]:
+        hold_logits(saved(watched.page, lambda path=path: drop(watched.page, path)), path, bundle)
 
 
 def test_a_dropped_file_gives_what_the_command_line_says_of_it(
