@@ -42,7 +42,7 @@ WIDTHS = (8, 16, 24, 32, 48)  # base channels; the baseline has 32
 SECONDS = (0.5, 1.0, 2.0, 4.0)
 MELS = (64, 128, 256)
 BATCHES = (8, 16, 32, 64, 128, 256)
-STEPS = 3  # of training, of which the median counts
+STEPS = 7  # of training, of which the median counts
 
 
 def integer_graph(recipe: Recipe, frames: int) -> Graph:
