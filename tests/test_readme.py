@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from deploy.bundle import Bundle
+from deploy.exports import export
 from train.budget import count_recipe
 from train.recipe import load_recipe, recipe_names
 
@@ -143,3 +145,9 @@ def test_the_clips_a_second_of_each_batch_are_what_was_measured() -> None:
     assert len(rates) >= 5
     for row in rates:
         assert f"| {row['batch']} | {row['micro_batches']:.0f} | {row['whole']:.0f} |" in README
+
+
+def test_the_sizes_of_the_baselines_tflite_are_what_is_written(imported_bundle: Bundle) -> None:
+    lean, full = (len(export(imported_bundle, "tflite", names)) for names in (False, True))
+    assert f"The baseline's `.tflite` is {lean / 1e3:.0f} kB" in README
+    assert f"({full / 1e3:.0f} kB), without which" in README
