@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.bootstrap import COVERAGE, DRAWS, Test, draw, interval, macro, recordings_of
 from deploy.bundle import Bundle
-from deploy.classifier import bundle_classifier
+from deploy.classifier import SceneClassifier, bundle_classifier
 from deploy.errors import InputError, TinysceneError
 from deploy.exports import export
 from deploy.frontend import PCM_SCALE
@@ -110,10 +110,4 @@ def _float(bundle: Bundle) -> Predict:
     expected = run(bundle.float_graph, bundle.front_end.log_mel(probe / PCM_SCALE)[..., None])
     if not np.allclose(logits(probe), expected, rtol=FLOAT_TOLERANCE, atol=FLOAT_TOLERANCE):
         raise UnequalRunnerError(f"{bundle.folder}: LiteRT does not give the float graph's logits")
-
-    def predict(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        found = logits(pcm)
-        exponentials = np.exp(found - found.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-    return predict
+    return SceneClassifier(bundle.labels, bundle.front_end, logits, card={}).probabilities
