@@ -1,7 +1,6 @@
-"""The ladder's differences and intervals, against closed forms, and the dataset recipes are chosen on."""
+"""The ladder's differences and intervals, against closed forms."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ from numpy.typing import NDArray
 
 from benchmarks.ladder import Test as Listed
 from benchmarks.ladder import compare
-from benchmarks.leave_out import leave_out
-from train.data import open_dataset
 
 CLIPS_A_RECORDING, RECORDINGS = 10, 4  # of each of two scenes
 
@@ -71,38 +68,3 @@ def test_a_group_is_of_its_devices_alone() -> None:
     right = (halves.clips % 2 == 0)[None]  # s4 is always right, s1 never
     row = compare(right, right, halves)
     assert (row["unseen_mean"], row["seen_mean"], row["macro_mean"]) == (100, 0, 50)
-
-
-@pytest.fixture(scope="module")
-def left_out(tau_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("choice") / "choice"
-    leave_out(tau_mini, out, tau_mini / "mic_ir")
-    return out
-
-
-def place(path: str) -> tuple[str, ...]:
-    return tuple(Path(path).name.split("-")[:3])
-
-
-def test_what_is_left_out_comes_from_training_recordings_of_other_places(left_out: Path, tau_mini: Path) -> None:
-    chosen, original = open_dataset(left_out), open_dataset(tau_mini)
-    trained, test = chosen.split("100")
-    places = {place(path) for path in test}
-    assert places <= {place(path) for path in original.split("100")[0]}
-    assert not places & {place(path) for path in original.split("100")[1]}
-    assert not places & {place(path) for path in trained}
-    assert chosen.split("25")[0] == original.split("25")[0]
-
-
-def test_every_scene_is_left_out_on_every_unseen_device(left_out: Path) -> None:
-    dataset = open_dataset(left_out)
-    test = set(dataset.split("100")[1])
-    heard = {(entry.label, entry.device) for entry in dataset.entries if entry.path in test}
-    assert {(label, device) for label in dataset.labels for device in ("s4", "s5", "s6")} <= heard
-
-
-def test_the_simulated_devices_responses_are_not_trained_with(left_out: Path) -> None:
-    kept, unheard = ({path.name for path in (left_out / name).iterdir()} for name in ("mic_ir", "unheard_ir"))
-    assert len(unheard) == 3
-    assert not kept & unheard
-    assert len(kept) > 40
