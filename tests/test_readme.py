@@ -35,6 +35,16 @@ def test_the_table_from_scratch_is_what_was_measured(row: str) -> None:
     )
 
 
+def test_the_table_of_splits_is_what_was_measured() -> None:
+    found = {(row["run"], row["split"]): row for row in measured("splits")["results"]}
+    for split in ("5", "10", "25", "50", "100"):
+        rows = [found[run, split] for run in ("baseline", "student")]
+        figures = [row["macro_accuracy"] for row in rows] + [row["by_device_group"]["unseen"] for row in rows]
+        assert {row["done"] for row in rows} == {3}
+        cells = " | ".join(f"{100 * figure['mean']:.1f} ± {100 * figure['sd']:.1f}" for figure in figures)
+        assert f"| {split} | {cells} |" in README
+
+
 def test_the_accuracy_on_esc10_is_what_was_measured() -> None:
     accuracy = measured("from_scratch_esc10")["summary"]["sounds"]["accuracy"]
     assert f"**{100 * accuracy['mean']:.2f} ± {100 * accuracy['sd']:.2f} %**" in README
