@@ -7,9 +7,9 @@
     done
     python -m benchmarks.choice sweeps/choice/*
 
-The recipe `student` is chosen by this table, `benchmarks/results/choice.json`, and not on the test list. Differences
-to the baseline are paired by fold: same places left out, same seed. Their standard error is over the folds, which
-share training recordings, so it is rather too small.
+The table, `benchmarks/results/choice.json`, is to choose the recipe `student` by, and not the test list. Differences
+to the baseline are paired by fold: same places left out, same seed. Their standard error is over the folds, which share
+training recordings, so it is rather too small.
 """
 
 import statistics
