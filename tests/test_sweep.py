@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.sweep_table import main as sweep_table
 from deploy.errors import InputError
 from tests.test_loop import QUICK, ROOT, environment, metrics_of, same_weights
 from train.cache import prepare
@@ -311,6 +312,24 @@ def test_the_logits_are_the_mean_over_the_seeds(swept: tuple[Path, Exception], d
     values = read_logits(file).values[0, :8]
     torch.testing.assert_close(values.softmax(1), torch.stack(outputs).mean(0).softmax(1), rtol=1e-3, atol=1e-5)
     assert load_model(out / "runs" / "student-5-0")[1].parsed_recipe.distill.logits == str(file)
+
+
+def test_a_sweep_that_is_not_done_gives_no_table_of_record(swept: tuple[Path, Exception], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 runs are not done; go on with `tinyscene sweep`"):
+        sweep_table(swept[0], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_record_says_how_long_all_runs_trained(swept: tuple[Path, Exception], tmp_path: Path) -> None:
+    out = shutil.copytree(swept[0], tmp_path / "out", ignore=shutil.ignore_patterns("runs"))
+    header, *lines = (out / "results.csv").read_text().splitlines()
+    done = [line for line in lines if ",done," in line]
+    (out / "results.csv").write_text("\n".join([header, *done]) + "\n")
+    sweep_table(out, tmp_path)
+    content = json.loads((tmp_path / "one.json").read_text())
+    assert len(done) == 3
+    assert content["seconds"] == pytest.approx(sum(float(row["seconds"]) for row in csv.DictReader([header, *done])))
+    assert content["settings"] == [*QUICK, "train.epochs=2"]
 
 
 def test_the_same_command_tries_again_what_failed_and_leaves_the_rest_alone(
