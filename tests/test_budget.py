@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as tflite
 from ai_edge_litert.interpreter import Interpreter
 from onnx import helper, numpy_helper
 
+from deploy.bundle import Bundle
 from deploy.errors import InputError
 from train.budget import count_onnx, count_target, count_tflite
 from train.data import SCENES
@@ -155,12 +156,17 @@ def test_a_file_that_is_no_model_is_one_line(name: str, content: bytes, tmp_path
     assert (code, out, err.count("\n"), name in err) == (2, "", 1, True)
 
 
-def test_a_run_is_counted_with_its_own_number_of_classes(tmp_path: Path) -> None:
+def saved_run(folder: Path) -> int:
+    """Write a run of four classes; returns its parameters."""
     recipe = load_recipe("nano")
     network = build(recipe.model, 4)
     card = Card(recipe=recipe.as_dict(), labels=SCENES[:4], split=None, data_hash=None, micro_batch=None, made_by={})
-    save_tensors(tmp_path / "model.safetensors", network.state_dict(), card)
-    parameters = sum(each.numel() for each in network.parameters())
+    save_tensors(folder / "model.safetensors", network.state_dict(), card)
+    return sum(each.numel() for each in network.parameters())
+
+
+def test_a_run_is_counted_with_its_own_number_of_classes(tmp_path: Path) -> None:
+    parameters = saved_run(tmp_path)
     targets = (str(tmp_path), str(tmp_path / "model.safetensors"))
     assert [count_target(target, None, None)[0].parameters for target in targets] == [parameters] * 2
 
@@ -169,6 +175,23 @@ def test_the_recipe_of_weights_without_a_card_is_found(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     safetensors.torch.save_file(build(load_recipe("micro").model, 10).state_dict(), path)
     assert count_target(str(path), None, None)[0].layers == count_target("micro", None, None)[0].layers
+
+
+@pytest.mark.parametrize("option", [("--recipe", "nano"), ("--set", "model.base_channels=16")])
+def test_a_model_that_says_what_it_is_takes_no_recipe(
+    option: tuple[str, str], tmp_path: Path, bundle: Bundle, run_cli: RunCli
+) -> None:
+    saved_run(tmp_path)
+    for target in (tmp_path, bundle.folder, small_onnx(tmp_path / "small.onnx")):
+        code, out, err = run_cli("budget", target, *option)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{option[0]}: {target} already says which network it is" in err
+
+
+def test_a_recipe_is_named_once(run_cli: RunCli) -> None:
+    code, out, err = run_cli("budget", "micro", "--recipe", "nano")
+    assert (code, out) == (2, "")
+    assert "--recipe: micro names a recipe itself" in err
 
 
 def test_the_published_weights_cost_what_is_published(baseline_weights: Path) -> None:

@@ -69,31 +69,36 @@ class Count:
 def count_target(target: str, recipe: str | None, overrides: list[str] | None) -> tuple[Count, Budget]:
     """Count a recipe, a run or a model file, and say which limits it is held against."""
     path = Path(target)
-    if path.suffix in (".onnx", ".tflite") and not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix in (".onnx", ".tflite") and overrides:
-        raise InputError(f"--set: {target} has no recipe; only --max-bytes and --max-macs can be changed")
-    if path.suffix == ".onnx":
-        return count_onnx(path), Budget()
-    if path.suffix == ".tflite":
-        return count_tflite(path), Budget()
+    if path.suffix in (".onnx", ".tflite"):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        _require_limits_only(target, recipe, overrides)
+        return (count_onnx if path.suffix == ".onnx" else count_tflite)(path), Budget()
     if (path / INDEX).exists():
-        if overrides:
-            raise InputError(f"--set: {target} is a bundle; only --max-bytes and --max-macs can be changed")
+        _require_limits_only(target, recipe, overrides)
         return count_bundle(path)
     if path.suffix != ".safetensors" and not path.is_dir():
+        if recipe:
+            raise InputError(f"--recipe: {target} names a recipe itself; leave one of the two out")
         chosen = load_recipe(target, overrides)
         return count_recipe(chosen), chosen.budget
     tensors, header = load_tensors(model_path(path))
     card = read_card(header, path)
-    if card is not None and overrides:
-        raise InputError(f"--set: {target} has a recipe of its own; only --max-bytes and --max-macs can be changed")
-    if card is not None and recipe is None:
+    if card is not None:
+        _require_limits_only(target, recipe, overrides)
         chosen, classes = card.parsed_recipe, len(card.labels)
     else:
         chosen, classes = load_recipe(recipe or _fitting_recipe(tensors, path), overrides), len(SCENES)
     network = network_with(tensors, chosen, classes, path)
     return replace(count_network(network, chosen), source=target), chosen.budget
+
+
+def _require_limits_only(target: str, recipe: str | None, overrides: list[str] | None) -> None:
+    """A model that says itself what it is takes no recipe."""
+    if option := "--recipe" if recipe else "--set" if overrides else None:
+        raise InputError(
+            f"{option}: {target} already says which network it is; only --max-bytes and --max-macs can be changed"
+        )
 
 
 def count_bundle(folder: Path) -> tuple[Count, Budget]:
