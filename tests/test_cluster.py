@@ -15,7 +15,8 @@ import torch
 
 from deploy.errors import InputError
 from tests.test_loop import QUICK, metrics_of
-from tests.test_sweep import ONE, assert_same, few_clips, table, wait_for, worker_of, write
+from tests.test_sweep import assert_same, few_clips, table, wait_for, worker_of
+from tests.test_sweep_plan import ONE, write
 from train.loop import InterruptedRunError
 from train.sweep import FailedRunsError, run_sweep
 from train.sweep_board import Board
