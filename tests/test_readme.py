@@ -45,6 +45,25 @@ def test_the_table_of_splits_is_what_was_measured() -> None:
         assert f"| {split} | {cells} |" in README
 
 
+def test_the_table_of_the_choice_is_what_was_measured() -> None:
+    choice = measured("choice")
+    baseline, *others = choice["rows"]
+    assert choice["folds"] == 6
+    assert f"| baseline | {baseline['macro_mean']:.1f} | | {baseline['unseen_mean']:.1f} | |" in README
+    for row in others:
+        cells = [
+            f"{row[f'{group}_mean']:.1f} | {row[f'{group}_gain']:+.1f} ± {row[f'{group}_error']:.1f}"
+            for group in ("macro", "unseen")
+        ]
+        assert f"| {row['run']} | {' | '.join(cells)} |" in README
+    assert all(max(others, key=lambda row: row[measure])["run"] == "every" for measure in ("macro_mean", "unseen_mean"))
+
+
+def test_the_student_is_trained_as_was_chosen() -> None:
+    chosen = measured("choice")["sweep"]["runs"]["every"]["set"]
+    assert load_recipe("student").augment == load_recipe("baseline", chosen).augment
+
+
 def test_the_accuracy_on_esc10_is_what_was_measured() -> None:
     accuracy = measured("from_scratch_esc10")["summary"]["sounds"]["accuracy"]
     assert f"**{100 * accuracy['mean']:.2f} ± {100 * accuracy['sd']:.2f} %**" in README
