@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -44,6 +45,18 @@ def test_the_table_of_splits_is_what_was_measured() -> None:
         assert {row["done"] for row in rows} == {3}
         cells = " | ".join(f"{100 * figure['mean']:.1f} ± {100 * figure['sd']:.1f}" for figure in figures)
         assert f"| {split} | {cells} |" in README
+
+
+@pytest.mark.parametrize("goal", ["whole", "11 M", "4.5 M"])
+def test_the_frontier_is_what_was_measured(goal: str) -> None:
+    rows = [row for row in measured("frontier")["rows"] if row["goal"] == goal]
+    assert {row["seed"] for row in rows} == {0, 1, 2}
+    sizes = f"{mean(row['macs'] for row in rows) / 1e6:.1f} | {mean(row['int8_bytes'] for row in rows):,.0f}"
+    accuracies = [[100 * row[kind]["macro_accuracy"] for row in rows] for kind in ("float", "int8")]
+    cells = " | ".join(f"{mean(each):.1f} ± {stdev(each):.1f}" for each in accuracies)
+    difference = mean(accuracies[1]) - mean(accuracies[0])
+    assert f"| {goal} | {sizes} | {cells} | {difference:+.1f} |" in README
+    assert abs(difference) <= 0.5
 
 
 def test_the_table_of_the_choice_is_what_was_measured() -> None:
