@@ -4,10 +4,10 @@
 
 DATA has TAU's layout and so has OUT, with links to DATA's audio. OUT's test list is a third of the places (city and
 location) of each scene of DATA's split 100, drawn by the fold's number; the others are its split 100. The places
-differ so much that one fold says little. The test's unseen
-devices s4 to s6 were not recorded here, so they are simulated as TAU's own are: the left-out clips of device `a`, each
-through a microphone's impulse response and at a level of its own. The three responses are among every fifth, which
-are kept out of OUT/mic_ir; that folder holds the others, to train with.
+differ so much that one fold says little. The test's unseen devices s4 to s6 were not recorded here, so they are
+simulated as TAU's own are: the left-out clips of device `a`, each through a microphone's impulse response and at a
+level of its own. The three responses are among every fifth, which are kept out of OUT/mic_ir; that folder holds the
+others, to train with.
 """
 
 from pathlib import Path
