@@ -47,6 +47,38 @@ def test_the_table_of_splits_is_what_was_measured() -> None:
         assert f"| {split} | {cells} |" in README
 
 
+@pytest.mark.parametrize("split", ["25", "100"])
+def test_the_ladder_is_what_was_measured(split: str) -> None:
+    table = README.partition(f"| split {split} |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [row for row in measured("ladder")["rows"] if row["split"] == split]
+    assert len(table) == len(rows)
+    for row in rows:
+        assert row["seeds"] == 3
+        means = {
+            group: f"{row[f'{group}_mean']:.1f} ± {row[f'{group}_sd']:.1f}" for group in ("macro", "seen", "unseen")
+        }
+        gains = {group: _gain(row, group) for group in ("macro", "unseen")}
+        cells = [means["macro"], gains["macro"], means["seen"], means["unseen"], gains["unseen"]]
+        assert f"| `{row['rung']}` | {' | '.join(cells)} |".replace("|  |", "| |") in table
+
+
+def test_only_what_is_written_gains_on_the_ladder() -> None:
+    rows = [row for row in measured("ladder")["rows"] if row["rung"] != "baseline"]
+    gains = {
+        group: {(row["split"], row["rung"]) for row in rows if row[f"{group}_interval"][0] > 0}
+        for group in ("macro", "unseen")
+    }
+    added_up = ("to_pretraining", "to_distillation", "to_ema")
+    assert gains == {"macro": set(), "unseen": {("100", rung) for rung in ("responses", *added_up, "teacher")}}
+    assert f"of the {2 * len(rows)}\n" in README
+
+
+def _gain(row: dict[str, Any], group: str) -> str:
+    """Over the baseline, with its interval; nothing for the baseline itself."""
+    low, high = row[f"{group}_interval"]
+    return "" if row["rung"] == "baseline" else f"{row[f'{group}_gain']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 @pytest.mark.parametrize("goal", ["whole", "11 M", "4.5 M"])
 def test_the_frontier_is_what_was_measured(goal: str) -> None:
     rows = [row for row in measured("frontier")["rows"] if row["goal"] == goal]
