@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bootstrap import COVERAGE, DRAWS, Test, draw, interval, macro, recordings_of
-from deploy.bundle import Bundle
-from deploy.classifier import SceneClassifier, bundle_classifier
-from deploy.errors import InputError, TinysceneError
-from deploy.exports import export
-from deploy.frontend import PCM_SCALE
-from deploy.reference import run
-from train.cache import Clips
-from train.evaluate import Predict, score, score_recordings
+from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, Test, draw, interval, macro, recordings_of
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.exports import export
+from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.evaluate import Predict, score, score_recordings
 
 FLOAT_TOLERANCE = 1e-3  # of logits, between two ways of adding the same floats
 

@@ -21,18 +21,18 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from benchmarks import vela
-from benchmarks.accuracy import measure_accuracy
-from benchmarks.boards import measure_board
-from benchmarks.energy import measure_energy
-from benchmarks.latency import LEAST_ROUNDS, NATIVE, host_latency, networks_of
-from benchmarks.machine import machine
-from deploy.bundle import BUDGET_KEYS, Bundle
-from deploy.errors import InputError
-from firmware_bridge.emulate import emulate
-from firmware_bridge.image import find_device
-from firmware_bridge.toolchains import TARGETS
-from train.cache import Clips
+from tinyscene.benchmarks import vela
+from tinyscene.benchmarks.accuracy import measure_accuracy
+from tinyscene.benchmarks.boards import measure_board
+from tinyscene.benchmarks.energy import measure_energy
+from tinyscene.benchmarks.latency import LEAST_ROUNDS, NATIVE, host_latency, networks_of
+from tinyscene.benchmarks.machine import machine
+from tinyscene.deploy.bundle.bundle import BUDGET_KEYS, Bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.firmware_bridge.emulate import emulate
+from tinyscene.firmware_bridge.targets.image import find_device
+from tinyscene.firmware_bridge.targets.toolchains import TARGETS
+from tinyscene.train.data.cache import Clips
 
 HOST = "host"
 DEVICES = tuple(name for name, target in TARGETS.items() if target.bare)

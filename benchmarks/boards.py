@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from deploy.bundle import GRAPH, Bundle
-from deploy.errors import InputError
+from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
+from tinyscene.deploy.common.errors import InputError
 
 BAUD = 115_200
 SILENCE = 60.0  # seconds without a good line after which a port is given up

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data import DEVICE_GROUPS
+from tinyscene.train.data.datasets import DEVICE_GROUPS
 
 DRAWS, COVERAGE = 10_000, 95  # of the bootstrap; of its intervals, in per cent
 GROUPS = {"macro": None, **DEVICE_GROUPS}  # all test clips, and those of some devices

@@ -1,6 +1,8 @@
 """Latency on this machine: every runtime that is installed, in one process, in turn.
 
-    python -m benchmarks.latency BUNDLE          # benchmarks/results/latency.json; `tinyscene bench` measures the same
+    python -m tinyscene.benchmarks.experiments.latency BUNDLE     # writes benchmarks/results/latency.json
+
+`tinyscene bench` measures the same.
 
 The network alone (features to logits) and the front end alone (sound to features), a clip a call, one thread, on one
 core. Each round calls everything once, in an order drawn anew, so that a disturbance hits all alike and nobody always
@@ -16,23 +18,21 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
-from benchmarks.results import write_result
-from deploy.bundle import Bundle, open_bundle
-from deploy.errors import InputError
-from deploy.exports import export
-from deploy.fixed_point import FixedPointLogMel
-from deploy.frontend import PCM_SCALE
-from deploy.reference import run
-from deploy.runners import MICRO_ARENA, RUNNERS
-from firmware_bridge.emit import make_library, make_network
-from firmware_bridge.native import KERNELS, NativeNetwork, NativeScene
-from train.progress import progress
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.exports import export
+from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.graph.reference import run
+from tinyscene.firmware_bridge.emit import make_library, make_network
+from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork, NativeScene
+from tinyscene.train.progress import progress
 
 LEAST_ROUNDS, WARM_UP = 200, 10
 SOUND = 4  # of the golden ones: a sweep
@@ -179,7 +179,7 @@ def _native_front_end(bundle: Bundle, pcm: NDArray[np.int16]) -> Call:
 
 
 def _runtime(runner: str) -> Any:
-    """The module of a runner of deploy/runners.py. Raises InputError where it is not installed."""
+    """The module of a runner of deploy/bundle/runners.py. Raises InputError where it is not installed."""
     module, extra, _ = RUNNERS[runner]
     try:
         return importlib.import_module(module)
@@ -249,21 +249,3 @@ def _warnings(latency: Figures, stolen: float) -> list[str]:
     if load > cores:
         said.append(f"{load:.1f} processes want {cores} cores: close what else runs, and measure again")
     return said
-
-
-def main(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
-    rounds: Annotated[int, typer.Option(min=LEAST_ROUNDS)] = 500,
-    out: Path = Path("benchmarks/results/latency.json"),
-) -> None:
-    """Measure all runtimes of a bundle and write the table."""
-    found = host_latency(open_bundle(bundle), rounds)
-    write_result(out, {"bundle": str(bundle), **found})
-    for name, each in found["latency"].items():
-        typer.echo(f"{name}: {each['median_ms']:.3f} ms")
-    for line in (*found["warnings"], *found["missing"].values()):
-        typer.echo(line, err=True)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.provenance import provenance
+from tinyscene.deploy.common.provenance import provenance
 
 FLAGS = {  # of /proc/cpuinfo: those that decide how fast 8-bit and float convolutions are
     *("sse4_1", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),

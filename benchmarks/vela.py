@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from deploy.bundle import Bundle
-from deploy.errors import InputError
-from deploy.exports import export
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.exports import export
+from tinyscene.deploy.common.errors import InputError
 
 TARGETS = tuple(
     f"ethos-{name}-{macs}"

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.errors import InputError
-from deploy.fixed_point import FixedPointLogMel
-from deploy.frontend import FrontEnd
-from deploy.graph import Graph
-from firmware_bridge.frontend_tables import frame_spans, frontend_config, frontend_tables
-from firmware_bridge.network import network_files
-from firmware_bridge.ops import steps_of
-from firmware_bridge.planner import ALWAYS, Block, Plan, aligned, make_plan, work_block
-from firmware_bridge.proof import prove
-from firmware_bridge.schedule import FIRST
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.firmware_bridge.frontend_tables import frame_spans, frontend_config, frontend_tables
+from tinyscene.firmware_bridge.memory.arena_check import prove
+from tinyscene.firmware_bridge.memory.planner import ALWAYS, Block, Plan, aligned, make_plan, work_block
+from tinyscene.firmware_bridge.memory.schedule import FIRST
+from tinyscene.firmware_bridge.network import network_files
+from tinyscene.firmware_bridge.ops import steps_of
 
 RUNTIME = Path(__file__).parent / "runtime"
 DEVICE_KERNELS = ("plain", "dsp", "mve")  # chosen among by the compiler's feature macros

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Bundle
-from deploy.errors import TinysceneError
-from deploy.fixed_point import FixedPointLogMel
-from deploy.reference import run_all
-from firmware_bridge import emulators
-from firmware_bridge.emit import Library, make_library
-from firmware_bridge.image import Device, build_image, find_device, flash_bytes
-from firmware_bridge.schedule import macs
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.common.errors import TinysceneError
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.graph.reference import run_all
+from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.memory.schedule import macs
+from tinyscene.firmware_bridge.targets import emulators
+from tinyscene.firmware_bridge.targets.image import Device, build_image, find_device, flash_bytes
 
 JOB = struct.Struct("<4s4I")  # magic, version, clips, samples a push, tensor to dump
 RESULT = struct.Struct("<4s7I")  # magic, version, windows, classes, tensors, memory, stack, reserved

@@ -10,14 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.bundle import GRAPH, Bundle
-from deploy.errors import InputError
-from deploy.files import replacing_folder, require_free
-from firmware_bridge.emit import DEVICE_KERNELS, Library, make_library
-from firmware_bridge.image import build_image, find_device, flash_bytes
-from firmware_bridge.layouts import LAYOUTS
-from firmware_bridge.packaging import TEMPLATES, package
-from firmware_bridge.report import describe, plan_picture, readme
+from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import replacing_folder, require_free
+from tinyscene.firmware_bridge.emit import DEVICE_KERNELS, Library, make_library
+from tinyscene.firmware_bridge.memory.layouts import LAYOUTS
+from tinyscene.firmware_bridge.packaging import TEMPLATES, package
+from tinyscene.firmware_bridge.report import describe, plan_picture, readme
+from tinyscene.firmware_bridge.targets.image import build_image, find_device, flash_bytes
 
 MEASURED_ON = "cortex-m4"
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.fixed_point import FixedPointLogMel
-from deploy.frontend import FrontEnd
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 
 
 class FrameSpan(NamedTuple):

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Bundle
-from deploy.errors import InputError
-from deploy.files import cache_folder, replacing
-from firmware_bridge.emit import Library, make_library
-from firmware_bridge.toolchains import HARNESS, INSTALL, TARGETS, Toolchain, build, find_toolchain
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import cache_folder, replacing
+from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.targets.toolchains import HARNESS, INSTALL, TARGETS, Toolchain, build, find_toolchain
 
 KERNELS = ("simd", "plain")  # plain for a processor without any vector instructions that tinyscene_simd.c knows
 OPTIMIZE = "O3"

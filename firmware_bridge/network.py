@@ -8,10 +8,10 @@ where that lies. The parts' functions take turns as `schedule.py` does, so the p
 
 from collections.abc import Sequence
 
-from firmware_bridge.ops import code_of
-from firmware_bridge.ops.site import Code, Site, comment, row_address
-from firmware_bridge.planner import Plan
-from firmware_bridge.schedule import Schedule
+from tinyscene.firmware_bridge.memory.planner import Plan
+from tinyscene.firmware_bridge.memory.schedule import Schedule
+from tinyscene.firmware_bridge.ops import code_of
+from tinyscene.firmware_bridge.ops.site import Code, Site, comment, row_address
 
 NETWORK_HEAD = """\
 #include "tinyscene_network.h"

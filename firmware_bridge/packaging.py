@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.errors import InputError
-from firmware_bridge.emit import Library
-from firmware_bridge.toolchains import HARNESS, Target, build, find_toolchain
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.firmware_bridge.emit import Library
+from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Target, build, find_toolchain
 
 TEMPLATES = Path(__file__).parent / "packages"
 PUBLIC = ("tinyscene.h", "tinyscene_config.h")

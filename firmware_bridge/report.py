@@ -12,10 +12,10 @@ from xml.etree import ElementTree as Xml
 from rich.console import Group
 from rich.table import Table
 
-from deploy.provenance import provenance
-from firmware_bridge.emit import Library
-from firmware_bridge.planner import Plan
-from firmware_bridge.schedule import FIRST
+from tinyscene.deploy.common.provenance import provenance
+from tinyscene.firmware_bridge.emit import Library
+from tinyscene.firmware_bridge.memory.planner import Plan
+from tinyscene.firmware_bridge.memory.schedule import FIRST
 
 COLUMNS = ("block", "offset", "bytes", "rows", "from", "to")  # of the plan's table
 WIDTH, HEIGHT = 1000, 560  # of the picture, without its margins

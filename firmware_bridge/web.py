@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bundle import CARD, Bundle
-from deploy.errors import InputError
-from deploy.files import replacing_folder, require_free
-from deploy.frontend import FrontEnd
-from firmware_bridge.emit import make_library
-from firmware_bridge.packaging import TEMPLATES, package
+from tinyscene.deploy.bundle.bundle import CARD, Bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import replacing_folder, require_free
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.packaging import TEMPLATES, package
 
 PAGE = TEMPLATES / "web"
 MODULES = ("resample.mjs", "recording.mjs", "microphone.mjs", "picture.mjs", "page.mjs")  # each needs those before it

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.browser import open_browser
-from deploy.errors import InputError
+from tinyscene.benchmarks.experiments.browser import open_browser
+from tinyscene.deploy.common.errors import InputError
 
 
 @contextmanager

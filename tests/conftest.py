@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import tinyscene
-from deploy.bundle import Bundle
-from train.cache import Clips, prepare
-from train.data import Dataset, open_dataset
-from train.sample import write_sample
+from tests import ROOT
+from tinyscene.cli import main
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.train.data.cache import Clips, prepare
+from tinyscene.train.data.datasets import Dataset, open_dataset
+from tinyscene.train.data.sample import write_sample
 
-ROOT = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("TINYSCENE_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -48,8 +48,8 @@ def sample_clips(sample_dataset: Dataset, cache: Path) -> Clips:
 @pytest.fixture(scope="session")
 def bundle(sample_dataset: Dataset, sample_clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small bundle of a network that was not trained. Not to be changed: copy its folder."""
-    from tests.test_export import TINY, run_of
-    from train.quantize import quantize
+    from tests.train.test_export import TINY, run_of
+    from tinyscene.train.quantize.quantize import quantize
 
     folder = tmp_path_factory.mktemp("bundle")
     run, _ = run_of(folder, "nano", [*TINY, "quantize.clips=8"], seed=3)  # which answers more than one scene
@@ -115,8 +115,8 @@ def tested(recordings: tuple[Dataset, Clips]) -> NDArray[np.int64]:
 @pytest.fixture(scope="session")
 def imported_run(baseline_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published baseline."""
-    from train.recipe import load_recipe
-    from train.run import import_weights
+    from tinyscene.train.recipe import load_recipe
+    from tinyscene.train.run import import_weights
 
     return import_weights(baseline_weights, load_recipe("baseline"), tmp_path_factory.mktemp("imported") / "run")
 
@@ -126,7 +126,7 @@ def imported_bundle(
     imported_run: Path, recordings: tuple[Dataset, Clips], tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """The published baseline made integer, calibrated on the training list, not fine-tuned."""
-    from train.quantize import quantize
+    from tinyscene.train.quantize.quantize import quantize
 
     return quantize(imported_run, *recordings, tmp_path_factory.mktemp("int8") / "bundle")
 
@@ -146,7 +146,7 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         monkeypatch.setattr("sys.argv", ["tinyscene", *map(str, arguments)])
         code = 0
         try:
-            tinyscene.main()
+            main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()

@@ -11,7 +11,17 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Kind, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    Graph,
+    Kind,
+    Mean,
+    Quantization,
+    Tensor,
+)
 
 INT8 = (-128, 127)
 MAX_CHANNELS, MAX_SIZE, MAX_WINDOW, MAX_STRIDE = 24, 12, 5, 3

@@ -6,10 +6,18 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import tinyscene
+from tinyscene.cli import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.processes", "train.export", "train.logits", "train.prune", "train.quantize"])
+CONTEXT.set_forkserver_preload(
+    [
+        "tests.processes",
+        "tinyscene.train.export",
+        "tinyscene.train.teachers.logits",
+        "tinyscene.train.prune",
+        "tinyscene.train.quantize.quantize",
+    ]
+)
 
 
 def start(log: Path, cache: Path, *arguments: object) -> BaseProcess:
@@ -33,4 +41,4 @@ def _command(log: Path, cache: Path, arguments: tuple[str, ...]) -> None:
         os.dup2(handle.fileno(), 2)
     os.environ["TINYSCENE_CACHE"] = str(cache)
     sys.argv = ["tinyscene", *arguments]
-    tinyscene.main()
+    main()

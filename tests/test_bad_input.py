@@ -18,12 +18,12 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from deploy.frontend import FrontEnd
-from train.cache import Clips
-from train.data import SCENES
-from train.models import build
-from train.recipe import load_recipe
-from train.run import import_weights
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.models import build
+from tinyscene.train.recipe import load_recipe
+from tinyscene.train.run import import_weights
 
 RunCli = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]

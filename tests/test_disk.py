@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.bundle import Bundle, open_bundle
 from tests.processes import finish, start
-from tests.test_export import TINY
+from tests.train.test_export import TINY
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 
 RunCli = Callable[..., tuple[int, str, str]]
 SET = [f"--set={each}" for each in (*TINY, "train.epochs=1", "train.batch_size=32", "quantize.clips=8")]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bundle import EXPORTS, open_bundle
-from deploy.files import sha256
 from tests.processes import finish, start
-from tests.test_export import TINY
+from tests.train.test_export import TINY
+from tinyscene.deploy.bundle.bundle import EXPORTS, open_bundle
+from tinyscene.deploy.common.files import sha256
 
 pytestmark = pytest.mark.slow
 

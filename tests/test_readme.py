@@ -1,19 +1,18 @@
 """The README's figures are those that the commands and the measured tables give."""
 
 import json
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import pytest
 
-from deploy.bundle import Bundle
-from deploy.exports import export
-from train.budget import count_recipe
-from train.recipe import load_recipe, recipe_names
-from train.sweep_report import ALL_FOLDS
+from tests import ROOT
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.exports import export
+from tinyscene.train.budget import count_recipe
+from tinyscene.train.recipe import load_recipe, recipe_names
+from tinyscene.train.sweep.report import ALL_FOLDS
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

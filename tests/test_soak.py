@@ -15,15 +15,16 @@ import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from deploy.bundle import Bundle
-from deploy.classifier import SceneClassifier, bundle_classifier
-from deploy.fixed_point import FixedPointLogMel
-from deploy.frontend import FrontEnd
-from deploy.listen import File, Listener
-from deploy.listen_view import picture_of
-from deploy.reference import run
-from firmware_bridge.emit import make_library
-from firmware_bridge.native import READY, NativeScene
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier
+from tinyscene.deploy.live.listen_view import picture_of
+from tinyscene.deploy.live.listener import Listener
+from tinyscene.deploy.live.sound import File
+from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.native import READY, NativeScene
 
 HOUR, MINUTE = 3600, 60  # seconds
 GROWTH, RESIDENT_GROWTH = 2**17, 2**24  # bytes that Python, and that the process, may have more of after the hour

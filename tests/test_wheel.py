@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from deploy.bundle import Bundle
-from tests.conftest import ROOT
+from tests import ROOT
+from tinyscene.deploy.bundle.bundle import Bundle
 
 pytestmark = pytest.mark.slow
 SOURCES = ("benchmarks", "deploy", "firmware_bridge", "train")
-FILES = ("tinyscene.py", "pyproject.toml", "README.md", "LICENSE")
+FILES = ("pyproject.toml", "README.md", "LICENSE")
 Installed = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -34,6 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, tree / name)
+    shutil.copytree(ROOT / "tinyscene", tree / "tinyscene", symlinks=True)
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", out)
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", *options, tree], check=True, cwd=tree)
     return next(out.glob("tinyscene-*.whl"))
@@ -93,9 +94,7 @@ def without_torch(tmp_path: Path) -> dict[str, str]:
 
 
 def test_it_is_imported_from_where_it_was_installed(installed: Installed) -> None:
-    code = (
-        "import tinyscene, deploy, train, firmware_bridge; print(tinyscene.__file__, deploy.__file__, train.__file__)"
-    )
+    code = "import tinyscene, tinyscene.deploy, tinyscene.train; print(tinyscene.__file__, tinyscene.train.__file__)"
     done = installed("-c", code, name="python")
     assert done.returncode == 0, done.stderr
     assert [path for path in done.stdout.split() if "venv/lib" not in path or str(ROOT) in path] == []
@@ -109,13 +108,13 @@ def test_it_says_its_version(installed: Installed, wheel: Path) -> None:
 def test_every_file_that_is_read_at_run_time_is_in_it(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(["git", "ls-files", *SOURCES], cwd=ROOT, capture_output=True, text=True, check=True)
-    left_out = {name for name in tracked.stdout.split("\n") if name} - names
-    assert {name for name in left_out if not name.startswith("benchmarks/")} == set()
+    left_out = {f"tinyscene/{name}" for name in tracked.stdout.split("\n") if name} - names
+    assert {name for name in left_out if not name.startswith("tinyscene/benchmarks/")} == set()
 
 
 def test_it_holds_nothing_but_the_program(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {*SOURCES, "tinyscene.py"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"tinyscene"}
 
 
 def test_it_makes_a_sample_and_counts_a_recipe(installed: Installed, tmp_path: Path) -> None:

@@ -16,16 +16,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.bundle import require_device_name
-from deploy.errors import InputError
-from deploy.files import require_free, sha256, write_whole
-from train.cache import Clips
-from train.data import Dataset
-from train.devices import DEVICES, part_of
-from train.distill import loss_of
-from train.loop import fit
-from train.recipe import Consistency, Recipe, override
-from train.run import METRICS, MODEL, RECIPE, load_model, model_path, save_tensors, write_recipe
+from tinyscene.deploy.bundle.bundle import require_device_name
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_free, sha256, write_whole
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.distill import loss_of
+from tinyscene.train.loop import fit
+from tinyscene.train.recipe import Consistency, Recipe, override
+from tinyscene.train.recording_devices import DEVICES, part_of
+from tinyscene.train.run import METRICS, MODEL, RECIPE, load_model, model_path, save_tensors, write_recipe
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.audio import SUFFIXES, Recording
-from deploy.errors import InputError
-from deploy.frontend import PCM_SCALE, FrontEnd
-from train.recipe import Augment
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.audio import SUFFIXES, Recording
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
+from tinyscene.train.recipe import Augment
 
 MIXSTYLE_EPSILON = 1e-6  # of the variance, as published
 FILTER_KNOTS = (4, 7)  # of a random frequency response, least and most, its ends included

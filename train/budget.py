@@ -17,13 +17,13 @@ import torchinfo
 from torch import Tensor, nn
 from torchinfo.layer_info import LayerInfo
 
-from deploy.bundle import INDEX, open_bundle
-from deploy.errors import InputError, OverBudgetError
-from deploy.inspection import inspect_graph
-from train.data import SCENES
-from train.models import build, finish
-from train.recipe import Budget, Recipe, load_recipe, parse_recipe, recipe_names
-from train.run import load_tensors, model_path, network_with, read_card
+from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.bundle.inspection import inspect_graph
+from tinyscene.deploy.common.errors import InputError, OverBudgetError
+from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.models import build, finish
+from tinyscene.train.recipe import Budget, Recipe, load_recipe, parse_recipe, recipe_names
+from tinyscene.train.run import load_tensors, model_path, network_with, read_card
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 

@@ -9,9 +9,9 @@ import torch
 import yaml
 from torch import nn
 
-from deploy.errors import InputError
-from deploy.files import write_whole
-from train.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, load_tensors, read_card, save_tensors
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import write_whole
+from tinyscene.train.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, load_tensors, read_card, save_tensors
 
 
 @dataclass

@@ -6,7 +6,7 @@
 The student learns the teachers' softened answers, after G. Hinton et al., "Distilling the Knowledge in a
 Neural Network", 2015, with temperature 2 and weight 0.02 on the labels as F. Schmid et al., "Distilling the
 Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023, have them. The answers come from a file made
-once (`train/logits.py`); mixup mixes them as it mixes labels.
+once (`train/teachers/logits.py`); mixup mixes them as it mixes labels.
 
 A loss is a function of the logits (batch, classes) and of what a batch asks for, summed over the batch.
 """
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.recipe import Distill
+from tinyscene.train.recipe import Distill
 
 
 @dataclass(frozen=True)

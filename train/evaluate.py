@@ -20,18 +20,18 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 from torch import nn
 
-from deploy.bundle import INDEX, open_bundle
-from deploy.classifier import bundle_classifier, onnx_classifier
-from deploy.files import replacing, write_whole
-from deploy.frontend import FrontEnd
-from deploy.provenance import provenance
-from train.cache import CachedRecording, Clips
-from train.data import DEVICE_GROUPS
-from train.devices import load_devices
-from train.features import waveform
-from train.models import Features, features_of
-from train.progress import progress
-from train.run import load_model
+from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.common.files import replacing, write_whole
+from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.live.classifier import bundle_classifier, onnx_classifier
+from tinyscene.train.data.cache import CachedRecording, Clips
+from tinyscene.train.data.datasets import DEVICE_GROUPS
+from tinyscene.train.features import waveform
+from tinyscene.train.models import Features, features_of
+from tinyscene.train.progress import progress
+from tinyscene.train.recording_devices import load_devices
+from tinyscene.train.run import load_model
 
 BATCH = 32  # clips
 MEASURES = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss")

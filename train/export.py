@@ -2,18 +2,18 @@
 
     tinyscene export RUN --to onnx
 
-The network is lowered to a graph and written by `deploy/onnx_writer.py`, like every other export. The file
+The network is lowered to a graph and written by `deploy/graph/onnx_writer.py`, like every other export. The file
 carries, as metadata, the labels and front end needed to classify with it, the run's card and the hash of the
-weights it was made from, so `deploy/classifier.py` needs nothing else and notices a stale export.
+weights it was made from, so `deploy/live/classifier.py` needs nothing else and notices a stale export.
 """
 
 from pathlib import Path
 
-from deploy.files import sha256, write_whole
-from deploy.onnx_writer import write_onnx
-from train.budget import count_network
-from train.lower import lower
-from train.run import load_model, model_path
+from tinyscene.deploy.common.files import sha256, write_whole
+from tinyscene.deploy.graph.onnx_writer import write_onnx
+from tinyscene.train.budget import count_network
+from tinyscene.train.quantize.lower import lower
+from tinyscene.train.run import load_model, model_path
 
 
 def export_onnx(run: Path, out: Path | None = None, allow_over_budget: bool = False) -> Path:

@@ -1,4 +1,4 @@
-"""Log-mel in torch, for training: the front end of `deploy/frontend.py`, batched, on the CPU or a GPU.
+"""Log-mel in torch, for training: the front end of `deploy/frontend/log_mel.py`, batched, on the CPU or a GPU.
 
 Equal to torchaudio's chain to 1e-4 in log-mel (golden values in the tests). Window and filterbank are
 made once; the filterbank is applied in bands of neighbouring mels, each of which needs few of the bins.
@@ -7,7 +7,7 @@ made once; the filterbank is applied in bands of neighbouring mels, each of whic
 import torch
 from torch import Tensor, nn
 
-from deploy.frontend import PCM_SCALE, FrontEnd
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
 
 BAND = 32  # mels a band: 8 bands of the baseline's 256 cost an eighth of the dense product
 CPU_CHUNK = 8  # clips at a time on a CPU, so that their spectra stay in its cache: a third of the time of 64

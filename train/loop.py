@@ -26,21 +26,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deploy.errors import InputError, TinysceneError
-from deploy.files import require_free
-from deploy.provenance import provenance
-from train.budget import count_network
-from train.cache import Clips
-from train.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
-from train.data import Dataset
-from train.distill import Loss, loss_of
-from train.evaluate import evaluate, predictor
-from train.models import build, finish
-from train.progress import progress
-from train.recipe import Recipe
-from train.run import METRICS, MODEL, RECIPE, Card, save_tensors, write_recipe
-from train.trainer import Trainer, distribute
-from train.transfer import transfer
+from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.files import require_free
+from tinyscene.deploy.common.provenance import provenance
+from tinyscene.train.budget import count_network
+from tinyscene.train.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.distill import Loss, loss_of
+from tinyscene.train.evaluate import evaluate, predictor
+from tinyscene.train.models import build, finish
+from tinyscene.train.progress import progress
+from tinyscene.train.recipe import Recipe
+from tinyscene.train.run import METRICS, MODEL, RECIPE, Card, save_tensors, write_recipe
+from tinyscene.train.trainer import Trainer, distribute
+from tinyscene.train.transfer import transfer
 
 CPU_MICRO_BATCH = 32  # clips
 SECONDS_A_CHECKPOINT = 300  # at most, besides the one after each epoch

@@ -28,19 +28,19 @@ import torch.nn.functional as F
 import torch_pruning
 from torch import Tensor, nn
 
-from deploy.errors import InputError
-from deploy.files import require_free, sha256
-from deploy.provenance import provenance
-from train.budget import Count, count_network
-from train.cache import Clips
-from train.data import Dataset
-from train.distill import from_network, loss_of
-from train.features import waveform
-from train.loop import fit
-from train.models import features_of
-from train.models.cp_mobile import CPMobile
-from train.recipe import Budget, Channels, Consistency, Distill, Recipe, override
-from train.run import MODEL, RECIPE, Card, load_model, model_path, save_tensors
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_free, sha256
+from tinyscene.deploy.common.provenance import provenance
+from tinyscene.train.budget import Count, count_network
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.distill import from_network, loss_of
+from tinyscene.train.features import waveform
+from tinyscene.train.loop import fit
+from tinyscene.train.models import features_of
+from tinyscene.train.models.cp_mobile import CPMobile
+from tinyscene.train.recipe import Budget, Channels, Consistency, Distill, Recipe, override
+from tinyscene.train.run import MODEL, RECIPE, Card, load_model, model_path, save_tensors
 
 MULTIPLE = 8  # of channels: what is removed at a time, and the least that is left
 EXAMPLES = 128  # clips to measure importance on

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from deploy.errors import InputError
-from deploy.frontend import FrontEnd
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 
 RECIPES = Path(__file__).parent / "recipes"
 

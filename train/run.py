@@ -16,12 +16,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from deploy.errors import InputError
-from deploy.files import require_free, sha256, write_whole
-from deploy.provenance import provenance
-from train.data import SCENES
-from train.models import build
-from train.recipe import Recipe, parse_recipe
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_free, sha256, write_whole
+from tinyscene.deploy.common.provenance import provenance
+from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.models import build
+from tinyscene.train.recipe import Recipe, parse_recipe
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"

@@ -23,10 +23,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.report.page import escaped, make_page
-from benchmarks.report.sources import read_sources
-from deploy.files import replacing_folder, require_free, write_whole
-from deploy.provenance import provenance
+from tinyscene.benchmarks.report.page import escaped, make_page
+from tinyscene.benchmarks.report.sources import read_sources
+from tinyscene.deploy.common.files import replacing_folder, require_free, write_whole
+from tinyscene.deploy.common.provenance import provenance
 
 TEMPLATES = Path(__file__).parent
 PAGE, MARKDOWN, CONTENT = "index.html", "report.md", "report.json"

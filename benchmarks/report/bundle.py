@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from benchmarks.report.blocks import (
+from tinyscene.benchmarks.report.blocks import (
     NOTHING,
     TIMES,
     Block,
@@ -21,8 +21,8 @@ from benchmarks.report.blocks import (
     milliseconds,
     percent,
 )
-from benchmarks.report.plots import groups_plot, latency_plot
-from train.sweep_board import GROUPS
+from tinyscene.benchmarks.report.plots import groups_plot, latency_plot
+from tinyscene.train.sweep.status import GROUPS
 
 NO_BENCH: Content = {"latency": {}, "targets": {}, "accuracy": None}
 UNKNOWN = "unknown: the weights were imported"

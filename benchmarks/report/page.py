@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from benchmarks.report.blocks import (
+from tinyscene.benchmarks.report.blocks import (
     NOTHING,
     Block,
     Content,
@@ -25,9 +25,9 @@ from benchmarks.report.blocks import (
     milliseconds,
     percent,
 )
-from benchmarks.report.bundle import NO_BENCH, ORIENTATION, bundle_section, comparison, first_device
-from benchmarks.report.plots import frontier_plot, split_name, splits_plot
-from train.sweep_report import details, not_done, overview, split_title
+from tinyscene.benchmarks.report.bundle import NO_BENCH, ORIENTATION, bundle_section, comparison, first_device
+from tinyscene.benchmarks.report.plots import frontier_plot, split_name, splits_plot
+from tinyscene.train.sweep.report import details, not_done, overview, split_title
 
 MOST_NAMED = 4  # sources in the title, before it only counts them
 MOST_SAID = 12  # points that the text in place of a figure says, before it leaves them to the table

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from train.sweep_report import PUBLISHED
+from tinyscene.train.sweep.report import PUBLISHED
 
 Content = dict[str, Any]
 

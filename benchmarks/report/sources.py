@@ -10,16 +10,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from deploy.bundle import INDEX, Bundle, open_bundle
-from deploy.errors import InputError
-from deploy.inspection import inspect_graph
-from firmware_bridge.emit import make_library
-from firmware_bridge.report import plan_picture, plan_rows
-from train.budget import count_bundle
-from train.data import SCENES
-from train.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
-from train.sweep_board import RESULTS
-from train.sweep_report import PUBLISHED, TAU_TEST_CLIPS, read_summary
+from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
+from tinyscene.deploy.bundle.inspection import inspect_graph
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.report import plan_picture, plan_rows
+from tinyscene.train.budget import count_bundle
+from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
+from tinyscene.train.sweep.report import PUBLISHED, TAU_TEST_CLIPS, read_summary
+from tinyscene.train.sweep.status import RESULTS
 
 Content = dict[str, Any]
 Share = Field(ge=0, le=1)

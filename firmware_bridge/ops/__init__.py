@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from deploy.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, Mean, Tensor
-from firmware_bridge.ops import add, convolution, depthwise, mean, pool
-from firmware_bridge.ops.site import Code, Site
-from firmware_bridge.schedule import Steps
+from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, Mean, Tensor
+from tinyscene.firmware_bridge.memory.schedule import Steps
+from tinyscene.firmware_bridge.ops import add, convolution, depthwise, mean, pool
+from tinyscene.firmware_bridge.ops.site import Code, Site
 
 
 def steps_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str]) -> Steps:

@@ -1,9 +1,9 @@
 """ADD, by TFLite's rule: both inputs are shifted left by 20 and brought to twice the larger scale."""
 
-from deploy.graph import Add, Tensor
-from deploy.reference import ADD_SHIFT
-from firmware_bridge.ops.site import Code, Site, rescaling
-from firmware_bridge.schedule import Steps, row_steps
+from tinyscene.deploy.graph.graph import Add, Tensor
+from tinyscene.deploy.graph.reference import ADD_SHIFT
+from tinyscene.firmware_bridge.memory.schedule import Steps, row_steps
+from tinyscene.firmware_bridge.ops.site import Code, Site, rescaling
 
 
 def plan(source: Tensor) -> Steps:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from deploy.graph import Conv2D, Tensor
-from firmware_bridge.layouts import LAYOUTS, pointwise_scratch
-from firmware_bridge.ops.site import Code, Site, convolution_tables, is_fast
-from firmware_bridge.planner import SCRATCH, aligned
-from firmware_bridge.schedule import Steps, window_steps
+from tinyscene.deploy.graph.graph import Conv2D, Tensor
+from tinyscene.firmware_bridge.memory.layouts import LAYOUTS, pointwise_scratch
+from tinyscene.firmware_bridge.memory.planner import SCRATCH, aligned
+from tinyscene.firmware_bridge.memory.schedule import Steps, window_steps
+from tinyscene.firmware_bridge.ops.site import Code, Site, convolution_tables, is_fast
 
 PATCHES = 6  # windows gathered at once, which kernels take by twos or threes; a host gathers a row
 

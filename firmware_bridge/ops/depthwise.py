@@ -1,8 +1,8 @@
 """DEPTHWISE_CONV_2D: 3 x 3 windows have a kernel of their own."""
 
-from deploy.graph import DepthwiseConv2D, Tensor
-from firmware_bridge.ops.site import Code, Site, convolution_tables, is_fast
-from firmware_bridge.schedule import Steps, window_steps
+from tinyscene.deploy.graph.graph import DepthwiseConv2D, Tensor
+from tinyscene.firmware_bridge.memory.schedule import Steps, window_steps
+from tinyscene.firmware_bridge.ops.site import Code, Site, convolution_tables, is_fast
 
 
 def plan(operator: DepthwiseConv2D, source: Tensor) -> Steps:

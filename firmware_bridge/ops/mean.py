@@ -1,9 +1,9 @@
 """MEAN over mel and frame: sums grow row by row, the last row makes the result of them."""
 
-from deploy.graph import Mean, Tensor
-from firmware_bridge.ops.site import Code, Site, rescaling
-from firmware_bridge.planner import kept_name
-from firmware_bridge.schedule import Steps, row_steps
+from tinyscene.deploy.graph.graph import Mean, Tensor
+from tinyscene.firmware_bridge.memory.planner import kept_name
+from tinyscene.firmware_bridge.memory.schedule import Steps, row_steps
+from tinyscene.firmware_bridge.ops.site import Code, Site, rescaling
 
 
 def plan(source: Tensor) -> Steps:

@@ -1,8 +1,8 @@
 """AVERAGE_POOL_2D: the mean of a window, its padding counted."""
 
-from deploy.graph import AveragePool2D, Tensor
-from firmware_bridge.ops.site import Code, Site
-from firmware_bridge.schedule import Steps, window_steps
+from tinyscene.deploy.graph.graph import AveragePool2D, Tensor
+from tinyscene.firmware_bridge.memory.schedule import Steps, window_steps
+from tinyscene.firmware_bridge.ops.site import Code, Site
 
 MAX_AREA = 2**20  # of a window: beyond, the host's kernel would have to round twice
 FAST_AREA, FAST_CHANNELS = 255, 4  # what tinyscene_kernels.h asks for tinyscene_pool: no more, and no fewer

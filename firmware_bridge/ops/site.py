@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.graph import Convolution, Kind, Tensor, quantize_multiplier
-from firmware_bridge.layouts import MAX_DEPTH
-from firmware_bridge.planner import Plan
+from tinyscene.deploy.graph.graph import Convolution, Kind, Tensor, quantize_multiplier
+from tinyscene.firmware_bridge.memory.layouts import MAX_DEPTH
+from tinyscene.firmware_bridge.memory.planner import Plan
 
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
 FASTEST_SHIFTS = (1, 22)  # of the fast kernels: to the right

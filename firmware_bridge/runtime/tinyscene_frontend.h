@@ -1,6 +1,6 @@
 /* The fixed-point log-mel front end: int16 PCM in, int8 features out, integers only, no FPU.
  *
- * What it computes, to the bit, stands in deploy/fixed_point.py. Its sizes are the constants of tinyscene_config.h,
+ * What it computes, to the bit, stands in deploy/frontend/fixed_point.py. Its sizes are the constants of tinyscene_config.h,
  * its tables those of tinyscene_tables.c, both generated.
  */
 #ifndef TINYSCENE_FRONTEND_H

@@ -112,7 +112,7 @@ INLINE int32_t high_product_of_half(int32_t twice, int32_t multiplier)
     return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
 }
 
-/* All sums stay below 2^29: deploy/graph.py admits no others. */
+/* All sums stay below 2^29: deploy/graph/graph.py admits no others. */
 void tinyscene_add(const tinyscene_sum *sum_of, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
 {
     const tinyscene_sum own = *sum_of, *const s = &own; /* which no output that is written can change */

@@ -284,7 +284,7 @@ void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], i
         all_depthwise(c, rows, pixels, step, y, 0);
 }
 
-/* All sums stay below 2^29: deploy/graph.py admits no others. Not `clamped`: by the stores alone, at -128. */
+/* All sums stay below 2^29: deploy/graph/graph.py admits no others. Not `clamped`: by the stores alone, at -128. */
 INLINE void add_values(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y,
                        const int clamped)
 {

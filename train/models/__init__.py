@@ -5,12 +5,12 @@ Families for the device are here, one a file; teachers are in `train/teachers`.
 
 from torch import nn
 
-from train.features import LogMel
-from train.models.cp_mobile import CPMobile, fold_branches
-from train.recipe import AstModel, CPMobileModel, CPResNetModel, Model, PasstModel, Recipe
-from train.teachers.cp_resnet import CPResNet
-from train.teachers.front_ends import AstMel, KaldiMel, PasstMel
-from train.teachers.passt import Passt
+from tinyscene.train.features import LogMel
+from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
+from tinyscene.train.recipe import AstModel, CPMobileModel, CPResNetModel, Model, PasstModel, Recipe
+from tinyscene.train.teachers.cp_resnet import CPResNet
+from tinyscene.train.teachers.front_ends import AstMel, KaldiMel, PasstMel
+from tinyscene.train.teachers.passt import Passt
 
 Features = LogMel | KaldiMel
 
@@ -25,7 +25,7 @@ def build(model: Model, classes: int) -> nn.Module:
         case PasstModel():
             return Passt(model, classes)
         case AstModel():
-            from train.teachers.ast import Ast  # transformers takes seconds to import, and is an extra
+            from tinyscene.train.teachers.ast import Ast  # transformers takes seconds to import, and is an extra
 
             return Ast(model, classes)
 

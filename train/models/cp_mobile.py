@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.errors import InputError
-from train.recipe import Channels, CPMobileModel
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.recipe import Channels, CPMobileModel
 
 
 def round_channels(channels: float) -> int:

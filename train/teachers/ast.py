@@ -26,8 +26,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from deploy.errors import InputError
-from train.recipe import AstModel
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.recipe import AstModel
 
 try:
     from peft import LoraConfig, LoraModel

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.errors import InputError
-from train.recipe import CPResNetModel, Stride
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.recipe import CPResNetModel, Stride
 
 Kernels = tuple[int, int]  # of a block's two convolutions
 BLOCKS = 12

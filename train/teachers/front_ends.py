@@ -14,8 +14,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from deploy.frontend import FrontEnd
-from train.features import centred_spectrum
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.train.features import centred_spectrum
 
 PREEMPHASIS = 0.97  # share of the sample before that is taken off
 PASST_MEAN, PASST_DEVIATION = -4.5, 5.0  # of log-mels, as assumed by its authors

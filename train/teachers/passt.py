@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.errors import InputError
-from train.recipe import PasstModel
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.recipe import PasstModel
 
 MELS, FRAMES = 128, 998  # of the log-mels, ten seconds long, that the published weights were trained on
 PATCH = 16  # mels, and frames

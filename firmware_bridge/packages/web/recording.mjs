@@ -1,4 +1,4 @@
-// An audio file as one-second int16 clips, cut, mixed down, resampled and rounded as deploy/audio.py does it.
+// An audio file as one-second int16 clips, cut, mixed down, resampled and rounded as deploy/frontend/audio.py does it.
 //
 // The browser decodes. It would also resample, with a filter of its own; so it is asked for the file's own rate, which
 // only the headers of WAV and FLAC are read for. It scales integers to floats, and some browsers the positive ones by

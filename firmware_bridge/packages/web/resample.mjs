@@ -1,4 +1,4 @@
-// The resampler of deploy/frontend.py: torchaudio's windowed sinc. Products and sums are rounded to float32, tap after
+// The resampler of deploy/frontend/log_mel.py: torchaudio's windowed sinc. Products and sums are rounded to float32, tap after
 // tap, as numpy's are, so that a recording becomes the same samples here as there.
 
 const ZERO_CROSSINGS = 6;

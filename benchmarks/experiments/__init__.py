@@ -1,0 +1,1 @@
+"""The measurements behind benchmarks/results, each a command. Not installed."""

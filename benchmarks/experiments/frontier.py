@@ -1,0 +1,78 @@
+"""The frontier: a trained recipe, pruned to smaller budgets, and each of these networks quantized.
+
+    python -m tinyscene.benchmarks.experiments.frontier sweeps/data_efficient --data DATA [--run student] [--split 100]
+
+For each seed of the sweep's run: the network as it is and pruned to 11 and 4.5 million MACs, float and int8 (the
+reference's integers from PCM to logits), on the test list. Runs and bundles are kept in --runs, so a killed benchmark
+goes on; the table in --out is rewritten after each network.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyscene.benchmarks.experiments.results import read_result, write_result
+from tinyscene.train.budget import count_target
+from tinyscene.train.data.cache import Clips, prepare
+from tinyscene.train.data.datasets import Dataset, open_dataset
+from tinyscene.train.evaluate import evaluate, open_subject
+from tinyscene.train.prune import prune
+from tinyscene.train.quantize.quantize import quantize
+from tinyscene.train.run import load_model
+from tinyscene.train.sweep.job import read_record
+from tinyscene.train.sweep.plan import TrainJob
+
+GOALS = {"whole": None, "11 M": 11_000_000, "4.5 M": 4_500_000}  # MACs
+
+
+def main(
+    sweep: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
+    data: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    run: str = "student",
+    split: str = "100",
+    runs: Path = Path("runs/frontier"),
+    out: Path = Path("benchmarks/results/frontier.json"),
+) -> None:
+    """Prune, quantize and evaluate, and write the table."""
+    dataset = open_dataset(data)
+    result = read_result(out)
+    rows: list[dict[str, Any]] = result.setdefault("rows", [])
+    for job in read_record(sweep).jobs:
+        if not isinstance(job, TrainJob) or (job.run, job.split) != (run, split):
+            continue
+        clips = prepare(dataset, job.recipe.features.sample_rate)
+        for name, macs in GOALS.items():
+            if not any((row["seed"], row["goal"]) == (job.recipe.seed, name) for row in rows):
+                folder = runs / f"{run}-{split}-{job.recipe.seed}-{name.replace(' ', '')}"
+                network = sweep / job.name if macs is None else _pruned(sweep / job.name, dataset, clips, folder, macs)
+                measured = _measure(network, dataset, clips, folder.with_name(f"{folder.name}-int8"))
+                rows.append({"run": run, "split": split, "seed": job.recipe.seed, "goal": name} | measured)
+                write_result(out, result)
+
+
+def _pruned(whole: Path, dataset: Dataset, clips: Clips, out: Path, macs: int) -> Path:
+    if not out.exists():
+        prune(whole, dataset, clips, out, macs, None, resume=out.with_name(f"{out.name}.pruning").exists())
+    return out
+
+
+def _measure(run: Path, dataset: Dataset, clips: Clips, bundle: Path) -> dict[str, Any]:
+    """What a network costs, and how right it is before and after quantization, on the test list of its split."""
+    if not bundle.exists():
+        quantize(run, dataset, clips, bundle)
+    count = count_target(str(run), None, None)[0]
+    test = dataset.split(load_model(run)[1].split or "")[1]
+    kinds = {"float": open_subject(run, "torch"), "int8": open_subject(bundle, "reference")}
+    found = {kind: evaluate(subject.predict, clips, test) for kind, subject in kinds.items()}
+    measures = ("accuracy", "macro_accuracy", "log_loss")
+    return {
+        "parameters": count.parameters,
+        "macs": count.macs,
+        "int8_bytes": (count.deployed or {})["int8_bytes"],
+        **{kind: {measure: each[measure] for measure in measures} for kind, each in found.items()},
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

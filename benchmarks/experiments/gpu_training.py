@@ -1,0 +1,95 @@
+"""Training speed on a GPU: the step of a recipe on as many clips as TAU 2022 Mobile has, held in its memory.
+
+    python -m tinyscene.benchmarks.experiments.gpu_training [--recipe student] [--clips 140000]
+
+The clips are random PCM, which costs what recordings cost and teaches nothing. The rate is the median over steps after
+the first, which allocates and chooses algorithms; the time of 150 epochs is that rate's. It takes a CPU where there is
+no GPU, for which `benchmarks/experiments/training_speed.py` is the better measure.
+"""
+
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.train.checkpoint import Place
+from tinyscene.train.data.cache import CachedRecording, Clips
+from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.distill import cross_entropy
+from tinyscene.train.loop import CPU_MICRO_BATCH
+from tinyscene.train.models import build
+from tinyscene.train.progress import progress
+from tinyscene.train.recipe import load_recipe
+from tinyscene.train.trainer import Ranks, Trainer
+
+EPOCHS = 150  # of the published recipe
+
+
+def random_clips(count: int, samples: int) -> Clips:
+    """One recording of `count` clips of noise, of all scenes in turn."""
+    pcm = np.random.default_rng(0).integers(-3000, 3000, (count, samples), np.int16)
+    whole = CachedRecording(
+        path="noise",
+        label=SCENES[0],
+        device="a",
+        first_clip=0,
+        clips=count,
+        silent=(),
+        rate=samples,
+        sha256="",
+        notes=(),
+    )
+    label, recording = np.arange(count) % len(SCENES), np.zeros(count, np.int64)
+    return Clips(Path(), pcm, label, recording, (whole,), SCENES, "random")
+
+
+def main(
+    recipe: str = "baseline",
+    clips: Annotated[int, typer.Option(help="In the training set.")] = 140_000,
+    steps: Annotated[int, typer.Option(help="Measured.")] = 200,
+    out: Path = Path("benchmarks/results/gpu_training.json"),
+) -> None:
+    """Measure and write clips a second and the time of 150 epochs."""
+    chosen = load_recipe(recipe)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    noise = random_clips(clips, chosen.features.clip_samples)
+    network = build(chosen.model, len(SCENES)).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=chosen.train.lr, weight_decay=chosen.train.weight_decay)
+    batch, every = chosen.train.batch_size, np.arange(clips)
+    micro_batch = batch if device.type == "cuda" else CPU_MICRO_BATCH
+    trainer = Trainer(
+        chosen, noise, every, network, optimizer, Ranks(0, 1), device, micro_batch, cross_entropy, every[:0]
+    )
+    place, seconds = Place(), []
+    with progress("measuring", steps) as advance:
+        for _ in range(steps + 1):
+            if place.batch == clips // batch:
+                place.epoch, place.batch = place.epoch + 1, 0
+            started = time.perf_counter()
+            trainer.step(place, total_steps=steps + 1, stopping=False)  # ends by reading the loss, so it is done
+            seconds.append(time.perf_counter() - started)
+            advance(1)
+    step = statistics.median(seconds[1:])
+    result = {
+        "recipe": chosen.name,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "clips": clips,
+        "batch_size": batch,
+        "held_on_gpu": trainer.resident is not None,
+        "clips_per_second": batch / step,
+        "minutes_for_150_epochs": EPOCHS * math.ceil(clips / batch) * step / 60,
+        "seconds_a_step": seconds,
+    }
+    write_result(out, result)
+    minutes = result["minutes_for_150_epochs"]
+    typer.echo(f"{result['device']}: {batch / step:,.0f} clips a second, {minutes:.1f} minutes for {EPOCHS} epochs")
+
+
+if __name__ == "__main__":
+    typer.run(main)

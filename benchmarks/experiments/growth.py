@@ -1,0 +1,136 @@
+"""How a network's cost grows: latency, RAM and MACs with its width, with the clip's length and with the mel bands; and
+the clips a second that training does with the batch.
+
+    python -m tinyscene.benchmarks.experiments.growth                  # benchmarks/results/growth.json, some minutes
+
+The baseline's network with one setting changed at a time, its weights drawn and not trained: what it costs does not
+depend on them. Latency is of the native runner, the network alone, all in turn (latency.py). RAM is the arena, feature
+map and all. A clip longer than a second is a network's input of more frames; the front end makes a second at a time.
+Training is our step on synthetic sounds, cut into micro-batches as on any CPU, and in one piece.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+
+from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.experiments.training_speed import our_step
+from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, summarize
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.firmware_bridge.emit import DEVICE_KERNELS, make_network
+from tinyscene.firmware_bridge.memory.schedule import macs
+from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork
+from tinyscene.train.data.cache import prepare
+from tinyscene.train.data.datasets import SCENES, open_dataset
+from tinyscene.train.data.sample import write_sample
+from tinyscene.train.loop import CPU_MICRO_BATCH
+from tinyscene.train.models import build
+from tinyscene.train.progress import progress
+from tinyscene.train.quantize.calibrate import calibrate, to_integers
+from tinyscene.train.quantize.fake_quantize import GraphModule
+from tinyscene.train.quantize.lower import lower
+from tinyscene.train.recipe import Recipe, load_recipe
+
+WIDTHS = (8, 16, 24, 32, 48)  # base channels; the baseline has 32
+SECONDS = (0.5, 1.0, 2.0, 4.0)
+MELS = (64, 128, 256)
+BATCHES = (8, 16, 32, 64, 128, 256)
+STEPS = 7  # of training, of which the median counts
+
+
+def integer_graph(recipe: Recipe, frames: int) -> Graph:
+    """A recipe's network, drawn and made integer on noise, for so many frames."""
+    torch.manual_seed(recipe.seed)
+    shape = (recipe.features.n_mels, frames)
+    graph = lower(build(recipe.model, len(SCENES)).eval(), shape)
+    noise = torch.randn(2, 1, *shape)
+    return to_integers(graph, calibrate(GraphModule(graph), [noise], recipe.quantize))
+
+
+def settings() -> dict[tuple[str, float], Graph]:
+    """The networks, by what is changed in the baseline and to what."""
+    baseline = load_recipe("baseline")
+    frames, seconds = baseline.features.frames, [1 + round(each * (baseline.features.frames - 1)) for each in SECONDS]
+    made = {
+        ("width", float(w)): integer_graph(load_recipe("baseline", [f"model.base_channels={w}"]), frames)
+        for w in WIDTHS
+    }
+    made |= {("seconds", each): integer_graph(baseline, count) for each, count in zip(SECONDS, seconds, strict=True)}
+    bands = {mels: load_recipe("baseline", [f"features.n_mels={mels}"]) for mels in MELS}
+    return made | {("mels", float(mels)): integer_graph(recipe, frames) for mels, recipe in bands.items()}
+
+
+def inference(rounds: int) -> list[dict[str, Any]]:
+    """A row for each network: setting, value, macs, arena_bytes, and the figures of its latency."""
+    graphs, rng = settings(), np.random.default_rng(0)
+    calls: dict[tuple[str, float], Callable[[], object]] = {}
+    for key, graph in graphs.items():
+        features = rng.integers(-128, 128, graph.input.shape, np.int8)
+        network = NativeNetwork(make_network(graph, KERNELS))
+        calls[key] = lambda network=network, features=features: network(features)
+    with one_core():
+        figures = summarize(interleaved(calls, rounds))
+    return [
+        {
+            "setting": key[0],
+            "value": key[1],
+            "macs": macs(graph),
+            "arena_bytes": make_network(graph, DEVICE_KERNELS).config["ARENA_BYTES"],
+            **figures[key],
+        }
+        for key, graph in graphs.items()
+    ]
+
+
+def training() -> list[dict[str, Any]]:
+    """Clips a second by batch, of our step: in micro-batches, and whole."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="tinyscene-") as name, progress("training", 2 * len(BATCHES)) as advance:
+        folder = Path(name)
+        write_sample(folder / "sample")
+        dataset = open_dataset(folder / "sample")
+        clips = prepare(dataset, load_recipe("baseline").features.sample_rate, folder)
+        paths = dataset.split("100")[0]
+        for batch in BATCHES:
+            recipe = load_recipe("baseline", [f"train.batch_size={batch}"])
+            row: dict[str, Any] = {"batch": batch}
+            for how, micro in (("micro_batches", min(batch, CPU_MICRO_BATCH)), ("whole", batch)):
+                row[how] = batch / _seconds(our_step(recipe, clips, paths, micro))
+                advance(1)
+            rows.append(row)
+    return rows
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    """The median of a step's time, after one that allocates."""
+    times = []
+    for _ in range(1 + STEPS):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def main(out: Path = Path("benchmarks/results/growth.json"), rounds: int = LEAST_ROUNDS) -> None:
+    """Measure and write the table."""
+    rows, trained = inference(rounds), training()
+    threads = torch.get_num_threads()
+    write_result(out, {"inference": rows, "training": {"threads": threads, "clips_per_second": trained}})
+    for row in rows:
+        typer.echo(
+            f"{row['setting']} {row['value']:g}: {row['macs']:,} MACs, {row['arena_bytes']:,} bytes, "
+            f"{row['median_ms']:.3f} ms"
+        )
+    for row in trained:
+        typer.echo(f"batch {row['batch']}: {row['micro_batches']:.0f} clips a second, {row['whole']:.0f} in one piece")
+
+
+if __name__ == "__main__":
+    typer.run(main)

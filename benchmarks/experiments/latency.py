@@ -1,0 +1,31 @@
+"""Latency of record: every runtime of a bundle on this machine, in one process, in turn.
+
+python -m tinyscene.benchmarks.experiments.latency BUNDLE
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.latency import LEAST_ROUNDS, host_latency
+from tinyscene.deploy.bundle.bundle import open_bundle
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    rounds: Annotated[int, typer.Option(min=LEAST_ROUNDS)] = 500,
+    out: Path = Path("benchmarks/results/latency.json"),
+) -> None:
+    """Measure all runtimes of a bundle and write the table."""
+    found = host_latency(open_bundle(bundle), rounds)
+    write_result(out, {"bundle": str(bundle), **found})
+    for name, each in found["latency"].items():
+        typer.echo(f"{name}: {each['median_ms']:.3f} ms")
+    for line in (*found["warnings"], *found["missing"].values()):
+        typer.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The bundle: what is shipped, and what is held to it."""

@@ -1,0 +1,86 @@
+"""Files that are whole or absent: written under a temporary name, then renamed."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile, mkdtemp
+
+import platformdirs
+
+from tinyscene.deploy.common.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` to write to; rename it onto `path` when the block ends well.
+
+    When the block raises, nothing is left and an older file at `path` stays as it was.
+    """
+    is_new_folder = not path.parent.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as handle:
+        temporary = Path(handle.name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException as error:
+        _name(error, path)
+        temporary.unlink(missing_ok=True)
+        if is_new_folder:
+            with contextlib.suppress(OSError):  # somebody else's file may be in it by now
+                path.parent.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` to fill; rename it to `path`, which must not hold anything, at the end.
+
+    When the block raises, nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    except BaseException as error:
+        _name(error, path)
+        shutil.rmtree(temporary)
+        raise
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """A full disk does not say whose bytes were too many; say it."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a whole file or none. Text is UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def require_free(folder: Path) -> None:
+    """Make sure a new folder can be written here: nothing is there, or an empty one. Raises InputError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: already exists and is not empty; choose another name")
+
+
+def cache_folder() -> Path:
+    """Where caches go: $TINYSCENE_CACHE, or the user's cache folder."""
+    named = os.environ.get("TINYSCENE_CACHE")
+    return Path(named) if named else platformdirs.user_cache_path("tinyscene")
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

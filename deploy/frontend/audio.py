@@ -1,0 +1,142 @@
+"""Audio files as one-second int16 clips: the one way in, for training and for classification.
+
+A recording is cut into seconds at its own rate, then each second is mixed down to mono, resampled and
+rounded to int16, so every clip is treated as the one-second files of TAU are. What is left at the end is
+padded with zeros to a clip if it lasts half a second or more, or if it is all there is; otherwise dropped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE, SOURCE_RATES, resample
+
+SAMPLES_A_BYTE = 10_000  # more than any format packs, digital silence in FLAC (5,461) included
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
+
+
+def clip_count(frames: int, rate: int) -> int:
+    """One-second clips cut from `frames` samples at `rate` Hz, by the rule above."""
+    whole, rest = divmod(frames, rate)
+    return whole + (2 * rest >= rate or (whole == 0 and rest > 0))
+
+
+@dataclass
+class Recording:
+    """An open audio file. Iterate over `clips`, then read in `notes` what had to be done to it."""
+
+    path: Path
+    sample_rate: int  # Hz, of the clips
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: no such file")
+        if self.path.stat().st_size == 0:
+            raise InputError(f"{self.path}: the file is empty")
+        try:
+            with soundfile.SoundFile(self.path) as sound:
+                self.rate, self.channels, self.frames = sound.samplerate, sound.channels, sound.frames
+                log = sound.extra_info
+        except (soundfile.SoundFileError, OSError) as error:
+            raise InputError(f"{self.path}: not an audio file that can be read ({_reason(error)})") from None
+        if not SOURCE_RATES[0] <= self.rate <= SOURCE_RATES[1]:
+            raise InputError(f"{self.path}: its sample rate of {self.rate} Hz cannot be used")
+        if self.frames <= 0:
+            raise InputError(f"{self.path}: holds no samples")
+        if self.frames > SAMPLES_A_BYTE * self.path.stat().st_size:
+            raise InputError(f"{self.path}: its header promises {self.frames / self.rate:.0f} s, more than it can hold")
+        if "(should be" in log or "ended unexpectedly" in log:
+            self.notes.append(f"truncated: {self.frames / self.rate:.2f} s are left")
+        if self.channels > 1:
+            self.notes.append(f"{self.channels} channels mixed down")
+
+    @property
+    def clip_count(self) -> int:
+        """Clips the header promises; a damaged file has fewer."""
+        return clip_count(self.frames, self.rate)
+
+    def clips(self) -> Iterator[NDArray[np.int16]]:
+        """Yield one-second clips (sample_rate,), one second of the file in memory at a time.
+
+        Raises InputError if nothing at the start decodes or it holds NaN or infinity. Damage further on
+        ends the recording there, with a note.
+        """
+        with soundfile.SoundFile(self.path) as sound:
+            for index in range(self.clip_count):
+                second, fault = read_frames(sound, min(self.rate, self.frames - index * self.rate))
+                if fault:
+                    if index == 0 and len(second) == 0:
+                        raise InputError(f"{self.path}: damaged: {fault}")
+                    if index and 2 * len(second) < self.rate:
+                        second = second[:0]
+                    used = round(index + len(second) / self.rate, 2)
+                    self.notes.append(f"damaged: {fault}; the first {used:g} s are used")
+                    if len(second) == 0:
+                        return
+                if len(second) < self.rate:
+                    self.notes.append(f"the last {len(second) / self.rate:.2f} s padded to one second")
+                yield self._clip(mix_down(second))
+                if fault:
+                    return
+
+    def _clip(self, mono: NDArray[np.float32]) -> NDArray[np.int16]:
+        clip, clipped = make_clip(mono, self.rate, self.sample_rate)
+        if clipped and "clipped at full scale" not in self.notes:
+            self.notes.append("clipped at full scale")
+        return clip
+
+
+def read_clips(paths: list[Path], sample_rate: int) -> NDArray[np.int16]:
+    """The one-second clips of recordings, (clip, sample_rate)."""
+    clips = [clip for path in paths for clip in Recording(path, sample_rate).clips()]
+    return np.array(clips, np.int16).reshape(-1, sample_rate)
+
+
+def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Samples (samples,) or (samples, channels), int16 or float within +-1 -> mono float32 (samples,).
+
+    Raises InputError for any other shape or type, and for NaN or infinite samples.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or (samples.dtype != np.int16 and samples.dtype.kind != "f"):
+        raise InputError(f"samples are {samples.dtype} {samples.shape}: needed are int16 or float, (samples, channels)")
+    if 0 in samples.shape[1:]:
+        raise InputError("samples of no channel")
+    real = samples / PCM_SCALE if samples.dtype == np.int16 else samples.astype(np.float32)
+    mono = real if real.ndim == 1 else real.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise InputError("samples hold NaN or infinite values")
+    return mono
+
+
+def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[NDArray[np.int16], bool]:
+    """A second or less at `rate` Hz as an int16 clip (sample_rate,), and whether it was clipped."""
+    signal = resample(mono, rate, sample_rate)[:sample_rate]
+    clip = np.zeros(sample_rate, np.int16)
+    clip[: len(signal)] = np.clip(np.rint(signal * PCM_SCALE), -32768, 32767)
+    return clip, bool(np.abs(signal).max() > 1.0)
+
+
+def read_frames(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:
+    """Samples (frames, channels) and what is wrong with them, if anything."""
+    nothing = np.zeros((0, sound.channels), np.float32)
+    try:
+        samples = np.asarray(sound.read(frames, dtype="float32", always_2d=True), np.float32)
+    except soundfile.SoundFileError as error:
+        return nothing, _reason(error)
+    if not np.isfinite(samples).all():
+        return nothing, "holds NaN or infinite samples"
+    return samples, "" if len(samples) == frames else "ends before its header says"
+
+
+def _reason(error: Exception) -> str:
+    """libsndfile's own words on one line, without the path that the caller names."""
+    words = str(getattr(error, "error_string", error)).removeprefix("Error : ")
+    return words.strip().rstrip(".").replace("\n", " ")

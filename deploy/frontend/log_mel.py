@@ -1,0 +1,181 @@
+"""The front end: every feature constant, named once, and the numpy log-mel that needs nothing but numpy.
+
+One second of sound at `sample_rate` becomes a log-mel of `n_mels` bands by `frames` frames:
+reflect-padded and centred frames, periodic Hann window, power spectrum, HTK mel triangles without
+normalisation, log(x + log_offset). These are the settings of the DCASE 2024 Task 1 baseline and the
+definitions of torchaudio's `MelSpectrogram` and `Resample`, to which the tests hold them.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.common.errors import InputError
+
+Float32 = NDArray[np.float32]
+
+PCM_SCALE = np.float32(32768.0)  # int16 full scale; a float waveform is PCM / PCM_SCALE
+SOURCE_RATES = (1_000, 768_000)  # Hz a recording may have: beyond is a broken header, not sound
+
+SINC_ZERO_CROSSINGS = 6  # torchaudio's lowpass_filter_width
+SINC_ROLLOFF = 0.99
+PHASES_A_BLOCK = 16  # phases of the resampler computed in one matrix product
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Feature settings. The defaults are the DCASE 2024 Task 1 baseline's: 256 mel x 65 frames at 32 kHz."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+
+    sample_rate: int = 32_000  # Hz
+    n_fft: int = 4096  # samples
+    win_length: int = 3072  # samples
+    hop_length: int = 500  # samples
+    n_mels: int = 256
+    f_min: float = 0.0  # Hz
+    f_max: float | None = None  # Hz; none is the Nyquist frequency
+    log_offset: float = 1e-5  # of power, before the logarithm
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels"):
+            if type(getattr(self, name)) is not int:
+                raise InputError(f"features.{name} is {getattr(self, name)!r}: it must be a whole number")
+        limits = {
+            "sample_rate": (4_000, 192_000),
+            "n_fft": (16, 65_536),
+            "win_length": (1, self.n_fft),
+            "hop_length": (1, self.sample_rate),
+            "n_mels": (1, 1024),
+            "log_offset": (1e-20, 1.0),
+            "top_frequency": (1.0, self.sample_rate / 2),
+            "f_min": (0.0, self.top_frequency - 1.0),
+        }
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                key = "f_max" if name == "top_frequency" else name
+                raise InputError(f"features.{key} is {getattr(self, name)}: it must lie in {low:g} to {high:g}")
+        if self.n_fft % 2 or self.n_fft // 2 >= self.clip_samples:
+            raise InputError(f"features.n_fft is {self.n_fft}: it must be even and less than two seconds long")
+
+    @property
+    def top_frequency(self) -> float:
+        """The upper edge of the last mel band, in Hz."""
+        return self.sample_rate / 2 if self.f_max is None else self.f_max
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples in a clip: one second."""
+        return self.sample_rate
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip's log-mel."""
+        return 1 + self.clip_samples // self.hop_length
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(mel, frame) of a clip's log-mel."""
+        return self.n_mels, self.frames
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        return asdict(self)
+
+    def window(self) -> Float32:
+        """Periodic Hann window, (win_length,)."""
+        n = np.arange(self.win_length, dtype=np.float64)
+        return (0.5 - 0.5 * np.cos(2 * np.pi * n / self.win_length)).astype(np.float32)
+
+    def mel_edges(self) -> NDArray[np.float64]:
+        """Where the mel triangles begin, peak and end, in Hz, (n_mels + 2,): band m spans edges m to m + 2."""
+        top, bottom = _hertz_to_mel(self.top_frequency), _hertz_to_mel(self.f_min)
+        return 700.0 * (10.0 ** (np.linspace(bottom, top, self.n_mels + 2) / 2595.0) - 1.0)
+
+    def filterbank(self) -> Float32:
+        """Mel weights of the power spectrum, (n_mels, n_fft // 2 + 1): HTK scale, triangles of height one."""
+        bins = np.linspace(0, self.sample_rate / 2, self.n_fft // 2 + 1)  # Hz
+        edges = self.mel_edges()
+        rising = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+        falling = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
+        return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+    def log_mel(self, clips: Float32) -> Float32:
+        """Log-mel of one-second clips within +-1: (batch, samples) -> (batch, mel, frame)."""
+        window, filterbank = _constants(self)
+        edge = self.n_fft // 2
+        signal = np.pad(clips, ((0, 0), (edge, edge)), mode="reflect")
+        features = np.empty((len(clips), *self.shape), np.float32)
+        for feature, samples in zip(features, signal, strict=True):
+            framed = np.lib.stride_tricks.sliding_window_view(samples, self.n_fft)[:: self.hop_length]
+            spectrum = np.fft.rfft(framed * window)  # (frame, bin)
+            power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+            feature[:] = np.log(filterbank @ power.T + np.float32(self.log_offset))  # (mel, frame)
+        return features
+
+
+def _hertz_to_mel(frequency: float) -> float:
+    return 2595.0 * math.log10(1.0 + frequency / 700.0)
+
+
+@lru_cache(maxsize=8)
+def _constants(front_end: FrontEnd) -> tuple[Float32, Float32]:
+    """The window, zero-padded on both sides to n_fft, and the filterbank."""
+    left = (front_end.n_fft - front_end.win_length) // 2
+    padded = np.zeros(front_end.n_fft, np.float32)
+    padded[left : left + front_end.win_length] = front_end.window()
+    return padded, front_end.filterbank()
+
+
+@lru_cache(maxsize=16)
+def sinc_blocks(source: int, target: int) -> tuple[int, list[tuple[int, Float32]]]:
+    """Windowed-sinc kernels for the reduced ratio source:target, as torchaudio's `Resample` computes them.
+
+    Returns the padding on the left and, for each block of phases, the first tap used and the weights
+    (tap, phase). A phase has few taps that are not zero, so a block of neighbours is narrow, and even
+    a ratio without common factors costs little memory.
+    """
+    base = min(source, target) * SINC_ROLLOFF
+    width = math.ceil(SINC_ZERO_CROSSINGS * source / base)
+    # torchaudio divides the phase in float32 and everything else in float64; so do we
+    phases = (-np.arange(target, dtype=np.float32) / np.float32(target)).astype(np.float64)
+    blocks = []
+    for first in range(0, target, PHASES_A_BLOCK):
+        phase = phases[first : first + PHASES_A_BLOCK]
+        low = math.floor(-phase[0] * source)  # the earliest tap of the block, counted from -width
+        high = math.ceil(-phase[-1] * source) + 2 * width + 1
+        taps = np.arange(low - width, high - width, dtype=np.float64) / source
+        t = np.clip((phase[None, :] + taps[:, None]) * base, -SINC_ZERO_CROSSINGS, SINC_ZERO_CROSSINGS)
+        hann = np.cos(t * np.pi / SINC_ZERO_CROSSINGS / 2) ** 2
+        blocks.append((low, (np.sinc(t) * hann * base / source).astype(np.float32)))  # (tap, phase)
+    return width, blocks
+
+
+def resample(signal: Float32, source_rate: int, target_rate: int) -> Float32:
+    """Resample a float signal (samples,) by windowed sinc; ceil(samples * target / source) samples come back.
+
+    Equal to torchaudio's `Resample` with its defaults to float32 rounding (golden values in the tests).
+    """
+    if not SOURCE_RATES[0] <= source_rate <= SOURCE_RATES[1]:
+        raise InputError(
+            f"a sample rate of {source_rate} Hz: it must lie in {SOURCE_RATES[0]:,} to {SOURCE_RATES[1]:,} Hz"
+        )
+    if source_rate == target_rate:
+        return signal
+    divisor = math.gcd(source_rate, target_rate)
+    source, target = source_rate // divisor, target_rate // divisor
+    width, blocks = sinc_blocks(source, target)
+    steps = len(signal) // source + 1  # each step makes `target` samples from `source` new ones
+    widest = max(low + len(weights) for low, weights in blocks)
+    padded = np.pad(signal, (width, steps * source + widest))
+    resampled = np.empty((steps, target), np.float32)
+    for index, (low, weights) in enumerate(blocks):
+        first = index * PHASES_A_BLOCK
+        windows = np.lib.stride_tricks.as_strided(
+            padded[low:], (steps, len(weights)), (padded.strides[0] * source, padded.strides[0])
+        )
+        resampled[:, first : first + weights.shape[1]] = windows @ weights
+    return resampled.reshape(-1)[: math.ceil(len(signal) * target / source)]

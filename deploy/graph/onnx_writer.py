@@ -1,0 +1,173 @@
+"""Graph -> ONNX, float or int8 (int8 in, int8 out).
+
+    content = write_onnx(graph, {"labels": [...]})
+
+Activations are NCHW, (batch, channels, mel, frame), with a free batch. An integer graph is written in QDQ
+form: a float operator between a DequantizeLinear of each input and a QuantizeLinear of its output, which
+ONNX Runtime fuses into one integer kernel. It fuses int8 on ARM as it is; on x86 it wants uint8 unless the
+session sets `session.qdqisint8allowed` to 1, and computes most operators in float without. Feature settings
+and labels go into the file's metadata, as JSON, under `tinyscene`.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.provenance import METADATA_KEY
+from tinyscene.deploy.graph.graph import (
+    INT8_MIN,
+    Add,
+    AveragePool2D,
+    Convolution,
+    DepthwiseConv2D,
+    Graph,
+    Kind,
+    Mean,
+    Tensor,
+    Window,
+)
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError:
+    raise InputError("writing ONNX needs onnx: pip install 'tinyscene[onnx]'") from None
+
+OPSET = 18  # that of torch's float export; what is written here has not changed since 14
+IR_VERSION = 8  # of ONNX 1.13, which brought opset 18; ONNX Runtime takes it since 1.14
+BATCH = "batch"
+CHANNEL_AXIS = 0  # of weights, (outputs, inputs, height, width)
+
+# A global pool with Flatten behind it for a Mean: of a ReduceMean ONNX Runtime has no integer kernel.
+OPERATORS = {
+    "Conv2D": "Conv",
+    "DepthwiseConv2D": "Conv",
+    "Add": "Add",
+    "AveragePool2D": "AveragePool",
+    "Mean": "GlobalAveragePool",
+}
+
+
+def write_onnx(graph: Graph, metadata: dict[str, Any]) -> bytes:
+    """The bytes of an .onnx file that has passed ONNX's checker. Its tensors keep the graph's names."""
+    file = _File(set(graph.tensors))
+    floats = {graph.input.name: file.as_float(graph.input)}
+    for operator in graph.operators:
+        _write(file, operator, graph.sources(operator), [floats[name] for name in operator.inputs])
+        if operator.output is not graph.output:
+            floats[operator.output.name] = file.as_float(operator.output)
+    model = file.pack(graph, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+@dataclass
+class _File:
+    """A model while it is being written. Its tensors are their names."""
+
+    taken: set[str]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    quantizations: dict[str, list[str]] = field(default_factory=dict)  # tensor -> its scale and zero point
+
+    def free(self, wanted: str) -> str:
+        """A name that no other tensor has: a graph's may look like ours."""
+        while wanted in self.taken:
+            wanted += "'"
+        self.taken.add(wanted)
+        return wanted
+
+    def constant(self, wanted: str, values: NDArray[Any]) -> str:
+        name = self.free(wanted)
+        self.constants.append(numpy_helper.from_array(np.array(values, order="C"), name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+        return output
+
+    def quantization(self, tensor: Tensor) -> list[str]:
+        if tensor.name not in self.quantizations:
+            scale, zero = np.array(tensor.q.scale, np.float32), np.array(tensor.q.zero_point, np.int8)
+            names = [self.constant(f"{tensor.name}/scale", scale), self.constant(f"{tensor.name}/zero", zero)]
+            self.quantizations[tensor.name] = names
+        return self.quantizations[tensor.name]
+
+    def as_float(self, tensor: Tensor) -> str:
+        """The activation as float operators read it."""
+        if tensor.quantization is None:
+            return tensor.name
+        inputs = [tensor.name, *self.quantization(tensor)]
+        return self.node("DequantizeLinear", inputs, self.free(f"{tensor.name}/float"))
+
+    def pack(self, graph: Graph, metadata: dict[str, Any]) -> onnx.ModelProto:
+        kind = onnx.TensorProto.INT8 if graph.is_integer else onnx.TensorProto.FLOAT
+        first, last = (
+            helper.make_tensor_value_info(tensor.name, kind, [BATCH, tensor.shape[-1], *tensor.shape[1:-1]])
+            for tensor in (graph.input, graph.output)
+        )
+        model = helper.make_model(
+            helper.make_graph(self.nodes, METADATA_KEY, [first], [last], self.constants),
+            producer_name=METADATA_KEY,
+            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+        )
+        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, separators=(",", ":"))})
+        return model
+
+
+def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[str]) -> None:
+    """Write one operator of the graph: a chain of nodes, the last of which makes its output."""
+    output = operator.output
+    if isinstance(operator, Convolution):
+        inputs = [*inputs, *_write_weights(file, operator, sources[0])]
+    chain: list[tuple[str, list[str]]] = []  # kind and the inputs after the first
+    relu = isinstance(operator, Convolution | Add) and operator.relu
+    if output.quantization:
+        scale, zero = file.quantization(output)
+        chain.append(("QuantizeLinear", [scale, zero]))
+        # QuantizeLinear itself clamps at -128. For any other zero point the integers are clipped: a Relu
+        # between operator and QuantizeLinear would keep ONNX Runtime from fusing them.
+        if relu and output.quantization.zero_point > INT8_MIN:
+            chain.append(("Clip", [zero]))
+    elif relu:
+        chain.append(("Relu", []))
+    if isinstance(operator, Mean):
+        chain.append(("Flatten", []))
+    kinds = [OPERATORS[operator.kind], *(kind for kind, _ in chain)]
+    names = [*(file.free(f"{output.name}/{kind}") for kind in kinds[:-1]), output.name]
+    file.node(kinds[0], inputs, names[0], **_attributes(operator))
+    for (kind, more), before, name in zip(chain, names, names[1:], strict=False):
+        file.node(kind, [before, *more], name)
+
+
+def _attributes(operator: Kind) -> dict[str, Any]:
+    if not isinstance(operator, Window):
+        return {}
+    top, bottom, left, right = operator.padding
+    attributes = {"kernel_shape": operator.size, "strides": operator.stride, "pads": (top, left, bottom, right)}
+    if isinstance(operator, AveragePool2D):
+        return {**attributes, "count_include_pad": 1}
+    return {**attributes, "group": operator.output.shape[3] if isinstance(operator, DepthwiseConv2D) else 1}
+
+
+def _write_weights(file: _File, operator: Convolution, source: Tensor) -> list[str]:
+    """Write weights and bias, in an integer graph behind a DequantizeLinear with a scale for each output."""
+    name = operator.output.name
+    axes = (3, 0, 1, 2) if isinstance(operator, DepthwiseConv2D) else (0, 3, 1, 2)
+    weights = file.constant(f"{name}/weights", operator.weights.transpose(axes))
+    bias = file.constant(f"{name}/bias", operator.bias)
+    if operator.weight_scales is None:
+        return [weights, bias]
+    scales = {weights: operator.scales, bias: np.float32(source.q.scale) * operator.scales}
+    floats = []
+    for array, values in scales.items():
+        inputs = [array, file.constant(f"{array}/scale", values)]
+        if array == weights:  # of int32 there is no zero point to give
+            inputs.append(file.constant(f"{array}/zero", np.zeros(len(values), np.int8)))
+        floats.append(file.node("DequantizeLinear", inputs, file.free(f"{array}/float"), axis=CHANNEL_AXIS))
+    return floats

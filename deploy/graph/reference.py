@@ -1,0 +1,176 @@
+"""The reference: what a graph computes, in numpy. The definition of right for everything else.
+
+    logits = run(graph, features)            # int8 in, int8 out; or float32 both, for a float graph
+    layers = run_all(graph, features)        # every tensor, by name
+
+Integers follow TFLite's reference kernels to the bit: 32-bit multipliers with a shift, two roundings, and
+truncating divisions where the kernels have them. Sources: tensorflow/lite/kernels/internal/{common,
+quantization_util, reference/integer_ops, reference/add, reference/reduce} and gemmlowp's fixedpoint.h.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.graph.graph import (
+    INT8_MAX,
+    INT8_MIN,
+    Add,
+    AveragePool2D,
+    Conv2D,
+    Convolution,
+    DepthwiseConv2D,
+    Graph,
+    Kind,
+    Mean,
+    Quantization,
+    Tensor,
+    Window,
+    quantize_multiplier,
+)
+
+Values = NDArray[Any]  # int8 or float32, (batch, mel, frame, channels) or (batch, channels)
+
+ADD_SHIFT = 20  # TFLite's left shift of both inputs of an ADD
+EXACT_IN_FLOAT32 = 2**24
+
+
+def run(graph: Graph, features: Values) -> Values:
+    """Features (batch, mel, frame, channels) of the graph's type -> its output, (batch, ...)."""
+    return _run(graph, features, keep=False)[graph.output.name]
+
+
+def run_all(graph: Graph, features: Values) -> dict[str, Values]:
+    """The same, with every tensor by name, in order."""
+    return _run(graph, features, keep=True)
+
+
+def _run(graph: Graph, features: Values, keep: bool) -> dict[str, Values]:
+    dtype = np.int8 if graph.is_integer else np.float32
+    if features.dtype != dtype or features.shape[1:] != graph.input.shape[1:]:
+        expected = " x ".join(map(str, graph.input.shape[1:]))
+        raise InputError(
+            f"features are {features.dtype} {features.shape}: needed are {dtype.__name__}, (batch, {expected})"
+        )
+    values = {graph.input.name: features}
+    run_one = run_integer if graph.is_integer else run_float
+    for operator, last_read in zip(graph.operators, graph.last_reads(), strict=True):
+        arguments = [values[name] for name in operator.inputs]
+        values[operator.output.name] = run_one(operator, graph.sources(operator), arguments)
+        for name in () if keep else last_read:
+            del values[name]
+    return values
+
+
+def run_float(operator: Kind, _sources: list[Tensor], arguments: list[Values]) -> Values:
+    """One operator of a float graph."""
+    match operator:
+        case Conv2D() | DepthwiseConv2D():
+            y = _accumulate(operator, arguments[0], 0, np.float32) + operator.bias
+        case Add():
+            y = arguments[0] + arguments[1]
+        case AveragePool2D():
+            y = _window_sum(operator, arguments[0], 0) / np.float32(math.prod(operator.window))
+        case Mean():
+            y = arguments[0].mean((1, 2), dtype=np.float32)
+    return np.maximum(y, np.float32(0)) if getattr(operator, "relu", False) else y
+
+
+def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) -> Values:
+    """One operator of an integer graph."""
+    output = operator.output.q
+    match operator:
+        case Conv2D() | DepthwiseConv2D():
+            y = _convolve(operator, sources[0], arguments[0]) + output.zero_point
+        case Add():
+            y = _add(operator, sources, arguments) + output.zero_point
+        case AveragePool2D():
+            y = _divide(_window_sum(operator, arguments[0], sources[0].q.zero_point), math.prod(operator.window))
+        case Mean():
+            y = _mean(sources[0].q, output, arguments[0]) + output.zero_point
+    least = output.zero_point if getattr(operator, "relu", False) else INT8_MIN
+    return np.clip(y, least, INT8_MAX).astype(np.int8)
+
+
+def rescale(x: NDArray[np.int64], multiplier: Any, exponent: Any) -> NDArray[np.int64]:
+    """x * multiplier / 2**31 * 2**exponent, rounded twice: TFLite's MultiplyByQuantizedMultiplier.
+
+    The doubling high product rounds half up, the shift that follows rounds half away from zero. Multiplier
+    and exponent are whole numbers or int64 arrays, one a channel.
+    """
+    left, right = np.maximum(exponent, 0), np.maximum(np.negative(exponent), 0)
+    high = ((x << left) * multiplier + (1 << 30)) >> 31
+    half = (1 << right) >> 1
+    return (high + half - ((high < 0) & (right > 0)).astype(np.int64)) >> right
+
+
+def _convolve(operator: Convolution, source: Tensor, x: Values) -> NDArray[np.int64]:
+    exact = operator.accumulator_bounds(source.q.reach).max() < EXACT_IN_FLOAT32
+    accumulator = _accumulate(operator, x, source.q.zero_point, np.float32 if exact else np.float64)
+    pairs = [quantize_multiplier(float(real)) for real in operator.multipliers(source)]
+    multiplier, exponent = np.array(pairs, np.int64).T
+    return rescale(accumulator.astype(np.int64) + operator.bias, multiplier, exponent)
+
+
+def _accumulate(
+    operator: Convolution, x: Values, zero: int, dtype: type[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
+    """Sums of products in a float type that holds them: exactly, if they are integers below 2**24 or 2**53."""
+    weights = operator.weights.astype(dtype)
+    padded = _pad(operator, x, zero).astype(dtype) - dtype(zero)
+    total = np.zeros((len(x), *operator.output.shape[1:]), dtype)
+    for row, column, part in _taps(operator, padded):
+        if isinstance(operator, DepthwiseConv2D):
+            total += part * weights[0, row, column]  # (batch, mel, frame, channels)
+        else:
+            total += part @ weights[:, row, column].T  # (batch, mel, frame, outputs)
+    return total
+
+
+def _window_sum(operator: AveragePool2D, x: Values, zero: int) -> Values:
+    total = np.zeros((len(x), *operator.output.shape[1:]), np.int64 if x.dtype == np.int8 else x.dtype)
+    for _, _, part in _taps(operator, _pad(operator, x, zero)):
+        total += part
+    return total
+
+
+def _pad(operator: Window, x: Values, zero: int) -> Values:
+    top, bottom, left, right = operator.padding
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero)
+
+
+def _taps(operator: Window, padded: Values):
+    """For each place in the window: what it sees, (batch, mel', frame', channels)."""
+    (tall, wide), (down, across) = operator.size, operator.stride
+    _, height, width, _ = operator.output.shape
+    for row in range(tall):
+        for column in range(wide):
+            rows = slice(row, row + (height - 1) * down + 1, down)
+            columns = slice(column, column + (width - 1) * across + 1, across)
+            yield row, column, padded[:, rows, columns]
+
+
+def _add(operator: Add, sources: list[Tensor], arguments: list[Values]) -> NDArray[np.int64]:
+    scale = 2.0 * max(tensor.q.scale for tensor in sources)
+    terms = [
+        rescale((x.astype(np.int64) - tensor.q.zero_point) << ADD_SHIFT, *quantize_multiplier(tensor.q.scale / scale))
+        for tensor, x in zip(sources, arguments, strict=True)
+    ]
+    return rescale(terms[0] + terms[1], *quantize_multiplier(scale / (2**ADD_SHIFT * operator.output.q.scale)))
+
+
+def _divide(total: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Division that rounds half away from zero."""
+    magnitude = (np.abs(total) + count // 2) // count
+    return np.where(total > 0, magnitude, -magnitude)
+
+
+def _mean(source: Quantization, output: Quantization, x: Values) -> NDArray[np.int64]:
+    count = x.shape[1] * x.shape[2]
+    multiplier, exponent = quantize_multiplier(source.scale / output.scale)
+    shift = min(count.bit_length() - 1, 31 + exponent)  # keeps the multiplier's precision when divided
+    total = x.sum((1, 2), dtype=np.int64) - count * source.zero_point  # (batch, channels)
+    return rescale(total, (multiplier << shift) // count, exponent - shift)

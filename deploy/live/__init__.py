@@ -1,0 +1,1 @@
+"""Classification of recordings, of streams and of the sound card."""

@@ -1,0 +1,94 @@
+"""The proof of a plan: its whole schedule is run on an arena of labels instead of values.
+
+    prove(plan)       # raises PlanError, or says nothing
+
+Each byte carries the label of what was written there last. A step may read only bytes that carry the label of the row
+that it means to read, so it matters not how the plan came about, nor who else wrote in between; it may write only
+inside the arena and not over what it still reads. Nothing depends on data: what holds for labels holds for every
+inference. An address sanitizer could not tell, for to it the arena is one object.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tinyscene.firmware_bridge.memory.planner import ALWAYS, SCRATCH, Block, Plan, kept_name
+from tinyscene.firmware_bridge.memory.schedule import FIRST, Step
+
+
+class PlanError(AssertionError):
+    """A plan in which a step reads or writes what it must not: a mistake of ours, never of a user's."""
+
+
+def prove(plan: Plan) -> None:
+    """Run the schedule on labels. Raises PlanError at the first step that touches what it must not."""
+    arena = _Arena(plan)
+    schedule, graph = plan.schedule, plan.schedule.graph
+    before = [block for block in plan.blocks.values() if block.born <= FIRST and block.name != graph.input.name]
+    for block in before:
+        arena.fill(block)
+    for row in range(schedule.rows[graph.input.name].count):
+        arena.write_row(graph.input.name, row)
+    arena.require_whole(block for block in before if block.dies >= FIRST)
+    for step in schedule.order:
+        _take(arena, step)
+    for row in range(schedule.rows[graph.output.name].count):
+        arena.require_row(graph.output.name, row, 0, schedule.rows[graph.output.name].stride)
+    arena.require_whole(block for block in before if block.dies == ALWAYS)
+
+
+def _take(arena: "_Arena", step: Step) -> None:
+    """A step: working memory, then reads, then the row that it makes; and nothing of that harms the rest."""
+    plan, schedule = arena.plan, arena.plan.schedule
+    operator, steps = schedule.graph.operators[step.operator], schedule.steps[step.operator]
+    working = [plan.blocks[SCRATCH]] if steps.scratch else []
+    for block in working:
+        arena.fill(block)
+    if steps.kept:
+        kept = plan.blocks[kept_name(operator)]
+        working.append(kept)
+        if step.turn == 0:
+            arena.fill(kept)
+    row = schedule.made(step)
+    for written in (False, True):  # what is read is there, also while the row is being written
+        if written and row is not None:
+            arena.write_row(operator.output.name, row)
+        for name in operator.inputs:
+            for each in schedule.reads(step, name):
+                arena.require_row(name, each, *plan.read_bytes(step.operator, name))
+        arena.require_whole(working)
+
+
+class _Arena:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.labels = np.zeros(plan.arena_bytes, np.int64)
+        self.base = {name: (index + 1) << 32 for index, name in enumerate(plan.blocks)}
+
+    def fill(self, block: Block) -> None:
+        self._write(self.plan.offsets[block.name], block.bytes, self.base[block.name])
+
+    def write_row(self, name: str, row: int) -> None:
+        self._write(self.plan.row_offset(name, row), self.plan.schedule.rows[name].stride, self.base[name] + row)
+
+    def require_row(self, name: str, row: int, start: int, stop: int) -> None:
+        """Make sure that bytes of a row are as they were written."""
+        if not 0 <= start < stop <= self.plan.schedule.rows[name].stride:
+            raise PlanError(f"bytes {start} to {stop} of a row of {name} are not its own")
+        self._require(self.plan.row_offset(name, row) + start, stop - start, self.base[name] + row, f"{name} row {row}")
+
+    def require_whole(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            self._require(self.plan.offsets[block.name], block.bytes, self.base[block.name], block.name)
+
+    def _write(self, start: int, size: int, label: int) -> None:
+        if not 0 <= start <= start + size <= len(self.labels):
+            raise PlanError(f"bytes {start} to {start + size} lie outside an arena of {len(self.labels)}")
+        self.labels[start : start + size] = label
+
+    def _require(self, start: int, size: int, label: int, what: str) -> None:
+        found = self.labels[start : start + size]
+        if len(found) != size or (found != label).any():
+            names = list(self.plan.blocks)
+            harmed = sorted({names[int(each >> 32) - 1] if each else "nothing" for each in found[found != label]})
+            raise PlanError(f"{what}, read at {start}, holds {', '.join(harmed)}")

@@ -1,0 +1,1 @@
+"""What firmware is built for and run on: toolchains, images, emulators."""

@@ -1,0 +1,286 @@
+"""Emulators: run an image on a processor that is not there, and count instructions.
+
+    result = run(image, TARGETS["cortex-m4"], folder)           # reads job.bin, writes result.bin in the folder
+    result = run(image, target, folder, counting=True)          # and result.calls says what each call took
+
+unicorn (from PyPI) has every core but the Cortex-M55; QEMU is a package of the system. Both run what the processor
+would run, to the bit. Neither knows of cycles: what is counted is instructions.
+"""
+
+import importlib
+import re
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.firmware_bridge.targets.semihosting import Semihosting
+from tinyscene.firmware_bridge.targets.toolchains import INSTALL, Target, open_image
+
+EMULATORS = ("unicorn", "qemu")
+QEMU_PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
+FAULT = 125  # HARNESS_FAULT of harness/harness.h
+NOWHERE = 0xFFFFFFFE  # no program gets there
+COUNTED = "tinyscene_(run|push|network_run)"
+
+
+class Call(NamedTuple):
+    """One call of a function: the instructions from its entry to its return, with all that it called."""
+
+    function: str
+    instructions: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of an image."""
+
+    exit_code: int
+    console: str
+    instructions: int | None = None  # of the whole program; none where nobody counted
+    calls: list[Call] = field(default_factory=list)  # as they returned
+
+
+def run(
+    image: Path,
+    target: Target,
+    folder: Path,
+    emulator: str | None = None,
+    counting: bool = False,
+    by_function: str = COUNTED,
+    seconds: float = 600,
+) -> Run:
+    """Run an image to its end, with `folder` as the only place for its files.
+
+    The emulator is unicorn where it has the core, else QEMU. `counting`, unicorn's alone, is exact and some 20 times
+    slower; `by_function` is a pattern for the whole name of functions whose calls are wanted. Under QEMU the program
+    counts by itself, see harness_instructions.
+
+    Raises InputError where the emulator is missing or has no such core, if the program faults or does not end.
+    """
+    emulator = emulator or ("unicorn" if target.unicorn else "qemu")
+    if emulator == "unicorn":
+        return _unicorn(image, target, folder, re.compile(by_function) if counting else None, seconds)
+    if emulator == "qemu":
+        if counting:
+            raise InputError("qemu does not count the calls of a function: use unicorn, or what the program reports")
+        return _qemu(image, target, folder, seconds)
+    raise InputError(f"emulator {emulator!r} is unknown: known are {', '.join(EMULATORS)}")
+
+
+def _faulted(image: Path, what: str) -> InputError:
+    return InputError(f"{image.name} faulted: {what}")
+
+
+def _endless(image: Path, seconds: float) -> InputError:
+    return InputError(f"{image.name} was stopped: it did not end within {seconds:g} seconds")
+
+
+def _qemu(image: Path, target: Target, folder: Path, seconds: float) -> Run:
+    if not target.qemu:
+        raise InputError(f"qemu has no machine for {target.name}: use unicorn")
+    program, machine = target.qemu
+    if shutil.which(program) is None:
+        raise InputError(f"{program} is not installed: apt-get install {QEMU_PACKAGES[program]}")
+    command = [program, "-M", machine, "-bios", "none", "-kernel", str(image.absolute())]
+    command += ["-nographic", "-monitor", "none", "-serial", "none"]
+    command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0"]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _endless(image, seconds) from None
+    console = (done.stdout + done.stderr).decode("utf-8", "replace")
+    if done.returncode == FAULT or done.returncode < 0:
+        raise _faulted(image, _last_line(console))
+    return Run(done.returncode, console)
+
+
+def _last_line(console: str) -> str:
+    return next((line.strip() for line in reversed(console.splitlines()) if line.strip()), "it says nothing")
+
+
+class _Core(NamedTuple):
+    """What differs between processors under unicorn; names are unicorn's constants."""
+
+    constants: str  # module
+    setup: tuple[str, str]  # architecture and mode
+    registers: str  # prefix, and then: first and second argument, return address
+    arguments: tuple[str, str, str]
+    memory: tuple[tuple[int, int], ...]  # address, bytes
+    host_call: bytes  # the instruction
+    wide: Callable[[int], bool]  # of an instruction's first half: is there a second one?
+
+
+_CORTEX_M = _Core(
+    constants="arm_const",
+    setup=("UC_ARCH_ARM", "UC_MODE_MCLASS"),
+    registers="UC_ARM_REG_",
+    arguments=("R0", "R1", "LR"),
+    memory=((0, 4 << 20), (0x20000000, 4 << 20), (0xE000E000, 4096)),
+    host_call=b"\xab\xbe",  # bkpt 0xab
+    wide=lambda half: half >> 11 >= 0b11101,
+)
+_RISCV = _Core(
+    constants="riscv_const",
+    setup=("UC_ARCH_RISCV", "UC_MODE_RISCV32"),
+    registers="UC_RISCV_REG_",
+    arguments=("A0", "A1", "RA"),
+    memory=((0x80000000, 16 << 20),),
+    host_call=b"\x73\x00\x10\x00",  # ebreak
+    wide=lambda half: half & 3 == 3,
+)
+
+
+class _Lengths(dict[tuple[int, int], int]):
+    """Instructions in a block of code, by its address and bytes."""
+
+    def __init__(self, uc: Any, wide: Callable[[int], bool]) -> None:
+        self.uc, self.wide = uc, wide
+
+    def __missing__(self, block: tuple[int, int]) -> int:
+        address, size = block
+        halves = struct.unpack(f"<{size // 2}H", self.uc.mem_read(address, size))
+        at = self[block] = 0
+        while at < len(halves):
+            at += 2 if self.wide(halves[at]) else 1
+            self[block] += 1
+        return self[block]
+
+
+class _Counter:
+    """Counts a block of instructions as the processor enters it, and what happens between a call and its return.
+
+    Entries of functions and the places they return to are always the beginnings of blocks. An instruction that its
+    condition skips counts: it takes its time, and QEMU counts it too.
+    """
+
+    def __init__(self, uc: Any, core: _Core, link: int, functions: dict[int, str]) -> None:
+        self.uc, self.link, self.functions = uc, link, functions
+        self.lengths = _Lengths(uc, core.wide)
+        self.total = 0
+        self.calls: list[Call] = []
+        self.open: list[tuple[int, str, int]] = []  # the place it returns to, the function, the total at its entry
+        self.watched = set(functions)  # and all places that functions return to
+
+    def enter(self, _uc: Any, address: int, size: int, _data: Any) -> None:
+        if address in self.watched:
+            self._watch(address)
+        self.total += self.lengths[address, size]
+
+    def _watch(self, address: int) -> None:
+        while self.open and self.open[-1][0] == address:
+            _, name, before = self.open.pop()
+            self.calls.append(Call(name, self.total - before))
+        if address in self.functions:
+            back = self.uc.reg_read(self.link) & ~1
+            self.watched.add(back)
+            self.open.append((back, self.functions[address], self.total))
+
+
+class _Unicorn:
+    """A processor with an image in its memory."""
+
+    def __init__(self, image: Path, target: Target) -> None:
+        if not target.unicorn:
+            raise InputError(f"unicorn has no {target.name}: use qemu")
+        try:
+            unicorn: Any = importlib.import_module("unicorn")
+        except ImportError:
+            raise InputError(f"unicorn is not installed: {INSTALL}") from None
+        self.core = core = _CORTEX_M if target.unicorn.startswith("UC_CPU_ARM") else _RISCV
+        self.image, self.unicorn, self.error = image, unicorn, unicorn.UcError
+        constants = importlib.import_module(f"unicorn.{core.constants}")
+        self.pc, self.stack, self.operation, self.argument, self.link = (
+            getattr(constants, core.registers + name) for name in ("PC", "SP", *core.arguments)
+        )
+        self.uc = unicorn.Uc(*(getattr(unicorn, name) for name in core.setup))
+        self.uc.ctl_set_cpu_model(getattr(constants, target.unicorn))
+        for address, size in core.memory:
+            self.uc.mem_map(address, size)
+        try:
+            self.next, self.functions = self._load()
+        except self.error:
+            raise InputError(f"{image.name} was not built for {target.name}: it has no such memory") from None
+        self.thumb = int(core is _CORTEX_M)
+        if self.thumb:  # where the call is an interrupt; on RISC-V it is an error of emu_start
+            self.uc.hook_add(unicorn.UC_HOOK_INTR, lambda uc, _number, _data: uc.emu_stop())
+            self.uc.reg_write(self.stack, *struct.unpack("<I", self.uc.mem_read(0, 4)))
+
+    def _load(self) -> tuple[int, dict[int, tuple[str, int]]]:
+        """The image into memory; its entry, and the names and bytes of functions by address."""
+        with open_image(self.image) as elf:
+            for segment in elf.iter_segments("PT_LOAD"):
+                if segment["p_filesz"]:
+                    self.uc.mem_write(segment["p_paddr"], segment.data())
+            table = elf.get_section_by_name(".symtab")
+            symbols = [each for each in table.iter_symbols() if each["st_info"]["type"] == "STT_FUNC"] if table else []
+            return elf["e_entry"] & ~1, {each["st_value"] & ~1: (each.name, each["st_size"]) for each in symbols}
+
+    def count(self, functions: re.Pattern[str]) -> "_Counter":
+        """Count from now on."""
+        chosen = {address: name for address, (name, _) in self.functions.items() if functions.fullmatch(name)}
+        counter = _Counter(self.uc, self.core, self.link, chosen)
+        self.uc.hook_add(self.unicorn.UC_HOOK_BLOCK, counter.enter)
+        return counter
+
+    def run(self, host: Semihosting, seconds: float) -> None:
+        """To the program's exit, or raise InputError."""
+        end = time.monotonic() + seconds
+        try:
+            while host.exit_code is None:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise _endless(self.image, seconds)
+                if self._to_next_call(left):
+                    self._serve(host)
+                elif time.monotonic() < end:
+                    raise self.error(self.unicorn.UC_ERR_EXCEPTION)
+        except self.error as error:
+            console = _last_line(host.console.decode("utf-8", "replace"))
+            raise _faulted(self.image, f"{error}, at {self._place()}; {console}") from None
+
+    def _to_next_call(self, seconds: float) -> bool:
+        """Run until the program calls the host: whether it does."""
+        try:
+            self.uc.emu_start(self.next | self.thumb, NOWHERE, timeout=int(seconds * 1e6) + 1)
+        except self.error:
+            if not self._at_host_call():
+                raise
+        self.next = self.uc.reg_read(self.pc)
+        return self._at_host_call()
+
+    def _at_host_call(self) -> bool:
+        code = self.core.host_call
+        try:
+            return self.uc.mem_read(self.uc.reg_read(self.pc), len(code)) == code
+        except self.error:  # there is no memory
+            return False
+
+    def _serve(self, host: Semihosting) -> None:
+        result = host.call(self.uc.reg_read(self.operation), self.uc.reg_read(self.argument))
+        self.uc.reg_write(self.operation, result)
+        self.next = self.uc.reg_read(self.pc) + len(self.core.host_call)
+
+    def _place(self) -> str:
+        pc = self.uc.reg_read(self.pc)
+        names = [name for address, (name, size) in self.functions.items() if address <= pc < address + size]
+        return f"{pc:#x} in {names[0]}" if names else f"{pc:#x}"
+
+
+def _unicorn(image: Path, target: Target, folder: Path, counted: re.Pattern[str] | None, seconds: float) -> Run:
+    processor = _Unicorn(image, target)
+    counter = processor.count(counted) if counted else None
+    with Semihosting(processor.uc, folder) as host:
+        processor.run(host, seconds)
+    console = host.console.decode("utf-8", "replace")
+    if host.exit_code == FAULT:
+        raise _faulted(image, _last_line(console))
+    counts = (counter.total, counter.calls) if counter else (None, [])
+    return Run(host.exit_code or 0, console, *counts)

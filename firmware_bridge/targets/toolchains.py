@@ -1,0 +1,330 @@
+"""Toolchains and targets: C99 sources to an image for a microcontroller, or to a program or library of the host.
+
+    toolchain = find_toolchain("zig", TARGETS["cortex-m4"])
+    image = build(toolchain, target, [*sources, *harness_sources(target, "scene")], folder / "scene.elf", ...)
+    section_sizes(image)                     # what lies in it, a symbol at a time
+
+`zig` is clang with everything it needs, from PyPI; `gcc` is the cross compiler a system packages. Images for
+microcontrollers are linked without a C library: harness/ holds what a program needs to run on a bare processor.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tinyscene.deploy.common.errors import InputError
+
+HARNESS = Path(__file__).parent.parent / "harness"
+INSTALL = "pip install 'tinyscene[firmware]'"
+SECTIONS = ("-ffunction-sections", "-fdata-sections")  # so that the linker can drop what nobody calls
+BARE = ("-ffreestanding", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
+
+Kernels = Literal["plain", "dsp", "mve", "simd"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor: how to compile for it and what emulates it."""
+
+    name: str
+    what: str
+    kernels: Kernels  # which of the runtime's kernels its compiler chooses
+    zig: tuple[str, ...]  # flags
+    gcc: tuple[str, ...]
+    compiler: str = "arm-none-eabi-gcc"
+    package: str = "gcc-arm-none-eabi"  # of the compiler, on Debian and Ubuntu
+    startup: str = "cortex_m.c"  # of harness/
+    linker_script: str | None = "mps2.ld"  # of harness/; none for the host, which has its own
+    unicorn: str | None = None  # the processor's constant of unicorn, or none where unicorn has no such core
+    qemu: tuple[str, ...] = ()  # the program and its machine, or none
+
+    @property
+    def bare(self) -> bool:
+        return self.linker_script is not None
+
+
+def _cortex_m(name: str, what: str, kernels: Kernels, zig: str, gcc: str, **more: Any) -> Target:
+    core = zig.partition("+")[0]
+    abi = "eabi" if "soft" in gcc else "eabihf"
+    return Target(
+        name=name,
+        what=what,
+        kernels=kernels,
+        zig=(f"--target=thumb-freestanding-{abi}", f"-mcpu={zig}"),
+        gcc=(f"-mcpu={core.replace('_', '-')}", "-mthumb", *gcc.split()),
+        **more,
+    )
+
+
+def _host(name: str, what: str, kernels: Kernels, zig: str, gcc: tuple[str, ...]) -> Target:
+    return Target(name, what, kernels, (f"-mcpu={zig}",), gcc, "gcc", "gcc", startup="host.c", linker_script=None)
+
+
+# The FPUs make no difference to us, who compute with integers, but an image for a core with one is built for it.
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        _cortex_m(
+            "cortex-m3",
+            "Arm Cortex-M3: Armv7-M",
+            "plain",
+            "cortex_m3",
+            "-mfloat-abi=soft",
+            unicorn="UC_CPU_ARM_CORTEX_M3",
+            qemu=("qemu-system-arm", "mps2-an385"),
+        ),
+        _cortex_m(
+            "cortex-m4",
+            "Arm Cortex-M4: Armv7E-M, DSP",
+            "dsp",
+            "cortex_m4+vfp4d16sp",
+            "-mfpu=fpv4-sp-d16 -mfloat-abi=hard",
+            unicorn="UC_CPU_ARM_CORTEX_M4",
+            qemu=("qemu-system-arm", "mps2-an386"),
+        ),
+        _cortex_m(
+            "cortex-m7",
+            "Arm Cortex-M7: Armv7E-M, DSP, two instructions at once",
+            "dsp",
+            "cortex_m7+fp_armv8d16",
+            "-mfpu=fpv5-d16 -mfloat-abi=hard",
+            unicorn="UC_CPU_ARM_CORTEX_M7",
+            qemu=("qemu-system-arm", "mps2-an500"),
+        ),
+        _cortex_m(
+            "cortex-m33",
+            "Arm Cortex-M33: Armv8-M, DSP",
+            "dsp",
+            "cortex_m33+dsp+fp_armv8d16sp",
+            "-mfpu=fpv5-sp-d16 -mfloat-abi=hard",
+            unicorn="UC_CPU_ARM_CORTEX_M33",
+        ),
+        _cortex_m(
+            "cortex-m55",
+            "Arm Cortex-M55: Armv8.1-M, vectors (MVE)",
+            "mve",
+            "cortex_m55+mve_fp",
+            "-mfloat-abi=hard",
+            linker_script="an547.ld",
+            qemu=("qemu-system-arm", "mps3-an547"),
+        ),
+        Target(
+            "riscv32",
+            "RISC-V RV32IMAC",
+            "plain",
+            zig=("--target=riscv32-freestanding-none", "-mcpu=generic_rv32+m+a+c"),
+            gcc=("-march=rv32imac", "-misa-spec=2.2", "-mabi=ilp32"),  # the older specification has the counters
+            compiler="riscv64-unknown-elf-gcc",
+            package="gcc-riscv64-unknown-elf",
+            startup="riscv32.c",
+            linker_script="riscv32.ld",
+            unicorn="UC_CPU_RISCV32_BASE32",
+            qemu=("qemu-system-riscv32", "virt"),
+        ),
+        _host("host", "this machine's architecture, any processor of it", "plain", "baseline", ()),
+        _host("host-native", "this very machine", "simd", "native", ("-march=native",)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler that builds for a target."""
+
+    name: str
+    command: tuple[str, ...]
+
+    def version(self) -> str:
+        """As it says itself, for instance `zig 0.17.1`.
+
+        Raises InputError if it does not run.
+        """
+        query = [*self.command[:-1], "version"] if self.name == "zig" else [*self.command, "-dumpfullversion"]
+        return f"{self.name} {_call(query, f'{self.name} does not run').strip()}"
+
+
+TOOLCHAINS = ("zig", "gcc")
+
+
+def find_toolchain(name: str, target: Target) -> Toolchain:
+    """A toolchain by name, one of TOOLCHAINS.
+
+    Raises InputError with the command that installs it where it is missing.
+    """
+    if name == "zig":
+        if importlib.util.find_spec("ziglang") is None:
+            raise InputError(f"zig is not installed: {INSTALL}")
+        return Toolchain("zig", (sys.executable, "-m", "ziglang", "cc"))
+    if name == "gcc":
+        if shutil.which(target.compiler) is None:
+            raise InputError(f"{target.compiler} is not installed: apt-get install {target.package}, or use zig")
+        return Toolchain("gcc", (target.compiler,))
+    raise InputError(f"toolchain {name!r} is unknown: known are {', '.join(TOOLCHAINS)}")
+
+
+def harness_sources(target: Target, program: Literal["scene", "network"] | None = None) -> list[Path]:
+    """What a program needs to run on a target, with one of harness/ if that is named: they do as job.h says."""
+    names = [f"{program}_main.c", "job.c"] if program else []
+    names += [target.startup, "bare.c", "memory.c"] if target.bare else [target.startup]
+    return [HARNESS / name for name in names]
+
+
+def build(
+    toolchain: Toolchain,
+    target: Target,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    includes: Iterable[Path] = (),
+    defines: Iterable[str] = (),
+    optimize: str = "O2",
+    flags: Iterable[str] = (),
+    shared: bool = False,
+) -> Path:
+    """Compile C99 sources one by one and link them without what is not used.
+
+    `defines` are as behind -D, `flags` whatever else the compilers shall be given. `out` becomes an image for a
+    microcontroller, which takes its start-up from `harness_sources`, or a program of the host, or, if `shared`, a
+    library of the host. Equal sources give equal bytes, wherever they lie.
+
+    Raises InputError with the first line of what the toolchain complains about.
+    """
+    options = [*_flags(toolchain, target), f"-{optimize}", *flags, *(["-fPIC"] if shared else [])]
+    folders = [*includes, *([HARNESS / "include"] if target.bare else []), HARNESS]
+    options += [f"-I{folder.absolute()}" for folder in folders] + [f"-D{define}" for define in defines]
+    with tempfile.TemporaryDirectory(prefix="tinyscene-build-") as folder:
+        call = functools.partial(_call, environment=_environment(toolchain, folder))
+
+        def compile_one(index: int) -> str:
+            made = str(Path(folder, f"{index}.o"))
+            complaint = f"{toolchain.name} cannot compile {sources[index].name} for {target.name}"
+            call([*toolchain.command, *options, "-c", str(sources[index].absolute()), "-o", made], complaint)
+            return made
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, range(len(sources))))
+        complaint = f"{toolchain.name} cannot link {out.name} for {target.name}"
+        linking = [*options, *(["-shared"] if shared else []), *_linking(toolchain, target, objects)]
+        call([*toolchain.command, *linking, "-o", str(out.absolute())], complaint)
+    return out
+
+
+def _flags(toolchain: Toolchain, target: Target) -> list[str]:
+    machine = target.zig if toolchain.name == "zig" else target.gcc
+    flags = [*machine, "-std=c99", "-g0", "-fomit-frame-pointer", *SECTIONS, *(BARE if target.bare else ())]
+    return [*flags, "-fno-sanitize=undefined"] if toolchain.name == "zig" else flags  # which zig has on by itself
+
+
+def _linking(toolchain: Toolchain, target: Target, objects: list[str]) -> list[str]:
+    linked = ["-Wl,--gc-sections", *objects]
+    if toolchain.name == "zig":
+        linked.append("-g")  # else it strips the symbols where it optimizes for size; the bytes stay the same
+    if target.bare:
+        linked += ["-Wl,-e,harness_reset", "-T", str(HARNESS / str(target.linker_script))]
+        if toolchain.name == "gcc":  # which else looks for a C library; zig has what a bare processor needs
+            linked += ["-nostdlib", "-lgcc"]
+    return linked
+
+
+def _environment(toolchain: Toolchain, folder: str) -> dict[str, str]:
+    """Nothing is left behind but zig's own cache, in the user's folder for such or where $ZIG_GLOBAL_CACHE_DIR says."""
+    more = {"ZIG_LOCAL_CACHE_DIR": str(Path(folder, "zig"))} if toolchain.name == "zig" else {}
+    return {**os.environ, **more, "LC_ALL": "C"}
+
+
+def _call(command: Sequence[str], complaint: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run a tool where linker scripts find each other; its output."""
+    try:
+        done = subprocess.run(
+            command, env=environment, cwd=HARNESS, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise InputError(f"{complaint} ({error.strerror})") from None
+    if done.returncode == 0:
+        return done.stdout
+    raise InputError(f"{complaint}: {_first_error(done.stderr) or f'exit code {done.returncode}'}")
+
+
+def _first_error(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("collect2:")]
+    errors = [line for line in lines if "error: " in line or "undefined reference" in line]
+    return next(iter(errors + lines), "")
+
+
+class Piece(NamedTuple):
+    """A part of an image: a function or an object, or, named as its section, what in a section has no symbol."""
+
+    symbol: str
+    kind: Literal["text", "rodata", "data", "bss"]
+    bytes: int
+    file: str  # the source of a symbol that is static; else empty
+
+
+@contextlib.contextmanager
+def open_image(image: Path) -> Iterator[Any]:
+    """An ELF file by pyelftools. Raises InputError if it is none."""
+    try:
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+    except ImportError:
+        raise InputError(f"pyelftools is not installed: {INSTALL}") from None
+    try:
+        with image.open("rb") as stream:
+            yield ELFFile(stream)
+    except (ELFError, OSError) as error:
+        raise InputError(f"{image}: not an image ({error})") from None
+
+
+def section_sizes(image: Path) -> list[Piece]:
+    """All that an image keeps in memory, in the order of addresses; all pieces of a section add up to it.
+
+    Raises InputError if it is no ELF file.
+    """
+    with open_image(image) as elf:
+        symbols = _symbols(elf)
+        return [
+            piece
+            for number, section in enumerate(elf.iter_sections())
+            if section["sh_flags"] & 2 and section["sh_size"]  # SHF_ALLOC
+            for piece in _pieces(section, symbols.get(number, []))
+        ]
+
+
+def _symbols(elf: Any) -> dict[int, list[tuple[int, int, str, str]]]:
+    """By section: the address, size, name and file of functions and objects."""
+    found: dict[int, list[tuple[int, int, str, str]]] = {}
+    table, file = elf.get_section_by_name(".symtab"), ""
+    for symbol in table.iter_symbols() if table else ():
+        kind, size = symbol["st_info"]["type"], symbol["st_size"]
+        if kind == "STT_FILE":
+            file = symbol.name
+        elif kind in ("STT_FUNC", "STT_OBJECT") and size and isinstance(symbol["st_shndx"], int):
+            address = (
+                symbol["st_value"] & ~1 if kind == "STT_FUNC" and elf["e_machine"] == "EM_ARM" else symbol["st_value"]
+            )
+            owner = file if symbol["st_info"]["bind"] == "STB_LOCAL" else ""
+            found.setdefault(symbol["st_shndx"], []).append((address, size, symbol.name, owner))
+    return found
+
+
+def _pieces(section: Any, symbols: list[tuple[int, int, str, str]]) -> list[Piece]:
+    flags = section["sh_flags"]
+    writable = "bss" if section["sh_type"] == "SHT_NOBITS" else "data"
+    kind = "text" if flags & 4 else writable if flags & 1 else "rodata"  # SHF_EXECINSTR, SHF_WRITE
+    pieces, end, counted = [], 0, 0
+    for address, size, name, file in sorted(symbols, key=lambda each: (each[0], -each[1])):
+        if address >= end:  # another name for the same bytes adds none
+            pieces.append(Piece(name, kind, size, file))
+            end, counted = address + size, counted + size
+    rest = section["sh_size"] - counted
+    return [*pieces, Piece(section.name, kind, rest, "")] if rest else pieces

@@ -1,0 +1,208 @@
+"""Reading audio files: the rule of cutting, what reaches a clip bit for bit, and what becomes of broken files."""
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from types import GeneratorType
+
+import numpy as np
+import pytest
+import soundfile
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.audio import Recording, clip_count
+
+RATE = 32_000
+
+
+def noise(seconds: float, rate: int = RATE, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """int16 noise that stays clear of full scale, (samples, channels)."""
+    shape = (round(seconds * rate), channels)
+    return (np.random.default_rng(seed).normal(0, 0.1, shape).clip(-0.9, 0.9) * 32768).astype(np.int16)
+
+
+def write(
+    path: Path, samples: np.ndarray, rate: int = RATE, subtype: str | None = None, kind: str | None = None
+) -> Path:
+    soundfile.write(path, samples, rate, subtype=subtype, format=kind)
+    return path
+
+
+def cut(path: Path, share: float) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def read(path: Path) -> tuple[list[np.ndarray], list[str]]:
+    recording = Recording(path, RATE)
+    return list(recording.clips()), recording.notes
+
+
+CUTS = [(0, 0), (1, 1), (100, 1), (499, 1), (500, 1), (999, 1), (1000, 1), (1001, 1), (1490, 1), (1499, 1)]
+CUTS += [(1500, 2), (2000, 2), (2499, 2), (2500, 3), (10_000, 10)]  # milliseconds, clips
+
+
+@pytest.mark.parametrize(("milliseconds", "clips"), CUTS)
+def test_half_a_second_left_over_makes_a_clip(milliseconds: int, clips: int) -> None:
+    assert clip_count(milliseconds * 44, 44_000) == clips
+
+
+@pytest.mark.parametrize(("frames", "clips"), [(66_151, 1), (66_152, 2)])
+def test_half_of_an_odd_rate_is_not_rounded_down(frames: int, clips: int) -> None:
+    assert clip_count(frames, 44_101) == clips
+
+
+@pytest.mark.parametrize(("milliseconds", "clips"), CUTS[1:])
+def test_recordings_are_cut_by_the_rule(milliseconds: int, clips: int, tmp_path: Path) -> None:
+    found, _ = read(write(tmp_path / "a.wav", noise(milliseconds / 1000, 8_000), 8_000))
+    assert [clip.shape for clip in found] == [(RATE,)] * clips
+
+
+def test_int16_at_the_target_rate_comes_through_bit_for_bit(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-32768, 32768, 2 * RATE).astype(np.int16)
+    clips, notes = read(write(tmp_path / "a.wav", samples))
+    np.testing.assert_array_equal(np.concatenate(clips), samples)
+    assert clips[0].dtype == np.int16
+    assert notes == []
+
+
+def test_what_is_left_over_is_padded_with_zeros_and_noted(tmp_path: Path) -> None:
+    samples = noise(1.75)[:, 0]
+    clips, notes = read(write(tmp_path / "a.wav", samples))
+    np.testing.assert_array_equal(np.concatenate(clips), np.concatenate([samples, np.zeros(RATE // 4, np.int16)]))
+    assert notes == ["the last 0.75 s padded to one second"]
+
+
+def test_channels_are_averaged_and_noted(tmp_path: Path) -> None:
+    samples = noise(1, channels=3)
+    (clip,), notes = read(write(tmp_path / "a.wav", samples))
+    expected = np.rint(samples.astype(np.float64).sum(axis=1) / 3)
+    assert np.abs(clip - expected).max() <= 1  # float32 halves may round either way
+    assert (clip == expected).mean() > 0.99
+    assert notes == ["3 channels mixed down"]
+
+
+def test_each_second_is_resampled_on_its_own(tmp_path: Path) -> None:
+    samples = noise(3, 44_100)
+    whole, _ = read(write(tmp_path / "whole.wav", samples, 44_100))
+    (middle,), _ = read(write(tmp_path / "middle.wav", samples[44_100:88_200], 44_100))
+    np.testing.assert_array_equal(whole[1], middle)
+
+
+def test_flac_gives_the_clips_of_wav(tmp_path: Path) -> None:
+    samples = noise(2.6, 44_100, channels=2)
+    wav, _ = read(write(tmp_path / "a.wav", samples, 44_100))
+    flac, _ = read(write(tmp_path / "a.flac", samples, 44_100))
+    np.testing.assert_array_equal(np.stack(flac), np.stack(wav))
+
+
+def test_ogg_gives_nearly_the_clips_of_wav(tmp_path: Path) -> None:
+    samples = noise(2, 44_100)
+    samples = np.convolve(samples[:, 0], np.ones(20) / 20, "same").astype(np.int16)  # noise that a codec keeps
+    wav = np.stack(read(write(tmp_path / "a.wav", samples, 44_100))[0])
+    ogg = np.stack(read(write(tmp_path / "a.ogg", samples, 44_100))[0])
+    assert ogg.shape == wav.shape
+    assert np.corrcoef(ogg.ravel(), wav.ravel())[0, 1] > 0.98
+
+
+def test_beyond_full_scale_is_clipped_and_noted_once(tmp_path: Path) -> None:
+    samples = np.tile(np.array([0.5, 1.5, -1.5, -0.5]), RATE // 2)
+    clips, notes = read(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+    assert np.concatenate(clips).tolist() == [16384, 32767, -32768, -16384] * (RATE // 2)
+    assert notes == ["clipped at full scale"]
+
+
+def test_a_recording_is_read_a_second_at_a_time(tmp_path: Path) -> None:
+    def peak(seconds: int) -> int:
+        path = write(tmp_path / f"{seconds}.wav", np.zeros(seconds * 8_000, np.int16), 8_000)
+        clips = Recording(path, RATE).clips()
+        assert isinstance(clips, GeneratorType)
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in clips) == seconds
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)  # makes the resampler's kernels
+    assert peak(100) < 1.5 * peak(2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: path.with_suffix(".flac").touch(), id="missing"),
+        pytest.param(Path.mkdir, id="folder"),
+        pytest.param(Path.touch, id="empty"),
+        pytest.param(lambda path: path.write_text("no sound\n" * 500), id="text"),
+        pytest.param(lambda path: path.write_bytes(b"RIFF\xff\xff\xff\x7fWAVE"), id="header alone"),
+        pytest.param(lambda path: write(path, noise(0)), id="no samples"),
+        pytest.param(lambda path: write(path, noise(1), 500), id="rate too low"),
+        pytest.param(lambda path: write(path, np.array([0.1, np.nan]), subtype="FLOAT"), id="NaN"),
+        pytest.param(lambda path: write(path, np.array([-np.inf, 0]), subtype="FLOAT"), id="infinity"),
+        pytest.param(lambda path: cut(write(path, noise(1), kind="FLAC"), 0.5), id="half a FLAC of one second"),
+    ],
+)
+def test_a_file_that_gives_no_clip_is_refused_in_one_line_that_names_it(
+    make: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.wav"
+    make(path)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_colon_in_a_name_leaves_the_reason_readable(tmp_path: Path) -> None:
+    path = tmp_path / "take 1: street.wav"
+    path.write_text("no sound")
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).count("street.wav") == 1
+
+
+def test_a_truncated_wav_is_noted_and_cut_by_the_rule(tmp_path: Path) -> None:
+    samples = noise(5.2)
+    clips, notes = read(cut(write(tmp_path / "a.wav", samples), 0.5))
+    np.testing.assert_array_equal(np.stack(clips[:2]).ravel(), samples[: 2 * RATE, 0])
+    assert len(clips) == 3
+    assert notes == ["truncated: 2.60 s are left", "the last 0.60 s padded to one second"]
+
+
+def test_a_truncated_flac_keeps_its_first_seconds(tmp_path: Path) -> None:
+    samples = noise(5)
+    clips, notes = read(cut(write(tmp_path / "a.flac", samples), 0.5))
+    np.testing.assert_array_equal(np.concatenate(clips), samples[: 2 * RATE, 0])
+    assert len(notes) == 1
+    assert notes[0].startswith("damaged: ")
+    assert notes[0].endswith("the first 2 s are used")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.62, 0.66])
+def test_a_truncated_mp3_is_noted_and_cut_by_the_rule(share: float, tmp_path: Path) -> None:
+    path = cut(write(tmp_path / "a.mp3", noise(5.2, 44_100), 44_100), share)
+    whole, rest = divmod(len(soundfile.read(path)[0]), 44_100)
+    clips, notes = read(path)
+    assert any(note.startswith(("damaged: ", "truncated: ")) for note in notes)
+    assert len(clips) == whole + (rest >= 22_050)
+
+
+def test_not_a_number_further_on_ends_the_recording(tmp_path: Path) -> None:
+    samples = noise(3).astype(np.float32) / 32768
+    samples[RATE + 5] = np.nan
+    clips, notes = read(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+    assert len(clips) == 1
+    assert notes == ["damaged: holds NaN or infinite samples; the first 1 s are used"]
+
+
+def test_a_header_that_promises_more_than_the_file_can_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.zeros(44_100), 44_100)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the 36 bits of STREAMINFO's total samples end at byte 25
+    content[22:26] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"long\.flac: its header promises 1558265 s"):
+        Recording(path, 32_000)

@@ -1,0 +1,77 @@
+"""Files that are whole or absent, up to a disk that is full."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+from tinyscene.deploy.common.files import replacing, sha256, write_whole
+
+
+@pytest.mark.parametrize(("content", "stored"), [("Café\n", b"Caf\xc3\xa9\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])
+def test_the_content_is_what_was_written(content: str | bytes, stored: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.bin"
+    write_whole(path, content)
+    assert path.read_bytes() == stored
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_new_file_is_readable_by_all(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.txt", "a")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("old", [True, False])
+def test_an_interrupted_write_leaves_the_folder_as_it_was(
+    old: bool, error: type[BaseException], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.txt"
+    if old:
+        path.write_text("old")
+
+    def interrupted() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert [file.read_text() for file in tmp_path.iterdir()] == (["old"] if old else [])
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    program = f"""
+import errno, pathlib, resource
+from tinyscene.deploy.common.files import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    write_whole(pathlib.Path({str(path)!r}), bytes(100_000))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "EFBIG\n"
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sha256_of_abc_is_the_standards(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,180 @@
+"""The numpy front end, against torchaudio's golden values and the closed forms of its definitions."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.log_mel import FrontEnd, resample
+
+WIDE = [FrontEnd(n_mels=40), FrontEnd(n_mels=23, f_min=300.0, f_max=8000.0), FrontEnd(sample_rate=16_000, n_mels=64)]
+
+
+def htk_centres(front_end: FrontEnd) -> list[float]:
+    """Centres of the bands in Hz, with the edges of the first and the last at either end."""
+    low, high = (2595 * math.log10(1 + f / 700) for f in (front_end.f_min, front_end.top_frequency))
+    step = (high - low) / (front_end.n_mels + 1)
+    return [700 * (10 ** ((low + k * step) / 2595) - 1) for k in range(front_end.n_mels + 2)]
+
+
+def sine(frequency: float, rate: int, samples: int) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(samples) / rate)
+
+
+def test_resampling_equals_torchaudio(golden: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(resample(golden["x"][0], 44_100, 32_000), golden["r"][0], rtol=0, atol=1e-6)
+
+
+def test_log_mel_equals_torchaudio(golden: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(FrontEnd().log_mel(golden["r"]), np.log(golden["m"] + 1e-5), rtol=0, atol=1e-4)
+
+
+def test_the_defaults_give_256_bands_of_65_frames() -> None:
+    features = FrontEnd().log_mel(np.zeros((2, 32_000), np.float32))
+    assert FrontEnd().shape == (256, 65)
+    assert features.shape == (2, 256, 65)
+    assert features.dtype == np.float32
+
+
+@pytest.mark.parametrize(("hop_length", "frames"), [(320, 101), (500, 65), (501, 64), (32_000, 2)])
+def test_frames_are_one_more_than_the_whole_hops(hop_length: int, frames: int) -> None:
+    front_end = FrontEnd(hop_length=hop_length, n_mels=4)
+    assert front_end.log_mel(np.zeros((1, 32_000), np.float32)).shape == (1, 4, frames)
+    assert front_end.frames == frames
+
+
+def test_silence_is_the_logarithm_of_the_offset() -> None:
+    features = FrontEnd(log_offset=1e-3).log_mel(np.zeros((1, 32_000), np.float32))
+    np.testing.assert_allclose(features, math.log(1e-3), rtol=1e-6)
+
+
+def test_a_tone_is_loudest_in_the_band_that_holds_it() -> None:
+    front_end = FrontEnd(n_mels=40)
+    centres = htk_centres(front_end)
+    tones = np.stack([sine(centres[band + 1], 32_000, 32_000) for band in (3, 17, 38)]).astype(np.float32)
+    assert front_end.log_mel(tones)[:, :, 30].argmax(axis=1).tolist() == [3, 17, 38]
+
+
+def test_a_clip_alone_gives_what_it_gives_in_a_batch(golden: dict[str, np.ndarray]) -> None:
+    clips = np.concatenate([golden["r"], golden["r"][:, ::-1] * np.float32(0.1)])
+    alone = [FrontEnd().log_mel(clips[[index]])[0] for index in range(2)]
+    np.testing.assert_array_equal(FrontEnd().log_mel(clips), np.stack(alone))
+
+
+@pytest.mark.parametrize("frequency", [440, 1000])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_101, 48_000, 96_000])
+def test_a_sine_keeps_frequency_and_amplitude(rate: int, frequency: int) -> None:
+    resampled = resample(sine(frequency, rate, rate).astype(np.float32), rate, 32_000)
+    expected = sine(frequency, 32_000, 32_000)
+    np.testing.assert_allclose(resampled[500:-500], expected[500:-500], rtol=0, atol=1e-3)
+
+
+def test_a_sine_beyond_the_new_nyquist_frequency_is_gone() -> None:
+    resampled = resample(sine(30_000, 96_000, 96_000).astype(np.float32), 96_000, 32_000)
+    assert np.abs(resampled[500:-500]).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("samples", "source", "target", "expected"),
+    [
+        (44_100, 44_100, 32_000, 32_000),
+        (1000, 48_000, 32_000, 667),
+        (441, 44_100, 32_000, 320),
+        (442, 44_100, 32_000, 321),
+        (3, 8_000, 32_000, 12),
+        (1, 96_000, 32_000, 1),
+        (1, 44_101, 32_000, 1),
+        (0, 44_100, 32_000, 0),
+    ],
+)
+def test_the_resampled_length_is_rounded_up(samples: int, source: int, target: int, expected: int) -> None:
+    assert len(resample(np.ones(samples, np.float32), source, target)) == expected
+
+
+def test_equal_rates_return_the_signal(golden: dict[str, np.ndarray]) -> None:
+    np.testing.assert_array_equal(resample(golden["x"][0], 44_100, 44_100), golden["x"][0])
+
+
+@pytest.mark.parametrize("rate", [-44_100, 0, 999, 768_001])
+def test_a_source_rate_that_is_not_sound_is_refused(rate: int) -> None:
+    with pytest.raises(InputError, match=str(rate)):
+        resample(np.zeros(10, np.float32), rate, rate)
+
+
+@pytest.mark.parametrize("rate", [1_000, 768_000])
+def test_the_extreme_source_rates_resample(rate: int) -> None:
+    resampled = resample(np.ones(rate, np.float32), rate, 32_000)
+    np.testing.assert_allclose(resampled[500:-500], 1.0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("sample_rate", {"sample_rate": 3_999}),
+        ("sample_rate", {"sample_rate": 192_001}),
+        ("n_fft", {"n_fft": 14, "win_length": 14}),
+        ("n_fft", {"n_fft": 65_538}),
+        ("n_fft", {"n_fft": 4097}),
+        ("n_fft", {"sample_rate": 4_000, "n_fft": 8_000}),
+        ("win_length", {"win_length": 0}),
+        ("win_length", {"win_length": 4097}),
+        ("hop_length", {"hop_length": 0}),
+        ("hop_length", {"hop_length": 32_001}),
+        ("n_mels", {"n_mels": 0}),
+        ("n_mels", {"n_mels": 1025}),
+        ("log_offset", {"log_offset": 0.0}),
+        ("log_offset", {"log_offset": 1.5}),
+        ("log_offset", {"log_offset": math.nan}),
+        ("f_min", {"f_min": -1.0}),
+        ("f_min", {"f_min": 16_000.0}),
+        ("f_min", {"f_min": 5_000.0, "f_max": 5_000.0}),
+        ("f_min", {"f_min": math.nan}),
+        ("f_max", {"f_max": 16_001.0}),
+        ("f_max", {"f_max": math.inf}),
+        ("f_max", {"f_max": 0.5}),
+        ("f_max", {"f_max": -100.0}),
+        ("f_max", {"f_max": math.nan}),
+    ],
+)
+def test_a_bad_setting_is_refused_by_its_name(key: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"^features\.{key} is {settings[key]}: "):
+        FrontEnd(**settings)
+
+
+@pytest.mark.parametrize("front_end", [FrontEnd(), *WIDE], ids=repr)
+def test_every_band_is_a_triangle_no_higher_than_one(front_end: FrontEnd) -> None:
+    for weights in front_end.filterbank():
+        peak = int(weights.argmax())
+        used = weights.nonzero()[0]
+        assert 0 < weights[peak] <= 1
+        assert weights.min() == 0
+        assert len(used) == used[-1] - used[0] + 1
+        assert (np.diff(weights[used[0] : peak + 1]) > 0).all()
+        assert (np.diff(weights[peak : used[-1] + 1]) < 0).all()
+
+
+@pytest.mark.parametrize("front_end", WIDE, ids=repr)
+def test_bands_rise_from_the_htk_centre_below_to_their_own(front_end: FrontEnd) -> None:
+    hertz_a_bin = front_end.sample_rate / front_end.n_fft
+    centres = htk_centres(front_end)
+    for band, weights in enumerate(front_end.filterbank()):
+        rising = np.arange(weights.nonzero()[0][0], weights.argmax())
+        slope, offset = np.polyfit(rising * hertz_a_bin, weights[rising], 1)
+        assert -offset / slope == pytest.approx(centres[band], abs=0.1)
+        assert (1 - offset) / slope == pytest.approx(centres[band + 1], abs=0.1)
+
+
+@pytest.mark.parametrize("front_end", [FrontEnd(), *WIDE], ids=repr)
+def test_neighbouring_bands_add_up_to_one(front_end: FrontEnd) -> None:
+    hertz = np.arange(front_end.n_fft // 2 + 1) * front_end.sample_rate / front_end.n_fft
+    centres = htk_centres(front_end)
+    between = (hertz > centres[1]) & (hertz < centres[-2])
+    np.testing.assert_allclose(front_end.filterbank().sum(axis=0)[between], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 401, 3072])
+def test_the_window_is_a_squared_sine_of_one_period(length: int) -> None:
+    expected = np.sin(np.pi * np.arange(length) / length) ** 2
+    np.testing.assert_allclose(FrontEnd(win_length=length).window(), expected, rtol=0, atol=1e-7)

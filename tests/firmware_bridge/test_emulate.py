@@ -1,0 +1,164 @@
+"""The firmware on emulated devices: every clip, layer and count; and what a device that is wrong is told."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from tests.graphs import inputs_of, integer_graphs
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.graph.graph import Conv2D, Graph
+from tinyscene.deploy.graph.reference import run
+from tinyscene.firmware_bridge.emit import make_network
+from tinyscene.firmware_bridge.emulate import EmulationError, emulate, emulate_network, require_equal
+from tinyscene.firmware_bridge.targets.image import find_device
+from tinyscene.firmware_bridge.targets.toolchains import TARGETS
+
+ELSEWHERE = {"cortex-m55": "qemu-system-arm"}  # targets that unicorn has not
+GCC = {"cortex-m4": "arm-none-eabi-gcc", "cortex-m55": "arm-none-eabi-gcc", "riscv32": "riscv64-unknown-elf-gcc"}
+KEYS = {
+    *("target", "toolchain", "emulator", "clips", "equal", "instructions", "instructions_per_mac"),
+    *("frontend_instructions", "arena_bytes", "state_bytes", "flash_bytes"),
+}
+
+
+def require_tools(target: str, toolchain: str = "zig", emulator: str | None = None) -> None:
+    needed = [ELSEWHERE[target]] if target in ELSEWHERE else []
+    needed += [TARGETS[target].qemu[0]] if emulator == "qemu" else []
+    needed += [GCC.get(target, "arm-none-eabi-gcc")] if toolchain == "gcc" else []
+    for tool in needed:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is missing: apt-get install it")
+
+
+@pytest.fixture(scope="module")
+def on_m4(bundle: Bundle) -> dict[str, Any]:
+    return emulate(bundle, bundle.vectors.pcm, find_device("cortex-m4"))
+
+
+@pytest.mark.parametrize(
+    "target", ["cortex-m3", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32", "host", "host-native"]
+)
+def test_golden_sounds_give_the_references_numbers(bundle: Bundle, target: str) -> None:
+    require_tools(target)
+    result = emulate(bundle, bundle.vectors.pcm[3:6], find_device(target))
+    assert (result["equal"], result["difference"], result["clips"]) == (True, None, 3)
+
+
+def test_a_result_has_what_is_promised(on_m4: dict[str, Any]) -> None:
+    assert set(on_m4) >= KEYS
+    assert on_m4["equal"]
+    json.dumps(on_m4)
+
+
+def test_the_layers_add_up_to_the_inference(on_m4: dict[str, Any], bundle: Bundle) -> None:
+    assert len(on_m4["layers"]) == len(bundle.graph.operators)
+    assert 0.95 * on_m4["instructions"] < sum(on_m4["layers"]) <= on_m4["instructions"]
+
+
+def test_unicorn_and_qemu_count_the_same(on_m4: dict[str, Any], bundle: Bundle) -> None:
+    require_tools("cortex-m4", emulator="qemu")
+    other = emulate(bundle, bundle.vectors.pcm[:1], find_device("cortex-m4", emulator="qemu"))
+    for count in ("instructions", "frontend_instructions"):
+        assert other[count] == pytest.approx(on_m4[count], rel=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimize", ["O0", "O2", "O3", "Os"])
+@pytest.mark.parametrize("toolchain", ["zig", "gcc"])
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55", "riscv32"])
+def test_every_optimization_of_both_compilers_is_equal(
+    bundle: Bundle, target: str, toolchain: str, optimize: str
+) -> None:
+    require_tools(target, toolchain)
+    kernels = [None, "plain"] if TARGETS[target].kernels != "plain" else [None]
+    for each in kernels:
+        device = find_device(target, toolchain, optimize=optimize, kernels=each)
+        result = emulate(bundle, bundle.vectors.pcm[3:5], device)
+        assert result["equal"]
+        assert result["instructions"] > 0
+
+
+@settings(max_examples=1, deadline=None, derandomize=True)
+@given(integer_graphs())
+def test_a_random_graph_is_equal_on_a_cortex_m4(graph: Graph) -> None:
+    features = inputs_of(graph, seed=5)
+    assert np.array_equal(emulate_network(make_network(graph, ("dsp",)), features, "cortex-m4"), run(graph, features))
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None)
+@given(integer_graphs())
+def test_random_graphs_are_equal_on_devices(graph: Graph) -> None:
+    features = inputs_of(graph, seed=6)
+    for target in ("cortex-m4", "riscv32", *(["cortex-m55"] if shutil.which("qemu-system-arm") else [])):
+        library = make_network(graph, (TARGETS[target].kernels,))
+        assert np.array_equal(emulate_network(library, features, target), run(graph, features))
+
+
+def broken(bundle: Bundle) -> Bundle:
+    """A bundle whose device gets another third convolution than the host has."""
+    operators = list(bundle.graph.operators)
+    index = [index for index, each in enumerate(operators) if isinstance(each, Conv2D)][2]
+    weights = operators[index].weights.copy()  # type: ignore[union-attr]
+    weights[1, 0, 0, 0] += 40 if weights[1, 0, 0, 0] < 0 else -40
+    operators[index] = dataclasses.replace(operators[index], weights=weights)
+    return dataclasses.replace(bundle, graph=Graph(bundle.graph.input, tuple(operators)))
+
+
+def test_a_mismatch_names_the_first_layer_the_place_and_both_values(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = broken(bundle)
+    name = [each.output.name for each in other.graph.operators if isinstance(each, Conv2D)][2]
+    made = __import__("tinyscene.firmware_bridge.emulate", fromlist=["make_library"]).make_library
+    monkeypatch.setattr(
+        "tinyscene.firmware_bridge.emulate.make_library", lambda graph, *rest, **more: made(other.graph, *rest, **more)
+    )
+    result = emulate(bundle, bundle.vectors.pcm[3:4], find_device("host"))
+    assert not result["equal"]
+    assert result["difference"].startswith(f"clip 0, {name} at (")
+    assert ", 1) is " in result["difference"]
+    with pytest.raises(EmulationError, match=r"^host: differs from the reference: clip 0, "):
+        require_equal([result])
+
+
+def test_emulate_prints_one_object_of_a_target_and_a_list_of_several(run_cli: Callable, bundle: Bundle) -> None:
+    code, out, _ = run_cli("emulate", bundle.folder, "--target", "host", "--json")
+    assert (code, json.loads(out)["clips"]) == (0, len(bundle.vectors.pcm))
+    code, out, _ = run_cli("emulate", bundle.folder, "--target", "host,host-native", "--json")
+    assert [each["target"] for each in json.loads(out)] == ["host", "host-native"]
+
+
+def test_emulate_takes_recordings(run_cli: Callable, bundle: Bundle, sample: Path) -> None:
+    recording = sorted((sample / "audio").iterdir())[0]
+    code, out, _ = run_cli("emulate", bundle.folder, "--target", "host", "--audio", recording, "--json")
+    assert (code, json.loads(out)["clips"]) == (0, len(bundle.vectors.pcm) + 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--target", "cortex-m99"], "--target cortex-m99: known are cortex-m3, "),
+        (["--target", "cortex-m4,"], "--target : known are "),
+        (["--toolchain", "icc"], "toolchain 'icc' is unknown: known are zig, gcc"),
+        (["--emulator", "bochs"], "--emulator bochs: known are unicorn, qemu"),
+        (["--emulator", "unicorn", "--target", "cortex-m55"], "unicorn has no cortex-m55: use qemu"),
+        (["--emulator", "qemu", "--target", "host"], "--emulator qemu: host runs on this machine itself"),
+        (["--kernels", "mve"], "--kernels mve: cortex-m4 runs plain and dsp"),
+        (["--optimize", "O9"], "--optimize O9: known are O0, O1, O2, O3, Os"),
+        (["--audio", "nowhere.wav"], "nowhere.wav"),
+    ],
+)
+def test_what_cannot_be_emulated_is_one_line(
+    run_cli: Callable, bundle: Bundle, arguments: list[str], line: str
+) -> None:
+    code, out, err = run_cli("emulate", bundle.folder, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert line in err

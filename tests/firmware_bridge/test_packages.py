@@ -1,0 +1,506 @@
+"""Packages: what an ecosystem's own tools ask of a library, and that what is inside answers as the bundle does.
+
+No board, no Arduino, PlatformIO or Zephyr is here: metadata is held to their specifications' rules, and the examples
+run on this computer against the stand-ins in tests/stand_ins.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests import ROOT
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.packaging import PACKAGES, TEMPLATES, WASM_EXPORTS, package
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+STRICT = ("-Wall", "-Wextra", "-Werror")
+ARDUINO_CATEGORIES = {
+    *("Display", "Communication", "Signal Input/Output", "Sensors", "Device Control", "Timing", "Data Storage"),
+    *("Data Processing", "Other"),
+}
+SKETCHES = {"SceneFromMicrophone": "ARDUINO_ARCH_RP2040", "SceneFromI2S": "ARDUINO_ARCH_ESP32"}
+
+
+def need(*tools: str) -> None:
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+
+
+def run(*command: object, ok: bool = True, cwd: Path | None = None) -> str:
+    words = [str(each) for each in command]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+    assert (done.returncode == 0) == ok, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def write(files: dict[str, str | bytes], folder: Path) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def library(bundle: Bundle) -> Library:
+    return make_library(bundle.graph, bundle.front_end, bundle.labels)
+
+
+@pytest.fixture(scope="module")
+def made(library: Library, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The packages that need no compiler, each in its folder."""
+    folder = tmp_path_factory.mktemp("packages")
+    return {kind: write(package(library, kind, "1.2.3"), folder / kind) for kind in PACKAGES if kind != "wasm"}
+
+
+@pytest.fixture(scope="module")
+def wasm(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("ziglang is not installed")
+    return write(package(library, "wasm", "1.2.3"), tmp_path_factory.mktemp("wasm"))
+
+
+@pytest.fixture(scope="module")
+def objects(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The Arduino package's sources, compiled for this computer as C, as the Arduino builder does."""
+    need("gcc", "g++")
+    folder = tmp_path_factory.mktemp("objects")
+    run("gcc", "-std=gnu11", "-O1", "-fsanitize=address", "-c", *(made["arduino"] / "src").glob("*.c"), cwd=folder)
+    return sorted(folder.glob("*.o"))
+
+
+def golden_lines(bundle: Bundle) -> list[str]:
+    return [bundle.labels[index] for index in bundle.vectors.logits.argmax(1)]
+
+
+def recording(bundle: Bundle, path: Path, block: int, before: float, after: float = 0.5) -> Path:
+    """The golden sounds one after the other, after silence in whole blocks."""
+    rate = bundle.front_end.sample_rate
+    silence = np.zeros(int(before * rate) // block * block, np.int16)
+    np.concatenate([silence, bundle.vectors.pcm.ravel(), np.zeros(int(after * rate), np.int16)]).tofile(path)
+    return path
+
+
+def answers(output: str) -> list[str]:
+    return re.findall(r"^(\S+)  ms: \d+$", output, re.MULTILINE)
+
+
+# all packages
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PACKAGES if kind != "wasm"])
+def test_a_package_holds_every_source_as_it_is(kind: str, made: dict[str, Path], library: Library) -> None:
+    folders = [made[kind] / name for name in ("src", "include")]
+    found = {path.name: path.read_text() for folder in folders for path in folder.glob("*")}
+    assert found == library.files
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PACKAGES if kind != "wasm"])
+def test_a_package_has_a_license_a_short_readme_and_nothing_left_to_fill_in(
+    kind: str, made: dict[str, Path], library: Library
+) -> None:
+    _check_common(made[kind], library)
+
+
+def _check_common(folder: Path, library: Library) -> None:
+    assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    readme = (folder / "README.md").read_text()
+    assert len(readme.splitlines()) <= 40
+    assert f"at {library.config['SAMPLE_RATE']} Hz" in readme
+    assert f"{library.config['BYTES']} bytes of RAM" in readme
+    assert "every second, on the last second:" in readme
+    assert "**Not tested:**" in readme
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not re.search(rb"@[A-Z_]+@", content) or path.suffix == ".wasm", path
+        assert not re.search(rb"/tmp|/home/|/root/|" + re.escape(str(ROOT)).encode(), content), path
+
+
+@pytest.mark.parametrize("kind", ["conan", "", "Arduino"])
+def test_an_unknown_package_is_refused_with_the_known_ones(kind: str, library: Library) -> None:
+    with pytest.raises(InputError, match="known are cmake, arduino, platformio, zephyr, wasm, board"):
+        package(library, kind, "1.2.3")
+
+
+@pytest.mark.parametrize("version", ["1.2", "v1.2.3", "1.2.3\n", "01.2.3", "1.2.3.dev1", ""])
+def test_a_version_that_an_ecosystem_would_not_take_is_refused(version: str, library: Library) -> None:
+    with pytest.raises(InputError, match="three numbers"):
+        package(library, "cmake", version)
+
+
+def test_every_template_is_of_a_known_package() -> None:
+    assert {path.name for path in TEMPLATES.iterdir()} == {*PACKAGES, "web", "LICENSE", "needs.md"}
+
+
+# CMake
+
+
+def configure(source: Path, build: Path, *options: str) -> Path:
+    need("cmake", "ninja")
+    run("cmake", "-G", "Ninja", "-S", source, "-B", build, *options)
+    run("cmake", "--build", build)
+    return build
+
+
+def test_cmake_builds_it_and_its_example_gives_the_golden_logits(
+    made: dict[str, Path], bundle: Bundle, tmp_path: Path
+) -> None:
+    need("gcc")
+    sound = recording(bundle, tmp_path / "sound.raw", 1, 0)
+    build = configure(made["cmake"], tmp_path / "build", "-DCMAKE_C_COMPILER=gcc", "-DCMAKE_BUILD_TYPE=Debug")
+    program = build / "scene"
+    lines = [line.split("\t") for line in run(program, sound).splitlines()]
+    assert [label for _, label, _ in lines] == golden_lines(bundle)
+    assert [time for time, _, _ in lines] == [f"{index + 1:.2f} s" for index in range(len(lines))]
+    logits = [[int(each) for each in line[2].split()] for line in lines]
+    np.testing.assert_array_equal(logits, bundle.vectors.logits)
+    with sound.open("rb") as stream:
+        piped = subprocess.run([program], stdin=stream, capture_output=True, text=True, check=True).stdout
+    assert piped.splitlines() == ["\t".join(line) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["find_package", "add_subdirectory", "FetchContent"])
+def test_another_cmake_project_can_use_it(way: str, made: dict[str, Path], tmp_path: Path) -> None:
+    need("gcc")
+    use = {
+        "find_package": "find_package(tinyscene 1.2 REQUIRED)",
+        "add_subdirectory": f"add_subdirectory({made['cmake']} tinyscene)",
+        "FetchContent": "include(FetchContent)\n"
+        f"FetchContent_Declare(tinyscene SOURCE_DIR {made['cmake']})\nFetchContent_MakeAvailable(tinyscene)",
+    }[way]
+    if way == "find_package":
+        run("cmake", "--install", configure(made["cmake"], tmp_path / "tinyscene"), "--prefix", tmp_path / "installed")
+    lists = "cmake_minimum_required(VERSION 3.16)\nproject(other C)\n" + use
+    lists += "\nadd_executable(other main.c)\ntarget_link_libraries(other PRIVATE tinyscene::tinyscene)\n"
+    main = "#include <tinyscene.h>\nint main(void) { return tinyscene_arena_bytes() != TINYSCENE_BYTES; }\n"
+    write({"CMakeLists.txt": lists, "main.c": main}, tmp_path / "other")
+    build = configure(tmp_path / "other", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
+    run(build / "other")
+    assert not list(build.rglob("scene")), "a guest does not build its examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("toolchain", ["arm-none-eabi", "zig"])
+@pytest.mark.parametrize(
+    ("cpu", "instruction"),
+    [("cortex-m4", "smlad"), ("cortex-m7", "smlad"), ("cortex-m33", "smlad"), ("cortex-m55", "vqrdmulh")],
+)
+def test_cmake_builds_it_for_a_cortex_m_with_its_kernels(
+    toolchain: str, cpu: str, instruction: str, made: dict[str, Path], tmp_path: Path
+) -> None:
+    need("arm-none-eabi-gcc" if toolchain == "arm-none-eabi" else sys.executable, "arm-none-eabi-objdump")
+    build = configure(
+        made["cmake"],
+        tmp_path,
+        f"-DCMAKE_TOOLCHAIN_FILE=cmake/{toolchain}.cmake",
+        f"-DTINYSCENE_CPU={cpu}",
+        f"-DTINYSCENE_PYTHON={sys.executable}",
+    )
+    assert instruction in run("arm-none-eabi-objdump", "-d", build / "libtinyscene.a")
+
+
+@pytest.mark.parametrize("toolchain", ["arm-none-eabi", "zig"])
+def test_cmake_refuses_a_processor_that_it_has_no_flags_for(
+    toolchain: str, made: dict[str, Path], tmp_path: Path
+) -> None:
+    need("cmake", "ninja")
+    options = (f"-DCMAKE_TOOLCHAIN_FILE=cmake/{toolchain}.cmake", "-DTINYSCENE_CPU=cortex-m1")
+    output = run("cmake", "-G", "Ninja", "-S", made["cmake"], "-B", tmp_path, *options, ok=False)
+    assert "it must be cortex-m4, cortex-m7, cortex-m33 or cortex-m55" in " ".join(output.split())
+
+
+# Arduino
+
+
+def test_arduino_metadata_keeps_to_the_library_specification(made: dict[str, Path], library: Library) -> None:
+    lines = (made["arduino"] / "library.properties").read_text().splitlines()
+    fields = dict(line.split("=", 1) for line in lines)
+    assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url"} <= fields.keys()
+    assert all(fields.values())
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", fields["name"])
+    assert fields["version"] == "1.2.3"
+    assert fields["category"] in ARDUINO_CATEGORIES
+    assert fields["architectures"] == "*"
+    assert (made["arduino"] / "src" / fields["includes"]).is_file()
+    assert fields["url"].startswith("https://")
+
+
+def test_arduino_keywords_are_of_the_header_and_tabbed(made: dict[str, Path], library: Library) -> None:
+    header = library.files["tinyscene.h"] + library.files["tinyscene_config.h"]
+    for line in (made["arduino"] / "keywords.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            keyword, kind = line.split("\t")
+            assert kind in ("KEYWORD1", "KEYWORD2", "LITERAL1")
+            assert re.search(rf"\b{keyword}\b", header)
+
+
+def test_arduino_sketches_are_named_as_their_folders(made: dict[str, Path]) -> None:
+    sketches = sorted((made["arduino"] / "examples").rglob("*.ino"))
+    assert [sketch.stem for sketch in sketches] == [sketch.parent.name for sketch in sketches] == sorted(SKETCHES)
+
+
+def sketch(folder: Path, name: str, out: Path, define: str, objects: Sequence[Path], ok: bool = True) -> str:
+    """Compile a sketch as C++, with the stand-ins, and link it with the library compiled as C."""
+    options = (
+        "-std=c++11",
+        *STRICT,
+        "-fsanitize=address",
+        "-pthread",
+        f"-D{define}",
+        f"-I{STAND_INS / 'arduino'}",
+        f"-I{folder / 'src'}",
+    )
+    sources = (folder / "examples" / name / f"{name}.ino", STAND_INS / "arduino" / "board.cpp")
+    sources = ("-include", "Arduino.h", "-x", "c++", *sources, "-x", "none", *objects)
+    return run("g++", *options, *sources, "-o", out, ok=ok)
+
+
+@pytest.mark.parametrize("name", SKETCHES)
+def test_an_arduino_sketch_compiled_against_stand_ins_says_what_the_bundle_says(
+    name: str, made: dict[str, Path], objects: list[Path], bundle: Bundle, tmp_path: Path
+) -> None:
+    rate = bundle.front_end.sample_rate
+    sound = recording(bundle, tmp_path / "sound.raw", 256, 2.5)  # half a second to start, two to measure the rate
+    board = tmp_path / "board"
+    sketch(made["arduino"], name, board, SKETCHES[name], objects)
+    assert answers(run(board, sound, rate)) == golden_lines(bundle)
+    assert answers(run(board, sound, rate, 100)) == golden_lines(bundle), "sound waits during a decision"
+    wrong = run(board, sound, rate * 31250 // 32000)  # the nearest that an nRF52 has
+    assert "This is not the rate" in wrong
+    assert not answers(wrong)
+    slow = run(board, sound, rate, 300)
+    assert slow.count("sound was lost") == len(answers(slow)) > 1
+
+
+def test_a_sketch_refuses_a_board_whose_microphone_cannot_give_the_rate(
+    made: dict[str, Path], objects: list[Path], tmp_path: Path
+) -> None:
+    output = sketch(
+        made["arduino"], "SceneFromMicrophone", tmp_path / "board", "ARDUINO_ARCH_NRF52840", objects, ok=False
+    )
+    assert "#error" in output
+    assert "train with features.sample_rate=16000" in output
+
+
+# PlatformIO
+
+
+def test_platformio_metadata_keeps_to_the_manifest_schema(made: dict[str, Path]) -> None:
+    folder = made["platformio"]
+    manifest: dict[str, Any] = json.loads((folder / "library.json").read_text())
+    assert re.fullmatch(r"[^:;/,@<>]{1,100}", manifest["name"])
+    assert manifest["version"] == "1.2.3"
+    assert 1 <= len(manifest["description"]) <= 1000
+    assert manifest["license"] == "Apache-2.0"
+    assert all(re.fullmatch(r"[a-z\d\-+. ]{1,50}", keyword) for keyword in manifest["keywords"])
+    assert all(1 <= len(author["name"]) <= 50 for author in manifest["authors"])
+    assert manifest["frameworks"] == manifest["platforms"] == "*"
+    assert (folder / manifest["build"]["srcDir"] / manifest["headers"]).is_file()
+    for example in manifest["examples"]:
+        assert re.fullmatch(r"[a-zA-Z\d\-_/]{1,100}", example["name"])
+        assert all((folder / example["base"] / name).is_file() for name in example["files"])
+    assert len(manifest["examples"]) == len(list((folder / "examples").iterdir()))
+
+
+def test_platformio_examples_are_the_tested_ones(made: dict[str, Path]) -> None:
+    examples = made["platformio"] / "examples"
+    for name in SKETCHES:
+        path = Path(name) / f"{name}.ino"
+        assert (examples / path).read_bytes() == (made["arduino"] / "examples" / path).read_bytes()
+    assert (examples / "native/scene.c").read_bytes() == (made["cmake"] / "example/scene.c").read_bytes()
+
+
+# Zephyr
+
+
+def test_the_zephyr_module_has_only_documented_keys_and_what_it_names_is_there(made: dict[str, Path]) -> None:
+    module = yaml.safe_load((made["zephyr"] / "zephyr/module.yml").read_text())
+    assert module.keys() <= {"name", "build", "tests", "samples", "boards", "blobs", "security", "package-managers"}
+    assert module["build"].keys() <= {"cmake", "kconfig", "cmake-ext", "kconfig-ext", "depends", "settings"}
+    assert (made["zephyr"] / module["build"]["cmake"] / "CMakeLists.txt").is_file()
+    assert (made["zephyr"] / module["build"]["kconfig"]).is_file()
+    (folder,) = module["samples"]
+    samples = [yaml.safe_load(path.read_text()) for path in (made["zephyr"] / folder).glob("*/sample.yaml")]
+    assert [sample.keys() for sample in samples] == [{"sample", "tests"}]
+    assert all(name.startswith("sample.") and "filter" in test for name, test in samples[0]["tests"].items())
+
+
+def test_the_zephyr_option_parses_and_the_sample_sets_it(made: dict[str, Path]) -> None:
+    lines = (made["zephyr"] / "zephyr/Kconfig").read_text().splitlines()
+    statements = [line for line in lines if line and not line.startswith(("#", "\t  "))]
+    assert statements[0] == "config TINYSCENE"
+    assert [re.match(r"\t(\w+)", line)[1] for line in statements[1:]] == ["bool", "help"]  # pyright: ignore[reportOptionalSubscript]
+    settings = (made["zephyr"] / "samples/scene/prj.conf").read_text().splitlines()
+    assert all(re.fullmatch(r"CONFIG_[A-Z0-9_]+=(y|\d+)", line) for line in settings)
+    assert "CONFIG_TINYSCENE=y" in settings
+
+
+def test_the_zephyr_module_in_cmake_with_stand_ins_lists_all_sources_if_it_is_on(
+    made: dict[str, Path], library: Library, tmp_path: Path
+) -> None:
+    need("cmake")
+    lists = "cmake_minimum_required(VERSION 3.20)\nproject(stand_in NONE)\n"
+    for function in ("zephyr_library_named", "zephyr_library_sources", "zephyr_include_directories"):
+        lists += f"function({function})\nforeach(each ${{ARGV}})\nmessage(STATUS {function}=${{each}})\n"
+        lists += "endforeach()\nendfunction()\n"
+    lists += f"add_subdirectory({made['zephyr'] / 'zephyr'} module)\n"
+    write({"CMakeLists.txt": lists}, tmp_path)
+    output = run("cmake", "-S", tmp_path, "-B", tmp_path / "on", "-DCONFIG_TINYSCENE=y")
+    sources = [Path(path) for path in re.findall(r"zephyr_library_sources=(.+)", output)]
+    assert all(path.is_file() for path in sources)
+    assert {path.name for path in sources} == {name for name in library.files if name.endswith(".c")}
+    (include,) = re.findall(r"zephyr_include_directories=(.+)", output)
+    assert Path(include, "tinyscene.h").is_file()
+    assert "zephyr_library" not in run("cmake", "-S", tmp_path, "-B", tmp_path / "off")
+
+
+def test_the_zephyr_sample_compiled_against_stand_ins_says_what_the_bundle_says(
+    made: dict[str, Path], objects: list[Path], bundle: Bundle, tmp_path: Path
+) -> None:
+    rate = bundle.front_end.sample_rate
+    includes = (f"-I{STAND_INS / 'zephyr'}", f"-I{made['zephyr'] / 'include'}")
+    sample = tmp_path / "main.o"
+    main = made["zephyr"] / "samples/scene/src/main.c"
+    run("gcc", "-std=gnu11", *STRICT, "-fsanitize=address", "-Dmain=board_main", *includes, "-c", main, "-o", sample)
+    board = tmp_path / "board"
+    run(
+        "gcc",
+        "-std=gnu11",
+        *STRICT,
+        "-fsanitize=address",
+        *includes,
+        STAND_INS / "zephyr/board.c",
+        sample,
+        *objects,
+        "-o",
+        board,
+    )
+    sound = recording(bundle, tmp_path / "sound.raw", 1, 2.5)  # half a second to start, two to measure the rate
+    assert answers(run(board, sound, rate)) == golden_lines(bundle)
+    wrong = run(board, sound, rate * 31250 // 32000)
+    assert "this is not the rate" in wrong
+    assert not answers(wrong)
+    before, after = run(board, sound, rate, 5100).split("sound was lost")  # within the third window
+    assert answers(before) == golden_lines(bundle)[:2]
+    assert len(answers(after)) == len(golden_lines(bundle)) - 3
+
+
+# WebAssembly
+
+
+class Module:
+    """tinyscene.wasm in wasmtime."""
+
+    def __init__(self, path: Path) -> None:
+        wasmtime = pytest.importorskip("wasmtime")
+        engine = wasmtime.Engine()
+        self.module = wasmtime.Module.from_file(engine, str(path))
+        self.store = wasmtime.Store(engine)
+        self.exports = wasmtime.Instance(self.store, self.module, []).exports(self.store)
+
+    def call(self, name: str, *arguments: int) -> Any:
+        return self.exports[name](self.store, *arguments)
+
+    def logits(self, pcm: np.ndarray) -> list[np.ndarray]:
+        decided = []
+        for start in range(0, len(pcm), room := self.call("tinyscene_wasm_pcm_samples")):
+            block = pcm[start : start + room]
+            self.exports["memory"].write(self.store, block.tobytes(), self.call("tinyscene_wasm_pcm"))
+            at = 0
+            while at < len(block):
+                status = self.call("tinyscene_wasm_push", at, len(block) - at)
+                assert status >= 0
+                at += self.call("tinyscene_wasm_taken")
+                if status == 1:
+                    assert self.call("tinyscene_run", self.call("tinyscene_wasm_instance")) == 0
+                    start_at = self.call("tinyscene_wasm_scores")
+                    end = start_at + self.call("tinyscene_wasm_classes")
+                    content = self.exports["memory"].read(self.store, start_at, end)
+                    decided.append(np.frombuffer(content, np.int8))
+        return decided
+
+
+def test_the_wasm_package_has_a_license_a_short_readme_and_nothing_left_to_fill_in(
+    wasm: Path, library: Library
+) -> None:
+    _check_common(wasm, library)
+    size = (wasm / "tinyscene.wasm").stat().st_size
+    assert f"{size:,} bytes" in (wasm / "README.md").read_text()
+
+
+def test_the_wasm_module_needs_nothing_and_exports_what_it_says(wasm: Path) -> None:
+    module = Module(wasm / "tinyscene.wasm").module
+    assert list(module.imports) == []
+    assert {each.name for each in module.exports} == {"memory", *WASM_EXPORTS}
+
+
+def test_the_wasm_module_in_wasmtime_gives_the_golden_logits(wasm: Path, bundle: Bundle) -> None:
+    module = Module(wasm / "tinyscene.wasm")
+    assert module.call("tinyscene_wasm_start") == 0
+    np.testing.assert_array_equal(module.logits(bundle.vectors.pcm.ravel()), bundle.vectors.logits)
+
+
+def test_the_wasm_module_refuses_a_block_beyond_its_buffer(wasm: Path) -> None:
+    module = Module(wasm / "tinyscene.wasm")
+    assert module.call("tinyscene_wasm_start") == 0
+    room = module.call("tinyscene_wasm_pcm_samples")
+    for start, samples in ((0, room + 1), (1, room), (-1, 1), (0, -1), (2**31 - 1, 2**31 - 1)):
+        assert module.call("tinyscene_wasm_push", start, samples) < 0
+        assert module.call("tinyscene_wasm_taken") == 0
+
+
+SCRIPT = """
+import { readFileSync } from "node:fs";
+import { Tinyscene } from "./tinyscene.mjs";
+const raw = readFileSync("sound.raw");
+const pcm = new Int16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.length));
+const ways = [new URL("tinyscene.wasm", import.meta.url), readFileSync(new URL("tinyscene.wasm", import.meta.url))];
+const results = [];
+for (const way of ways) {
+    const scene = await Tinyscene.load(way);
+    const decisions = [];
+    for (let at = 0; at < pcm.length; at += 7001) decisions.push(...scene.push(pcm.subarray(at, at + 7001)));
+    scene.reset();
+    const again = scene.push(pcm).length;
+    for (const decision of decisions) decision.logits = Array.from(decision.logits);
+    results.push({ rate: scene.sampleRate, labels: scene.labels, again, decisions });
+}
+let refused = "";
+try { (await Tinyscene.load(ways[1])).push([1, 2, 3]); } catch (error) { refused = error.message; }
+console.log(JSON.stringify({ results, refused }));
+"""
+
+
+def test_the_javascript_wrapper_in_node_gives_the_golden_logits_with_labels_and_probabilities(
+    wasm: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    need("node")
+    folder = tmp_path / "package"
+    shutil.copytree(wasm, folder)
+    write({"use.mjs": SCRIPT}, folder)
+    recording(bundle, folder / "sound.raw", 1, 0)
+    found = json.loads(run("node", "use.mjs", cwd=folder))
+    assert found["refused"] == "tinyscene: push takes an Int16Array"
+    output = bundle.graph.output.q
+    real = output.scale * (bundle.vectors.logits.astype(float) - output.zero_point)
+    expected = np.exp(real) / np.exp(real).sum(1, keepdims=True)
+    for result in found["results"]:
+        assert (result["rate"], result["labels"]) == (bundle.front_end.sample_rate, list(bundle.labels))
+        assert result["again"] == len(expected)
+        assert [each["label"] for each in result["decisions"]] == golden_lines(bundle)
+        np.testing.assert_array_equal([each["logits"] for each in result["decisions"]], bundle.vectors.logits)
+        np.testing.assert_allclose([each["probabilities"] for each in result["decisions"]], expected, atol=1e-9)

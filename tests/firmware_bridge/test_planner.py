@@ -1,0 +1,171 @@
+"""The plan of the arena: what it needs in cases that can be worked out by hand, and that its proof finds faults."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.graphs import integer_graphs
+from tinyscene.deploy.graph.graph import Add, Conv2D, DepthwiseConv2D, Graph, Mean, Quantization, Tensor
+from tinyscene.firmware_bridge.memory.arena_check import PlanError, prove
+from tinyscene.firmware_bridge.memory.planner import ALWAYS, Plan, make_plan, work_block
+from tinyscene.firmware_bridge.memory.schedule import FIRST, make_schedule
+from tinyscene.firmware_bridge.ops import steps_of
+
+Q = Quantization(0.5, 0)
+KERNELS = ("mve",)  # which need no working memory
+
+
+def activation(name: str, height: int, width: int, channels: int) -> Tensor:
+    return Tensor(name, (1, height, width, channels), Q)
+
+
+def pointwise(source: Tensor, name: str, outputs: int) -> Conv2D:
+    _, height, width, inputs = source.shape
+    return Conv2D(
+        inputs=(source.name,),
+        output=activation(name, height, width, outputs),
+        weights=np.ones((outputs, 1, 1, inputs), np.int8),
+        bias=np.zeros(outputs, np.int32),
+        weight_scales=np.full(outputs, 2.0**-8, np.float32),
+    )
+
+
+def depthwise(source: Tensor, name: str, stride: int = 1) -> DepthwiseConv2D:
+    _, height, width, channels = source.shape
+    return DepthwiseConv2D(
+        inputs=(source.name,),
+        output=activation(name, (height - 1) // stride + 1, (width - 1) // stride + 1, channels),
+        stride=(stride, stride),
+        padding=(1, 1, 1, 1),
+        weights=np.ones((1, 3, 3, channels), np.int8),
+        bias=np.zeros(channels, np.int32),
+        weight_scales=np.full(channels, 2.0**-8, np.float32),
+    )
+
+
+def plan_of(graph: Graph, extras: tuple = ()) -> Plan:
+    steps = [steps_of(operator, graph.sources(operator), KERNELS) for operator in graph.operators]
+    return make_plan(graph, steps, extras)
+
+
+def block(height: int = 32, width: int = 8, channels: int = 4, expansion: int = 6) -> Graph:
+    """An inverted residual: expand, depthwise, project, add."""
+    source = activation("x", height, width, channels)
+    expand = pointwise(source, "expand", channels * expansion)
+    deep = depthwise(expand.output, "deep")
+    project = pointwise(deep.output, "project", channels)
+    return Graph(
+        source, (expand, deep, project, Add(inputs=("x", "project"), output=activation("y", height, width, channels)))
+    )
+
+
+def test_a_chain_of_pointwise_convolutions_holds_a_row_of_each() -> None:
+    source = activation("x", 32, 8, 4)
+    first = pointwise(source, "a", 16)
+    second = pointwise(first.output, "b", 16)
+    plan = plan_of(Graph(source, (first, second, pointwise(second.output, "y", 4))))
+    assert (plan.slots["a"], plan.slots["b"]) == (1, 1)
+
+
+def test_a_window_of_three_rows_is_read_from_a_ring_of_three() -> None:
+    plan = plan_of(block())
+    assert (plan.slots["expand"], plan.slots["deep"], plan.slots["project"]) == (3, 1, 1)
+
+
+def test_an_output_is_written_over_input_rows_that_nobody_reads_any_more() -> None:
+    graph = block()
+    plan = plan_of(graph)
+    held = 32 * 8 * 4
+    rings = 3 * 10 * 24 + 8 * 24 + 8 * 4  # with a pixel of padding on both sides
+    apart = 8 * 4  # a row of the sum is written while that row of the input is still read
+    assert plan.arena_bytes == held + rings + apart
+
+
+def test_a_mean_holds_one_row_of_its_input() -> None:
+    source = activation("x", 64, 16, 4)
+    last = pointwise(source, "a", 8)
+    plan = plan_of(Graph(source, (last, Mean(inputs=("a",), output=Tensor("y", (1, 8), Q)))))
+    assert plan.arena_bytes == 64 * 16 * 4 + 16 * 8  # sums and result lie where the input's first rows were
+
+
+def test_a_shortcut_is_held_as_far_as_the_windows_beside_it_reach() -> None:
+    source = activation("x", 32, 8, 4)
+    start = pointwise(source, "start", 4)
+    first = depthwise(start.output, "a")
+    second = depthwise(first.output, "b")
+    third = depthwise(second.output, "c")
+    add = Add(inputs=("start", "c"), output=activation("y", 32, 8, 4))
+    assert plan_of(Graph(source, (start, first, second, third, add))).slots["start"] == 1 + 3
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(integer_graphs())
+def test_plans_of_random_graphs_are_proven(graph: Graph) -> None:
+    prove(plan_of(graph))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(integer_graphs(), st.data())
+def test_a_plan_where_a_row_is_written_over_one_that_is_still_read_is_refuted(
+    graph: Graph, data: st.DataObject
+) -> None:
+    plan = plan_of(graph)
+    schedule = plan.schedule
+    rows = [(name, row) for name in graph.tensors for row in range(schedule.rows[name].count)]
+    born = {(name, row): schedule.born[name][row] for name, row in rows}
+    dies = {(name, row): schedule.dies[name][row] for name, row in rows}
+    harmed = [(x, y) for x in rows for y in rows if x[0] != y[0] and born[x] < born[y] < dies[x] < len(schedule.order)]
+    assume(harmed)
+    (name, row), (other, other_row) = data.draw(st.sampled_from(harmed))
+    start, _ = plan.read_bytes(schedule.order[dies[name, row]].operator, name)
+    moved = plan.row_offset(name, row) + start - (plan.row_offset(other, other_row) - plan.offsets[other])
+    with pytest.raises(PlanError):
+        prove(dataclasses.replace(plan, offsets={**plan.offsets, other: moved}))
+
+
+def test_a_ring_that_is_a_row_too_short_is_refuted() -> None:
+    plan = plan_of(block())
+    plan.slots["expand"] = 2
+    with pytest.raises(PlanError, match="expand row"):
+        prove(plan)
+
+
+def test_an_arena_that_is_too_small_is_refuted() -> None:
+    plan = plan_of(block())
+    plan.__dict__["arena_bytes"] = plan.arena_bytes - 16
+    with pytest.raises(PlanError, match="outside an arena"):
+        prove(plan)
+
+
+def test_reading_before_a_row_is_made_is_refuted() -> None:
+    plan = plan_of(block())
+    order = plan.schedule.order
+    order.insert(0, order.pop(next(index for index, step in enumerate(order) if step.operator == 2)))
+    with pytest.raises(PlanError, match="deep row 0"):
+        prove(plan)
+
+
+def test_a_front_end_shares_memory_with_the_network_but_not_with_its_input() -> None:
+    graph = block()
+    without = plan_of(graph).arena_bytes
+    small, large = (plan_of(graph, (work_block("\tfft", size, FIRST, FIRST),)) for size in (512, 4096))
+    assert small.arena_bytes == without
+    assert large.arena_bytes == 32 * 8 * 4 + 4096
+
+
+def test_what_lives_always_shares_memory_with_nothing() -> None:
+    graph = block()
+    plan = plan_of(graph, (work_block("\tkept", 256, FIRST - 1, ALWAYS),))
+    assert plan.arena_bytes == plan_of(graph).arena_bytes + 256
+
+
+def test_every_operator_ends_and_none_is_cut_short() -> None:
+    graph = block()
+    steps = [steps_of(operator, graph.sources(operator), KERNELS) for operator in graph.operators]
+    for cuts in [(0,), (0, 1), (0, 1, 2, 3)]:
+        schedule = make_schedule(graph, steps, cuts)
+        for index in range(len(graph.operators)):
+            assert sum(step.operator == index for step in schedule.order) == schedule.turns(index)

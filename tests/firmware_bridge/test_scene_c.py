@@ -1,0 +1,207 @@
+"""The C library as its user sees it, compiled for this machine: pushes of any size, statuses, overlapping windows."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.graph.reference import run
+from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.native import NativeScene
+
+CLIP = 32_000
+OK, READY, NULL, ALIGNMENT, SIZE, INSTANCE, NOT_READY = 0, 1, -1, -2, -3, -4, -5
+HOPS = (0.5, 0.25, 0.21875)  # seconds; the last leaves starts of windows at every place
+
+NULL_POINTER = ctypes.c_void_p()
+
+
+@pytest.fixture(scope="module")
+def library(bundle: Bundle) -> Library:
+    return make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",))
+
+
+@pytest.fixture(scope="module")
+def compiled(library: Library) -> NativeScene:
+    return NativeScene(library)
+
+
+@pytest.fixture
+def scene(compiled: NativeScene) -> NativeScene:
+    """The library with an instance that was reset."""
+    compiled.c.tinyscene_reset(compiled.instance)
+    return compiled
+
+
+@pytest.fixture(scope="module")
+def clip(bundle: Bundle) -> NDArray[np.int16]:
+    return np.ascontiguousarray(bundle.vectors.pcm[6])
+
+
+@pytest.fixture(scope="module")
+def stream(bundle: Bundle) -> NDArray[np.int16]:
+    """Two and a half seconds of different sounds, synthetic."""
+    return np.ascontiguousarray(np.concatenate([*bundle.vectors.pcm[3:7]])[: CLIP * 5 // 2])
+
+
+def pointer(array: NDArray[Any], offset: int = 0) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data + offset)
+
+
+def decisions(scene: NativeScene, pcm: NDArray[np.int16], sizes: list[int]) -> list[list[int]]:
+    """Push sound in portions of these sizes, over and over; the logits of every window."""
+    found, at, turn = [], 0, 0
+    while at < len(pcm):
+        portion = pcm[at : at + sizes[turn % len(sizes)]]
+        status, taken = scene.push(portion)
+        at, turn = at + taken, turn + 1
+        if status == READY:
+            found.append(scene.decide().tolist())
+        else:
+            assert (status, taken) == (OK, len(portion))
+    return found
+
+
+def expected(bundle: Bundle, pcm: NDArray[np.int16], hop: float = 1.0) -> list[list[int]]:
+    """What the reference makes of each window by itself."""
+    starts = range(0, len(pcm) - CLIP + 1, round(hop * CLIP))
+    q = bundle.graph.input.q
+    features = FixedPointLogMel(bundle.front_end, q.scale, q.zero_point)(
+        np.stack([pcm[at : at + CLIP] for at in starts])
+    )
+    return run(bundle.graph, features[..., None]).tolist()
+
+
+def test_golden_sounds_give_golden_logits(bundle: Bundle, scene: NativeScene) -> None:
+    assert (scene(bundle.vectors.pcm) == bundle.vectors.logits).all()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 2 * CLIP), min_size=1, max_size=8))
+def test_any_split_into_pushes_decides_the_same(
+    bundle: Bundle, scene: NativeScene, stream: NDArray[np.int16], sizes: list[int]
+) -> None:
+    scene.c.tinyscene_reset(scene.instance)
+    assert decisions(scene, stream, sizes) == expected(bundle, stream)
+
+
+def test_sound_may_come_sample_by_sample(bundle: Bundle, scene: NativeScene, clip: NDArray[np.int16]) -> None:
+    assert decisions(scene, clip, [1]) == expected(bundle, clip)
+
+
+@pytest.mark.parametrize("hop", HOPS)
+def test_overlapping_windows_are_decided_as_each_by_itself(
+    bundle: Bundle, stream: NDArray[np.int16], hop: float
+) -> None:
+    scene = NativeScene(make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop))
+    for sizes in ([len(stream)], [777, 31]):
+        scene.require(scene.c.tinyscene_reset(scene.instance))
+        assert decisions(scene, stream, sizes) == expected(bundle, stream, hop)
+
+
+@pytest.mark.parametrize("hop", [0.0, -1.0, 1.5, 0.1234567, float("nan"), float("inf")])
+def test_a_hop_that_no_frame_falls_on_is_refused(bundle: Bundle, hop: float) -> None:
+    with pytest.raises(InputError, match=r"a hop of .* seconds: it must be 1, or less and a multiple of 0.015625"):
+        make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop)
+
+
+def test_a_waiting_window_takes_no_sound_and_loses_none(
+    bundle: Bundle, scene: NativeScene, stream: NDArray[np.int16]
+) -> None:
+    assert scene.push(stream) == (READY, CLIP)
+    assert scene.push(stream[CLIP:]) == (READY, 0)
+    assert [scene.decide().tolist(), *decisions(scene, stream[CLIP:], [4096])] == expected(bundle, stream)
+
+
+def test_two_instances_run_side_by_side(library: Library, bundle: Bundle) -> None:
+    one, other = NativeScene(library), NativeScene(library)
+    first, second = (np.ascontiguousarray(bundle.vectors.pcm[index]) for index in (4, 6))
+    for at in range(0, CLIP, 1000):
+        one.push(first[at : at + 1000])
+        other.push(second[at : at + 1000])
+    assert one.decide().tolist() == bundle.vectors.logits[4].tolist()
+    assert other.decide().tolist() == bundle.vectors.logits[6].tolist()
+
+
+def test_a_reset_forgets_sound_and_decision(bundle: Bundle, scene: NativeScene, clip: NDArray[np.int16]) -> None:
+    decisions(scene, clip, [CLIP])
+    scene.push(clip[:20_000])
+    assert scene.c.tinyscene_reset(scene.instance) == OK
+    assert scene.c.tinyscene_best(scene.instance) == NOT_READY
+    assert decisions(scene, clip, [CLIP]) == expected(bundle, clip)
+
+
+def test_running_before_a_window_is_complete_is_refused(scene: NativeScene, clip: NDArray[np.int16]) -> None:
+    assert scene.c.tinyscene_run(scene.instance) == NOT_READY
+    scene.push(clip[:-1])
+    assert scene.c.tinyscene_run(scene.instance) == NOT_READY
+    scene.push(clip[-1:])
+    assert scene.c.tinyscene_run(scene.instance) == OK
+    assert scene.c.tinyscene_run(scene.instance) == NOT_READY
+
+
+def test_scores_and_best_wait_for_a_decision(scene: NativeScene, clip: NDArray[np.int16]) -> None:
+    scores = np.zeros(10, np.int8)
+    assert scene.c.tinyscene_scores(scene.instance, pointer(scores), ctypes.c_size_t(10)) == NOT_READY
+    assert scene.c.tinyscene_best(scene.instance) == NOT_READY
+    logits = decisions(scene, clip, [CLIP])[0]
+    assert scene.c.tinyscene_scores(scene.instance, pointer(scores), ctypes.c_size_t(9)) == SIZE
+    assert scene.c.tinyscene_scores(scene.instance, NULL_POINTER, ctypes.c_size_t(10)) == NULL
+    assert scene.c.tinyscene_best(scene.instance) == int(np.argmax(logits))
+
+
+def test_labels_are_the_bundles(scene: NativeScene, bundle: Bundle) -> None:
+    label = scene.c.tinyscene_label
+    label.restype = ctypes.c_char_p
+    found = [label(ctypes.c_size_t(index)) for index in range(len(bundle.labels) + 2)]
+    assert found == [*(name.encode() for name in bundle.labels), None, None]
+
+
+def test_null_pointers_are_refused(scene: NativeScene, clip: NDArray[np.int16]) -> None:
+    c, taken = scene.c, ctypes.c_size_t()
+    memory = np.zeros(int(scene.config["BYTES"]), np.uint8)
+    assert c.tinyscene_init(NULL_POINTER, ctypes.c_size_t(1 << 20), ctypes.byref(ctypes.c_void_p())) == NULL
+    assert c.tinyscene_init(pointer(memory), ctypes.c_size_t(memory.nbytes), NULL_POINTER) == NULL
+    assert c.tinyscene_push(scene.instance, NULL_POINTER, ctypes.c_size_t(1), ctypes.byref(taken)) == NULL
+    assert c.tinyscene_push(scene.instance, pointer(clip), ctypes.c_size_t(1), NULL_POINTER) == NULL
+    assert c.tinyscene_push(scene.instance, NULL_POINTER, ctypes.c_size_t(0), ctypes.byref(taken)) == OK
+    for function in (c.tinyscene_run, c.tinyscene_reset, c.tinyscene_best):
+        assert function(NULL_POINTER) == NULL
+
+
+@pytest.mark.parametrize(("less", "offset", "status"), [(1, 0, SIZE), (0, 1, ALIGNMENT), (0, 8, ALIGNMENT), (0, 0, OK)])
+def test_memory_that_is_short_or_misaligned_is_refused(scene: NativeScene, less: int, offset: int, status: int) -> None:
+    size, instance = int(scene.config["BYTES"]), ctypes.c_void_p()
+    assert scene.c.tinyscene_arena_bytes() == size
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 16 + offset
+    assert (
+        scene.c.tinyscene_init(pointer(memory, start), ctypes.c_size_t(size - less), ctypes.byref(instance)) == status
+    )
+    assert (instance.value is None) == (status != OK)
+
+
+def test_memory_that_is_no_instance_is_refused(scene: NativeScene) -> None:
+    memory = np.zeros(int(scene.config["BYTES"]) + 16, np.uint8)
+    stranger = pointer(memory, -memory.ctypes.data % 16)
+    for function in (scene.c.tinyscene_run, scene.c.tinyscene_reset, scene.c.tinyscene_best):
+        assert function(stranger) == INSTANCE
+        assert function(ctypes.c_void_p((stranger.value or 0) + 1)) == ALIGNMENT
+
+
+def test_nothing_is_written_beside_the_memory(library: Library, clip: NDArray[np.int16]) -> None:
+    scene = NativeScene(library)
+    size = int(scene.config["BYTES"])
+    memory = np.full(size + 256, 0x5A, np.uint8)
+    start = 64 + -memory.ctypes.data % 16
+    scene.require(scene.c.tinyscene_init(pointer(memory, start), ctypes.c_size_t(size), ctypes.byref(scene.instance)))
+    decisions(scene, clip, [CLIP])
+    assert (memory[:start] == 0x5A).all()
+    assert (memory[start + size :] == 0x5A).all()

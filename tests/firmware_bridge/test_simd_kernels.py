@@ -1,0 +1,303 @@
+"""The host's kernels, on each of their instruction sets: equal to the reference, and nothing beyond their rows touched.
+
+A small program runs the kernels on operands from a pipe. Each operand lies against a page that may not be touched,
+first behind it, then before it.
+"""
+
+import functools
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests import ROOT
+from tinyscene.deploy.graph.graph import Add, Quantization, Tensor, quantize_multiplier
+from tinyscene.deploy.graph.reference import rescale, run_integer
+from tinyscene.firmware_bridge.memory.layouts import pointwise_scratch, simd
+
+Array = NDArray[Any]
+RUNTIME = ROOT / "firmware_bridge" / "runtime"
+ZIG = (sys.executable, "-m", "ziglang", "cc", "-O2")
+PROGRAM = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "tinyscene_kernels.h"
+
+#if !defined(TINYSCENE_SIMD)
+#error "other kernels than those that are tested"
+#endif
+
+enum { PAGE = 65536 };
+
+static void *take(size_t bytes, int at_start)
+{
+    const size_t pages = (bytes + PAGE - 1) / PAGE * PAGE;
+    char *map = mmap(NULL, pages + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || (pages && mprotect(map + PAGE, pages, PROT_READ | PROT_WRITE)))
+        exit(2);
+    return map + PAGE + (at_start ? 0 : pages - bytes);
+}
+
+int main(void)
+{
+    int32_t n[16], bytes; /* kernel, at_start, its arguments; then each operand with its size; the last is written */
+    while (fread(n, 4, 16, stdin) == 16) {
+        int8_t *operand[6];
+        for (int i = 0; i < 6; i++) {
+            if (fread(&bytes, 4, 1, stdin) != 1)
+                return 3;
+            operand[i] = take((size_t)bytes, n[1]);
+            if (fread(operand[i], 1, (size_t)bytes, stdin) != (size_t)bytes)
+                return 4;
+        }
+        const int8_t *rows[64];
+        for (int i = 0; i < 64; i++)
+            rows[i] = operand[0] + (n[0] == 1 || n[0] > 2 ? i * n[9] : 0);
+        int8_t *y = operand[5];
+        const tinyscene_conv c = {operand[1], (int32_t *)operand[2], (int32_t *)operand[3], operand[4],
+                                  n[2], n[3], n[4], -128};
+        const tinyscene_sum s = {{n[2], n[3]}, n[4], n[5], n[6], n[7], n[8], n[9]};
+        void *scratch = take(n[0] == 0 ? (size_t)n[9] : 0, n[1]);
+        if (n[0] == 0 && n[9] != TINYSCENE_POINTWISE_SCRATCH(n[2], n[5]))
+            return 5;
+        switch (n[0]) {
+        case 0: tinyscene_pointwise(&c, operand[0], n[5], y, scratch); break;
+        case 1: tinyscene_depthwise(&c, rows, n[5], n[6], y); break;
+        case 2: tinyscene_add(&s, operand[0], operand[1], bytes, y); break;
+        case 3: tinyscene_pool(rows, n[2], n[3], n[4], n[5], n[6], y); break;
+        case 4: tinyscene_gather(rows, n[2], n[3], n[4], n[5], n[6], y); break;
+        }
+        fwrite(y, 1, (size_t)bytes, stdout);
+    }
+    return 0;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An instruction set: how to compile for it, what a processor says that has it, what else is needed to run it."""
+
+    compiler: tuple[str, ...]
+    cpu_flags: tuple[str, ...] = ()
+    emulator: str | None = None
+
+
+MACHINES = {
+    "avx512-vnni": Machine((*ZIG, "-mcpu=x86_64_v4+avx512vnni"), ("avx512_vnni", "avx512bw", "avx512vl", "bmi2")),
+    "avx-vnni": Machine((*ZIG, "-mcpu=x86_64_v3+avxvnni"), ("avx2", "avx_vnni", "bmi2")),
+    "avx2": Machine((*ZIG, "-mcpu=x86_64_v3"), ("avx2", "bmi2")),
+    "neon-dot-product": Machine(
+        (*ZIG, "--target=aarch64-linux-musl", "-mcpu=generic+dotprod", "-static"), (), "qemu-aarch64-static"
+    ),
+    "gcc-sanitizers": Machine(
+        ("gcc", "-O0", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"), ("avx2",)
+    ),
+}
+
+
+@functools.cache
+def processor_flags() -> frozenset[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() and platform.machine() == "x86_64" else []
+    return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
+
+
+@pytest.fixture(
+    scope="module",
+    params=[  # the C library for Arm, that zig compiles first, takes it a minute
+        pytest.param(name, marks=pytest.mark.slow) if machine.emulator else name for name, machine in MACHINES.items()
+    ],
+)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the kernels."""
+    machine = MACHINES[request.param]
+    if machine.emulator and not shutil.which(machine.emulator):
+        pytest.skip(f"{machine.emulator} is not installed: apt-get install qemu-user-static")
+    if missing := sorted({*machine.cpu_flags} - processor_flags()):
+        pytest.skip(f"this processor has no {', '.join(missing)}")
+    if machine.compiler[0] == "gcc" and not shutil.which("gcc"):
+        pytest.skip("gcc is not installed")
+    if machine.compiler[0] != "gcc":
+        pytest.importorskip("ziglang", reason="zig is not installed: pip install 'tinyscene[firmware]'")
+    folder = tmp_path_factory.mktemp("simd")
+    (folder / "main.c").write_text(PROGRAM)
+    sources = [folder / "main.c", RUNTIME / "tinyscene_simd.c"]
+    options = ["-std=gnu99", "-DTINYSCENE_HOST", f"-I{RUNTIME}", "-o", folder / "main"]
+    subprocess.run([*machine.compiler, *options, *sources], check=True)
+    return [*([machine.emulator] if machine.emulator else []), str(folder / "main")]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of a kernel: its number in PROGRAM, its arguments, its operands but the output, and what is expected."""
+
+    kernel: int
+    arguments: tuple[int, ...]
+    operands: tuple[Array, ...]
+    expected: Array
+
+    def encode(self, at_start: bool) -> bytes:
+        numbers = [self.kernel, int(at_start), *self.arguments]
+        operands = [*self.operands, *[np.zeros(0, np.int8)] * (5 - len(self.operands)), np.zeros_like(self.expected)]
+        parts = [struct.pack("<i", each.nbytes) + np.ascontiguousarray(each).tobytes() for each in operands]
+        return struct.pack("<16i", *numbers, *[0] * (16 - len(numbers))) + b"".join(parts)
+
+
+def require_equal(program: list[str], cases: list[Case]) -> None:
+    for at_start in (False, True):
+        stream = b"".join(case.encode(at_start) for case in cases)
+        done = subprocess.run(program, input=stream, capture_output=True, check=False)
+        assert done.returncode == 0, f"{done.returncode}: {done.stderr.decode()[-500:]}"
+        found = np.frombuffer(done.stdout, np.int8)
+        assert len(found) == sum(case.expected.size for case in cases)
+        for case in cases:
+            np.testing.assert_array_equal(found[: case.expected.size], case.expected.ravel(), f"{case.arguments}")
+            found = found[case.expected.size :]
+
+
+def random_values(draw: np.random.Generator, size: tuple[int, ...], style: int, most: int) -> Array:
+    """int8 values: of any size, small, or nothing but the extremes."""
+    low = (-most - 1, -2, -most - 1, most, -most - 1)[style]
+    values = draw.integers(low, (most, 2, -most - 1, most, most)[style] + 1, size)
+    return (np.where(values < 0, low, most) if style == 4 else values).astype(np.int8)
+
+
+def requantized(sums: Array, conv: tuple[Array, Array, Array], zero_point: int) -> Array:
+    """What a convolution makes of its sums (pixels, outputs)."""
+    bias, multiplier, shift = (each.astype(np.int64) for each in conv)
+    return np.clip(rescale(sums + bias, multiplier, -shift) + zero_point, -128, 127).astype(np.int8)
+
+
+def random_scaling(draw: np.random.Generator, outputs: int) -> tuple[Array, Array, Array]:
+    """Biases, multipliers and shifts. Half of the multipliers are powers of two, so that sums lie between outputs."""
+    bias = draw.integers(-(2**29), 2**29, outputs) >> draw.integers(0, 30, outputs)
+    multiplier = np.where(draw.random(outputs) < 0.5, 2**30, draw.integers(2**30, 2**31, outputs))
+    multiplier[draw.random(outputs) < 0.1] = 2**31 - 1
+    return bias.astype(np.int32), multiplier.astype(np.int32), draw.integers(1, 23, outputs).astype(np.int8)
+
+
+def pointwise(draw: np.random.Generator, depth: int, outputs: int, pixels: int, style: int) -> Case:
+    x = random_values(draw, (pixels, depth), style, 127)
+    weights = np.maximum(random_values(draw, (outputs, depth), int(draw.integers(5)), 127), -127)
+    conv, zero_point = random_scaling(draw, outputs), int(draw.integers(-128, 128))
+    scratch = pointwise_scratch("simd", depth, pixels)
+    expected = requantized(x.astype(np.int64) @ weights.astype(np.int64).T, conv, zero_point)
+    arguments = (depth, outputs, 2 * zero_point + 1, pixels, 0, 0, 0, scratch)
+    return Case(0, arguments, (x, simd(weights), *conv), expected)
+
+
+def depthwise(draw: np.random.Generator, channels: int, pixels: int, step: int, style: int) -> Case:
+    row = (pixels - 1) * step + 3 * channels
+    rows = random_values(draw, (3, row), style, 127)
+    weights = np.maximum(random_values(draw, (3, 3, channels), int(draw.integers(5)), 127), -127)
+    conv, zero_point = random_scaling(draw, channels), int(draw.integers(-128, 128))
+    windows = windows_of(rows, 3 * channels, pixels, step).reshape(pixels, 3, 3, channels)
+    expected = requantized((windows * weights.astype(np.int64)).sum((1, 2)), conv, zero_point)
+    arguments = (9, channels, 2 * zero_point + 1, pixels, step, 0, 0, row)
+    return Case(1, arguments, (rows, weights, *conv), expected)
+
+
+def windows_of(rows: Array, width: int, pixels: int, step: int) -> Array:
+    """(pixel, row, byte), in int64."""
+    return np.stack([rows[:, at * step : at * step + width] for at in range(pixels)]).astype(np.int64)
+
+
+def addition(draw: np.random.Generator, scales: tuple[float, float, float], relu: bool, count: int) -> Case:
+    names = ("a", "b", "y")
+    quantizations = [Quantization(float(np.float32(each)), int(draw.integers(-128, 128))) for each in scales]
+    tensors = [Tensor(name, (1, 1, 1, count), each) for name, each in zip(names, quantizations, strict=True)]
+    operator = Add(inputs=("a", "b"), output=tensors[2], relu=relu)
+    operator.check_integers(*tensors[:2])
+    a, b = (random_values(draw, (1, 1, 1, count), 0, 127) for _ in range(2))
+    twice = 2.0 * quantizations[0].scale
+    zero_points = [each.zero_point for each in quantizations]
+    scaled = quantize_multiplier(quantizations[1].scale / twice)
+    last = quantize_multiplier(twice / (2**20 * quantizations[2].scale))
+    arguments = (*zero_points[:2], scaled[0], -scaled[1], last[0], -last[1])
+    lowest = zero_points[2] if relu else -128
+    expected = run_integer(operator, tensors[:2], [a, b])
+    return Case(2, (*arguments, zero_points[2], lowest), (a, b), expected)
+
+
+def pool(draw: np.random.Generator, window: tuple[int, int], channels: int, pixels: int, step: int) -> Case:
+    tall, wide = window
+    row = (pixels - 1) * step + wide * channels
+    rows = random_values(draw, (tall, row), int(draw.integers(5)), 127)
+    total = windows_of(rows, wide * channels, pixels, step).reshape(pixels, -1, channels).sum(1)
+    count = tall * wide
+    rounded = np.where(total > 0, 1, -1) * ((2 * np.abs(total) + count) // (2 * count))  # half away from zero
+    return Case(3, (tall, wide, channels, pixels, step, 0, 0, row), (rows,), rounded.astype(np.int8))
+
+
+def gather(draw: np.random.Generator, tall: int, width: int, pixels: int, step: int, first: int) -> Case:
+    row = (first + pixels - 1) * step + width
+    rows = random_values(draw, (tall, row), 0, 127)
+    expected = windows_of(rows[:, first * step :], width, pixels, step).astype(np.int8)
+    return Case(4, (tall, width, first, pixels, step, 0, 0, row), (rows,), expected)
+
+
+def test_pointwise_convolutions_equal_the_reference(program: list[str]) -> None:
+    draw = np.random.default_rng(1)
+    shapes = [
+        (int(draw.choice([1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 64, 72, 120, 516])), outputs, pixels)
+        for outputs in (1, 7, 8, 10, 16, 17, 31, 32, 33, 56, 64, 104, 120, 264)
+        for pixels in (1, 2, 3, 4, 5, 6, 9, 17, 33)
+    ]
+    require_equal(program, [pointwise(draw, *shape, index % 5) for index, shape in enumerate(shapes)])
+
+
+def test_depthwise_convolutions_equal_the_reference(program: list[str]) -> None:
+    draw = np.random.default_rng(2)
+    cases = [
+        depthwise(draw, channels, pixels, step * channels + (step == 3), int(draw.integers(5)))
+        for channels in (1, 3, 8, 15, 16, 17, 32, 33, 56, 63, 64, 65, 120, 256, 259)
+        for pixels in (1, 2, 3, 5, 17)
+        for step in (1, 2, 3)
+    ]
+    require_equal(program, cases)
+
+
+def test_additions_equal_the_reference(program: list[str]) -> None:
+    draw = np.random.default_rng(3)
+    scales = [  # of the inputs, the larger first, and of the output, as far apart as they may be
+        *((0.1, 0.1, 0.2), (0.1, 0.03, 0.1), (0.1, 0.03, 0.05), (0.01, 0.0099999, 0.02)),
+        *((1.0, 2.0**-29, 1.0), (2.0**-20, 2.0**-21, 2.0**-8), (1.0, 0.5, 2.0**-17), (1.0, 0.3, 2.0**-18)),
+    ]
+    cases = [
+        addition(draw, each, bool(index % 2), count)
+        for index, each in enumerate(scales)
+        for count in (1, 7, 15, 16, 17, 100, 256, 544)
+    ]
+    require_equal(program, cases)
+
+
+def test_pools_equal_the_reference(program: list[str]) -> None:
+    draw = np.random.default_rng(4)
+    cases = [
+        pool(draw, window, channels, pixels, step * channels)
+        for window in ((1, 1), (3, 3), (2, 2), (1, 2), (4, 7), (2, 16), (5, 3), (64, 17))
+        for channels, pixels in ((1, 3), (8, 2), (16, 1), (32, 9), (56, 4), (264, 2))
+        for step in (1, 2)
+    ]
+    require_equal(program, cases)
+
+
+def test_windows_are_gathered_side_by_side(program: list[str]) -> None:
+    draw = np.random.default_rng(5)
+    cases = [
+        gather(draw, tall, width, pixels, step, first)
+        for width in (*range(1, 20), 31, 32, 33, 48, 72)
+        for tall, pixels, step, first in ((3, 5, 1, 0), (1, 1, 2, 3), (2, 9, 24, 1))
+    ]
+    require_equal(program, cases)

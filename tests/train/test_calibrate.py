@@ -1,0 +1,274 @@
+"""Calibration against closed forms, equalization and bias correction on networks, integers by exact fractions."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tests.graphs import float_graph, inputs_of
+from tests.train.test_graph_module import extremes, lowered, nchw, rounded
+from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, Convolution, DepthwiseConv2D, Graph, Kind
+from tinyscene.deploy.graph.graph import Tensor as Activation
+from tinyscene.deploy.graph.reference import run, run_all
+from tinyscene.train.quantize.calibrate import calibrate, correct_biases, equalize, to_integers
+from tinyscene.train.quantize.fake_quantize import GraphModule, Ranges
+from tinyscene.train.recipe import Quantize
+
+MILLION = 1_000_000
+SIDE = 1000  # SIDE * SIDE values a batch
+SEEDS = range(8)
+
+
+def conv(source: str, name: str, weights: Any, bias: Any, relu: bool = False, size: int = 4) -> Conv2D:
+    """A 1 x 1 convolution over size x size; weights (outputs, inputs)."""
+    weights, bias = np.array(weights, np.float32), np.array(bias, np.float32)
+    output = Activation(name, (1, size, size, len(bias)))
+    return Conv2D(inputs=(source,), output=output, weights=weights[:, None, None], bias=bias, relu=relu)
+
+
+def depthwise(source: str, name: str, weights: Any, size: int = 4) -> DepthwiseConv2D:
+    """A 1 x 1 depthwise convolution; weights (channels,)."""
+    weights = np.array(weights, np.float32)
+    output = Activation(name, (1, size, size, len(weights)))
+    return DepthwiseConv2D(
+        inputs=(source,), output=output, weights=weights[None, None, None], bias=np.zeros(len(weights), np.float32)
+    )
+
+
+def ranges_of(values: NDArray[np.float64], **settings: Any) -> tuple[float, float]:
+    """The calibrated range of these million values, half of them in each of two batches."""
+    graph = Graph(Activation("x", (1, SIDE, SIDE, 1)), (conv("x", "y", [[1.0]], [0.0], size=SIDE),))
+    batches = list(torch.tensor(values, dtype=torch.float32).reshape(2, 1, 1, SIDE // 2, SIDE))
+    return calibrate(GraphModule(graph), batches, Quantize(**settings))["y"]
+
+
+UNIFORM = np.random.default_rng(0).uniform(-3, 5, MILLION)
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "mse"])
+def test_the_range_of_uniform_values_is_all_of_it(calibration: str) -> None:
+    assert ranges_of(UNIFORM, calibration=calibration) == pytest.approx((-3, 5), abs=8 / 1000)
+
+
+def test_minmax_is_the_extremes_of_all_batches() -> None:
+    values = UNIFORM.copy()
+    values[[0, -1]] = -40, 70
+    assert ranges_of(values, calibration="minmax") == (-40, 70)
+
+
+@pytest.mark.parametrize(("percentile", "expected"), [(99.0, (-2.92, 4.92)), (90.0, (-2.2, 4.2)), (100.0, (-3, 5))])
+def test_percentiles_leave_out_that_share_at_each_end(percentile: float, expected: tuple[float, float]) -> None:
+    found = ranges_of(np.sort(UNIFORM), calibration="percentile", percentile=percentile)  # the batches differ
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("outlier", [-20.0, 20.0])
+def test_a_percentile_leaves_out_one_outlier_in_a_million(outlier: float) -> None:
+    values = UNIFORM.copy()
+    values[MILLION // 3] = outlier
+    assert ranges_of(values, calibration="percentile") == pytest.approx((-3, 5), abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "share"), [("laplace", 9.89), ("normal", 3.92)])
+def test_the_range_of_least_error_is_the_published_one(name: str, share: float) -> None:
+    # R. Banner et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019: 8 bits clip there
+    values = getattr(np.random.default_rng(0), name)(0, 1, MILLION)
+    low, high = ranges_of(values, calibration="mse")
+    assert (-low, high) == pytest.approx((share, share), rel=0.08)
+    assert high < 0.9 * values.max()
+
+
+def test_a_range_contains_zero() -> None:
+    for calibration in ("minmax", "percentile", "mse"):
+        assert ranges_of(UNIFORM + 10, calibration=calibration)[0] == 0
+        low, high = ranges_of(UNIFORM - 10, calibration=calibration)
+        assert low < -12.9
+        assert 0 <= high < 1e-3
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "mse"])
+def test_a_tensor_of_zeros_has_a_usable_scale(calibration: Any) -> None:
+    dead = conv("x", "y", [[0.5]], [-50.0], relu=True)
+    graph = Graph(Activation("x", (1, 4, 4, 1)), (dead, conv("y", "z", [[0.5]], [0.3])))
+    features = inputs_of(graph, 0)
+    module = GraphModule(graph)
+    module.round_in(calibrate(GraphModule(graph), [nchw(features)], Quantize(calibration=calibration)))
+    integer = to_integers(module.graph(), module.ranges())
+    logits = integer.output.q.dequantize(run(integer, integer.input.q.quantize(features)))
+    np.testing.assert_allclose(logits, 0.3, atol=0.01)
+
+
+# Equalization
+
+
+@pytest.fixture(params=["nano", *SEEDS])
+def network(request: pytest.FixtureRequest) -> tuple[Graph, NDArray[np.float32]]:
+    """A recipe's network or a random one, and features for it."""
+    graph = lowered("nano") if request.param == "nano" else float_graph(request.param)
+    return graph, inputs_of(graph, 0)
+
+
+def expansions(graph: Graph) -> list[str]:
+    """Names of the tensors between a convolution and the depthwise one that reads it."""
+    return [each.inputs[0] for each in graph.operators if isinstance(each, DepthwiseConv2D)]
+
+
+def test_an_equalized_network_is_the_same_function(network: tuple[Graph, NDArray[np.float32]]) -> None:
+    graph, features = network
+    equalized = run(equalize(graph, [nchw(features)]), features)
+    expected = run(graph, features)
+    np.testing.assert_allclose(equalized, expected, rtol=0, atol=1e-4 * max(1.0, float(np.abs(expected).max())))
+
+
+def test_channels_before_a_depthwise_convolution_reach_equally_far(network: tuple[Graph, NDArray[np.float32]]) -> None:
+    graph, features = network
+    before, after = (run_all(each, features) for each in (graph, equalize(graph, list(nchw(features)[:, None]))))
+    assert expansions(graph)
+    for name in expansions(graph):
+        reach, equalized = (each[name].max((0, 1, 2)) for each in (before, after))
+        alive = reach > 1.1e-3 * reach.max()
+        np.testing.assert_allclose(equalized[alive], reach.max(), rtol=1e-3)
+        assert (equalized[~alive] <= 1.001 * reach.max()).all()
+    for name in before.keys() - {*expansions(graph)}:
+        np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-4 * max(1.0, np.abs(before[name]).max()))
+
+
+CHAINS: dict[str, tuple[Kind, ...]] = {
+    "no ReLU": (conv("x", "y", [[1.0], [0.1]], [0, 0]), depthwise("y", "z", [1, 1])),
+    "no depthwise convolution": (conv("x", "y", [[1.0], [0.1]], [0, 0], relu=True), conv("y", "z", [[1, 1]], [0])),
+    "another reader": (
+        conv("x", "y", [[1.0], [0.1]], [0, 0], relu=True),
+        depthwise("y", "z", [1, 1]),
+        Add(inputs=("y", "z"), output=Activation("w", (1, 4, 4, 2))),
+    ),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_equalization_leaves_other_convolutions_alone(chain: str) -> None:
+    graph = Graph(Activation("x", (1, 4, 4, 1)), CHAINS[chain])
+    equalized = equalize(graph, [nchw(inputs_of(graph, 0))])
+    for was, now in zip(graph.operators, equalized.operators, strict=True):
+        if isinstance(was, Convolution) and isinstance(now, Convolution):
+            np.testing.assert_array_equal(now.weights, was.weights)
+            np.testing.assert_array_equal(now.bias, was.bias)
+
+
+@pytest.mark.parametrize("bias", [[0.0, -50.0], [-50.0, -50.0]])
+def test_dead_channels_are_equalized_too(bias: list[float]) -> None:
+    chain = (conv("x", "y", [[1.0], [0.1]], bias, relu=True), depthwise("y", "z", [1, -2]))
+    graph = Graph(Activation("x", (1, 4, 4, 1)), chain)
+    features = inputs_of(graph, 0)
+    equalized = equalize(graph, [nchw(features)])
+    np.testing.assert_allclose(run(equalized, features), run(graph, features), atol=1e-5)
+
+
+# Bias correction
+
+
+def means(module: GraphModule, batch: Tensor) -> list[NDArray[np.float32]]:
+    """Channel means of each convolution before its activation."""
+    values = dict(module.tensors(batch))
+    return [
+        module.apply_operator(each, [values[name] for name in each.inputs]).mean((0, 2, 3)).detach().numpy()
+        for each in module.source.operators
+        if isinstance(each, Convolution)
+    ]
+
+
+def clipped(ranges: Ranges) -> Ranges:
+    """A third of the ranges: so much is lost that the means move."""
+    return {name: (low / 3, high / 3) for name, (low, high) in ranges.items()}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_corrected_biases_bring_the_means_back(seed: int) -> None:
+    graph = float_graph(seed)
+    features = inputs_of(graph, seed)
+    batch = nchw(features)
+    exact, module = GraphModule(graph), GraphModule(graph)
+    module.round_in(clipped(extremes(graph, features)))
+    wanted = means(exact, batch)
+    before = [np.abs(each - want).max() for each, want in zip(means(module, batch), wanted, strict=True)]
+    correct_biases(module, exact, [batch[:2], batch[2:]])
+    after = [np.abs(each - want).max() for each, want in zip(means(module, batch), wanted, strict=True)]
+    assert min(before) > 1e-3
+    assert (np.array(after) < 1e-3 * np.array(before)).all()
+
+
+def test_correction_changes_biases_only() -> None:
+    graph = float_graph(0)
+    features = inputs_of(graph, 0)
+    exact, module = GraphModule(graph), rounded(graph, features)
+    states = [{name: each.clone() for name, each in network.state_dict().items()} for network in (exact, module)]
+    correct_biases(module, exact, [nchw(features)])
+    for network, was in zip((exact, module), states, strict=True):
+        changed = {name for name, each in network.state_dict().items() if not torch.equal(each, was[name])}
+        assert changed == ({name for name in was if name.startswith("biases.")} if network is module else set())
+
+
+# Integers
+
+
+def finite(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high, width=32)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    ends=st.tuples(finite(-100, 0), finite(2**-4, 100)),
+    weights=st.lists(st.tuples(finite(-4, 4), finite(-4, 4)), min_size=1, max_size=4),
+    bias=finite(-10, 10),
+)
+def test_integers_follow_the_formulas_of_tflite(
+    ends: tuple[float, float], weights: list[tuple[float, float]], bias: float
+) -> None:
+    weights = [(a, b if abs(b) > 0.01 else 1.0) for a, b in weights]  # a channel of zeros is a test of its own
+    graph = Graph(Activation("x", (1, 4, 4, 2)), (conv("x", "y", weights, [bias] * len(weights)),))
+    integer = to_integers(graph, {"x": ends, "y": (-ends[1], -ends[0] + 1)})
+    low, high = (Fraction(each) for each in ends)
+    q, operator = integer.input.q, integer.operators[0]
+    assert isinstance(operator, Convolution)
+    scale = Fraction(q.scale)
+    assert abs(scale / ((high - low) / 255) - 1) <= Fraction(1001, 1000) / 2**24  # the nearest float32
+    assert abs(q.zero_point - (-128 - low / scale)) <= Fraction(1, 2)
+    assert q.quantize(np.zeros(1)).tolist() == [q.zero_point]
+    for row, integers, bias_integer, each in zip(
+        weights, operator.weights[:, 0, 0].tolist(), operator.bias.tolist(), operator.scales.tolist(), strict=True
+    ):
+        step = Fraction(each)
+        assert abs(step / (Fraction(max(map(abs, row))) / 127) - 1) <= Fraction(1001, 1000) / 2**24
+        assert max(map(abs, integers)) == 127
+        for real, whole in zip(row, integers, strict=True):
+            assert abs(Fraction(real) / step - whole) <= Fraction(1, 2) + Fraction(1, 2**16)
+        assert abs(Fraction(bias) / (scale * step) - bias_integer) <= Fraction(1, 2) + abs(bias_integer) / 2**50
+
+
+def test_a_pool_shares_its_inputs_quantization() -> None:
+    graph = float_graph(0)
+    integer = to_integers(graph, extremes(graph, inputs_of(graph, 0)))
+    pools = [each for each in integer.operators if isinstance(each, AveragePool2D)]
+    assert pools
+    assert all(each.output.quantization == integer.tensors[each.inputs[0]].quantization for each in pools)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-9, 1e-6])
+def test_a_channel_almost_without_weights_keeps_its_bias(weight: float) -> None:
+    graph = Graph(Activation("x", (1, 4, 4, 1)), (conv("x", "y", [[0.5], [weight]], [0.0, 1.0]),))
+    features = np.clip(inputs_of(graph, 0), -1, 1)
+    integer = to_integers(graph, {"x": (-1.0, 1.0), "y": (-0.5, 1.0)})
+    made = integer.output.q.dequantize(run(integer, integer.input.q.quantize(features)))
+    np.testing.assert_allclose(made[..., 1], 1.0, atol=0.01)
+
+
+def test_a_channel_of_zeros_is_no_reason_to_refuse_a_wide_output() -> None:
+    graph = Graph(Activation("x", (1, 4, 4, 1)), (conv("x", "y", [[50.0], [0.0]], [0.0, 0.0]),))
+    integer = to_integers(graph, {"x": (-1.0, 1.0), "y": (-50.0, 50.0)})
+    made = run(integer, integer.input.q.quantize(inputs_of(graph, 0)))
+    assert (made[..., 1] == integer.output.q.zero_point).all()

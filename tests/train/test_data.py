@@ -1,0 +1,220 @@
+"""Datasets: both layouts as they are published, and one line for every list that cannot be used."""
+
+import csv
+import functools
+import http.server
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import tinyscene.train.data.datasets
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.data.datasets import Dataset, open_dataset
+
+HEADER = "filename\tscene_label\tidentifier\tsource_label\n"
+META = HEADER + "audio/a.wav\tbus\tparis-1\ta\naudio/b.wav\ttram\tparis-2\ts1\naudio/c.wav\tpark\tparis-3\ts4\n"
+LISTS = {f"split{name}.csv": "filename\tscene_label\naudio/a.wav\tbus\naudio/b.wav\ttram\n" for name in (5, 10, 25, 50)}
+LISTS |= {"split100.csv": LISTS["split5.csv"], "test.csv": "filename\tscene_label\naudio/c.wav\tpark\n"}
+FAULTS = {  # the file, what it holds, and what is said of it
+    "column": ("meta.csv", META.replace("scene_label", "label"), "lacks the column 'scene_label'"),
+    "commas": ("meta.csv", META.replace("\t", ","), "lacks the column 'filename'"),
+    "nothing": ("meta.csv", "", "lacks the column 'filename'"),
+    "no row": ("meta.csv", HEADER, "names no recording"),
+    "a row twice": ("meta.csv", META + "audio/b.wav\ttram\tparis-2\ts1\n", "twice"),
+    "a short row": ("meta.csv", META + "audio/d.wav\ttram\n", "line 5: identifier is empty"),
+    "a long field": ("meta.csv", META + 200_000 * "d" + "\ttram\tparis-2\ts1\n", "cannot be read"),
+    "an absolute path": ("meta.csv", META.replace("audio/b", "/etc/b"), "line 3: '/etc/b.wav' leads out"),
+    "a path upwards": ("meta.csv", META.replace("audio/b", "x/../../b"), "line 3: 'x/../../b.wav' leads out"),
+    "no name": ("test.csv", "file\naudio/a.wav\n", "lacks the column 'filename'"),
+    "unknown name": ("test.csv", "filename\naudio/a.wav\naudio/z.wav\n", "line 3: 'audio/z.wav' is not in meta.csv"),
+    "in both lists": ("split5.csv", "filename\naudio/a.wav\naudio/c.wav\n", "'audio/c.wav' is in the test list too"),
+    "no test": ("test.csv", "filename\n", "names no recording"),
+}
+NOWHERE = "http://127.0.0.1:9/"  # the discard port, where nothing listens
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def tau(tmp_path: Path) -> Path:
+    """A dataset of three recordings without its lists."""
+    return write(tmp_path / "tau", {"meta.csv": META})
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Downloads lead nowhere and start from an empty cache."""
+    monkeypatch.setattr(tinyscene.train.data.datasets, "TAU_SPLITS_URL", NOWHERE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "downloads"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def server(no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The folder that a server on this machine offers in the publisher's place."""
+    offered = write(tmp_path / "offered", LISTS)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(offered))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setattr(tinyscene.train.data.datasets, "TAU_SPLITS_URL", f"http://127.0.0.1:{running.server_port}/")
+        yield offered
+        running.shutdown()
+
+
+def refusal(root: Path, splits: Path | None = None, **options: str) -> str:
+    with pytest.raises(InputError) as caught:
+        open_dataset(root, splits, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rows(path: Path) -> list[list[str]]:
+    return list(csv.reader(path.read_text().splitlines(), delimiter="\t"))[1:]
+
+
+def make_wavs(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / name, np.zeros(100), 8_000)
+    return root
+
+
+def test_every_row_of_the_table_is_an_entry(sample: Path, sample_dataset: Dataset) -> None:
+    entries = [[entry.path, entry.label, entry.device] for entry in sample_dataset.entries]
+    assert entries == [[name, scene, device] for name, scene, _, device in rows(sample / "meta.csv")]
+
+
+def test_the_labels_are_the_ten_scenes_in_alphabetical_order(sample: Path, sample_dataset: Dataset) -> None:
+    assert list(sample_dataset.labels) == sorted({row[1] for row in rows(sample / "meta.csv")})
+
+
+def test_a_split_is_its_list_and_the_test_list(sample: Path, sample_dataset: Dataset) -> None:
+    for name in ("5", "10", "25", "50", "100"):
+        files = [sample / "evaluation_setup" / file for file in (f"split{name}.csv", "test.csv")]
+        assert [list(paths) for paths in sample_dataset.splits[name]] == [
+            [row[0] for row in rows(file)] for file in files
+        ]
+
+
+def test_the_real_splits_have_the_sizes_of_their_lists(tau_mini: Path) -> None:
+    sizes = {name: (len(training), len(test)) for name, (training, test) in open_dataset(tau_mini).splits.items()}
+    assert sizes == {"5": (100, 1088), "10": (200, 1088), "25": (400, 1088), "50": (500, 1088), "100": (930, 1088)}
+
+
+def test_no_real_location_is_in_training_and_test(tau_mini: Path) -> None:
+    place = {name: (scene, location) for name, scene, location, _ in rows(tau_mini / "meta.csv")}
+    training, test = open_dataset(tau_mini).split("100")
+    assert not {place[name] for name in training} & {place[name] for name in test}
+
+
+@pytest.mark.parametrize("folder", [".", "evaluation_setup"])
+def test_lists_are_found_in_the_dataset(folder: str, tau: Path, no_network: None) -> None:
+    write(tau / folder, LISTS)
+    assert open_dataset(tau).split("5") == (("audio/a.wav", "audio/b.wav"), ("audio/c.wav",))
+
+
+def test_a_named_folder_goes_before_the_datasets_own_lists(tau: Path, tmp_path: Path) -> None:
+    write(tau / "evaluation_setup", LISTS)
+    write(tmp_path / "mine", {"split5.csv": "filename\naudio/c.wav\n", "test.csv": "filename\naudio/b.wav\n"})
+    assert open_dataset(tau, tmp_path / "mine").split("5") == (("audio/c.wav",), ("audio/b.wav",))
+
+
+def test_lists_are_downloaded_once(tau: Path, server: Path) -> None:
+    assert set(open_dataset(tau).splits) == {"5", "10", "25", "50", "100"}
+    shutil.rmtree(server)
+    assert open_dataset(tau).split("5")[1] == ("audio/c.wav",)
+
+
+def test_without_a_network_one_line_names_the_option_that_helps(tau: Path, no_network: None) -> None:
+    assert re.search(rf"{NOWHERE}.* --splits", refusal(tau))
+
+
+def test_a_list_that_the_server_lacks_is_a_failed_download(tau: Path, server: Path) -> None:
+    (server / "split50.csv").unlink()
+    assert "--splits" in refusal(tau)
+
+
+def test_an_unknown_split_is_answered_with_the_known_ones(sample_dataset: Dataset) -> None:
+    with pytest.raises(InputError, match=r"'7'.* 5, 10, 25, 50, 100 "):
+        sample_dataset.split("7")
+
+
+@pytest.mark.parametrize("blank_lines", [0, 3])
+def test_an_unknown_scene_is_named_with_its_line(blank_lines: int, tau: Path) -> None:
+    write(tau, {"meta.csv": META + "\n" * blank_lines + "audio/d.wav\tspaceport\tparis-4\ta\n"})
+    assert f"meta.csv line {5 + blank_lines}: unknown scene 'spaceport'" in refusal(tau)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_list_that_cannot_be_used_is_named_with_its_fault(fault: str, tau: Path) -> None:
+    file, text, reason = FAULTS[fault]
+    write(tau, {**LISTS, file: text})
+    assert re.search(f"^{re.escape(str(tau / file))}.*{re.escape(reason)}", refusal(tau))
+
+
+def test_a_folder_without_a_test_list_is_not_one_of_splits(tau: Path, tmp_path: Path) -> None:
+    assert f"{tmp_path}: holds no test.csv" in refusal(tau, tmp_path)
+
+
+def test_the_folders_of_sounds_are_the_labels(tmp_path: Path) -> None:
+    sounds = ["rain/1-a.wav", "dog bark/2-b.WAV", "rain/2-c.wav", "dog bark/1-d.wav"]
+    make_wavs(tmp_path, *sounds, "3-loose.wav")
+    (tmp_path / "rain" / "1-notes.txt").write_text("not a sound")
+    labels = {entry.path: entry.label for entry in open_dataset(tmp_path).entries}
+    assert labels == {path: path.split("/")[0] for path in sounds}
+
+
+@pytest.mark.parametrize(("pattern", "folds"), [("^([0-9]+)-", [1, 2, 10]), ("take([0-9])", [3, 4])])
+def test_a_fold_is_what_the_pattern_finds_in_the_name(pattern: str, folds: list[int], tmp_path: Path) -> None:
+    make_wavs(tmp_path, "a/1-take3.wav", "a/10-take4.wav", "b/2-take4.wav", "b/1-take4.wav")
+    dataset = open_dataset(tmp_path, fold_pattern=pattern)
+    assert list(dataset.splits) == [f"fold{fold}" for fold in folds]
+    everything = {entry.path for entry in dataset.entries}
+    for fold, (training, test) in dataset.splits.items():
+        assert set(test) == {path for path in everything if re.search(rf"/{fold[4:]}-|take{fold[4:]}", path)}
+        assert set(training) == everything - set(test)
+
+
+def test_names_without_a_fold_are_spread_over_five_and_stay_there(tmp_path: Path) -> None:
+    names = [f"{label}/sound {number}.wav" for label in "ab" for number in range(30)]
+    before = open_dataset(make_wavs(tmp_path, *names)).splits
+    assert list(before) == [f"fold{number}" for number in range(1, 6)]
+    assert sorted(path for _, test in before.values() for path in test) == sorted(names)
+    after = open_dataset(make_wavs(tmp_path, "a/another.wav")).splits
+    assert all(set(test) <= set(after[fold][1]) for fold, (_, test) in before.items())
+
+
+def test_a_group_that_takes_no_part_is_as_no_match(tmp_path: Path) -> None:
+    make_wavs(tmp_path, *(f"{label}/sound {number}.wav" for label in "ab" for number in range(9)))
+    assert open_dataset(tmp_path, fold_pattern="^([0-9])?").splits == open_dataset(tmp_path).splits
+
+
+@pytest.mark.parametrize("pattern", ["(", "[0-9]+-", r"\.(wav)$"], ids=["not one", "no group", "one fold"])
+def test_a_pattern_that_makes_no_folds_is_named(pattern: str, tmp_path: Path) -> None:
+    make_wavs(tmp_path, "a/1-x.wav", "b/2-x.wav")
+    assert f"--fold-pattern {pattern}" in refusal(tmp_path, fold_pattern=pattern)
+
+
+@pytest.mark.parametrize(("names", "found"), [(["a/1-x.wav", "a/2-x.wav"], "1 class"), ([], "no sounds")])
+def test_fewer_than_two_classes_are_no_dataset(names: list[str], found: str, tmp_path: Path) -> None:
+    assert found in refusal(make_wavs(tmp_path, *names))
+
+
+def test_the_real_esc10_has_ten_labels_and_five_folds_of_eighty(esc10: Path) -> None:
+    dataset = open_dataset(esc10)
+    label = {entry.path: entry.label for entry in dataset.entries}
+    assert (len(dataset.labels), len(dataset.splits)) == (10, 5)
+    for _, test in dataset.splits.values():
+        assert Counter(label[path] for path in test) == dict.fromkeys(dataset.labels, 8)

@@ -1,0 +1,129 @@
+"""Distillation and consistency: the losses against their definitions, and what a run makes of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.train.test_loop import QUICK, SPLIT, STILL
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.distill import Wanted, consistency, cross_entropy, loss_of
+from tinyscene.train.loop import train
+from tinyscene.train.models import build
+from tinyscene.train.recipe import Distill, load_recipe
+
+
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    return values - np.log(np.exp(values).sum(-1, keepdims=True))
+
+
+def arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A student's and a teacher's logits and labels' distributions, (6, 10) each."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 2, (6, 10)), rng.normal(0, 2, (6, 10)), rng.dirichlet(np.ones(10), 6)
+
+
+@pytest.mark.parametrize(("temperature", "weight"), [(2.0, 0.02), (1.0, 0.5), (4.0, 0.0)])
+def test_the_loss_is_the_softened_divergence_and_the_cross_entropy(temperature: float, weight: float) -> None:
+    ours, theirs, labels = arrays()
+    p = np.exp(log_softmax(theirs / temperature))
+    divergence = (p * (np.log(p) - log_softmax(ours / temperature))).sum()
+    expected = weight * -(labels * log_softmax(ours)).sum() + (1 - weight) * temperature**2 * divergence
+    loss = loss_of(Distill(logits="any", temperature=temperature, label_weight=weight))
+    found = loss(torch.tensor(ours), Wanted(torch.empty(0), torch.tensor(labels), torch.tensor(p)))
+    assert float(found) == pytest.approx(expected)
+
+
+def test_the_published_temperature_and_weight_are_the_defaults() -> None:
+    assert (Distill().temperature, Distill().label_weight) == (2.0, 0.02)
+
+
+def test_without_a_teacher_the_loss_is_of_the_labels_alone() -> None:
+    assert loss_of(Distill()) is cross_entropy
+
+
+def test_consistency_is_the_cross_entropy_with_the_answers_that_are_sure_enough() -> None:
+    ours, _, answers = arrays()
+    confidence = float(np.sort(answers.max(1))[2:4].mean())  # three of six are surer
+    sure = answers.max(1) > confidence
+    expected = -(answers * log_softmax(ours)).sum(1)[sure].sum()
+    assert float(consistency(torch.tensor(ours), torch.tensor(answers), confidence)) == pytest.approx(expected)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def teacher_of(folder: Path, dataset: Dataset, clips: Clips, wrong_by: int) -> str:
+    """A file of logits, sure of the label `wrong_by` after the true one."""
+    chosen = clips.select(dataset.split(SPLIT)[0])
+    logits = 20.0 * torch.eye(10)[(torch.from_numpy(clips.label[chosen]) + wrong_by) % 10]
+    names = {"clips": json.dumps(clips.names(chosen)), "labels": json.dumps(clips.labels)}
+    save_file({"logits": logits}, folder / f"{wrong_by}.safetensors", names)
+    return str(folder / f"{wrong_by}.safetensors")
+
+
+def test_a_student_learns_what_the_teacher_says_and_not_the_labels(
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    logits = teacher_of(tmp_path, sample_dataset, sample_clips, wrong_by=1)
+    taught = ["train.epochs=12", f"distill.logits={logits}", "distill.label_weight=0", "distill.temperature=1"]
+    run = tmp_path / "run"
+    train(load_recipe("nano", [*QUICK, *STILL, *taught]), sample_dataset, sample_clips, SPLIT, run)
+    accuracies = [json.loads(line)["accuracy"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert losses(run)[-1] < 0.8 * losses(run)[0]
+    assert accuracies[-1] < 0.1  # of the true labels
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.3])
+def test_a_teacher_that_says_the_labels_teaches_what_the_labels_do(
+    mixup: float, sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    """Cross-entropy and divergence of one distribution differ by its entropy, which has no gradient."""
+    logits = teacher_of(tmp_path, sample_dataset, sample_clips, wrong_by=0)
+    still = [*QUICK, *STILL, "train.epochs=1", f"augment.mixup_alpha={mixup}"]
+    taught = [f"distill.logits={logits}", "distill.label_weight=0", "distill.temperature=1"]
+    recipes = load_recipe("nano", still), load_recipe("nano", [*still, *taught])
+    for recipe, out in zip(recipes, (tmp_path / "labels", tmp_path / "teacher"), strict=True):
+        train(recipe, sample_dataset, sample_clips, SPLIT, out)
+    torch.manual_seed(recipes[0].seed)
+    start = vector(build(recipes[0].model, 10).state_dict())
+    by_labels, by_teacher = (vector(load_file(tmp_path / name / "model.safetensors")) for name in ("labels", "teacher"))
+    assert (by_labels - by_teacher).norm() < 0.05 * (by_labels - start).norm()
+
+
+def vector(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([state[name].flatten() for name in sorted(state) if name.endswith("weight")])
+
+
+def test_unlabelled_clips_change_what_is_learnt_and_their_labels_do_not(
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    hidden = sample_clips.label.copy()
+    outside = np.setdiff1d(np.arange(len(hidden)), sample_clips.select(sample_dataset.split(SPLIT)[0]))
+    hidden[outside] = 0
+    settings = ["train.epochs=2", "consistency.weight=1", "consistency.split=25"]
+    for name, clips, more in (
+        ("plain", sample_clips, []),
+        ("consistent", sample_clips, settings),
+        ("hidden", replace(sample_clips, label=hidden), settings),
+    ):
+        recipe = load_recipe("nano", [*QUICK, "train.epochs=2", *more])
+        train(recipe, sample_dataset, clips, SPLIT, tmp_path / name)
+    assert losses(tmp_path / "consistent") == losses(tmp_path / "hidden")
+    assert losses(tmp_path / "consistent")[0] > losses(tmp_path / "plain")[0] + 1  # about ln 10 more
+
+
+def test_consistency_needs_clips_outside_the_split(
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    recipe = load_recipe("nano", [*QUICK, "consistency.weight=1", f"consistency.split={SPLIT}"])
+    with pytest.raises(InputError, match=rf"consistency.split {SPLIT}.*smaller --split"):
+        train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,149 @@
+"""The file of a sweep: which jobs it makes, and what is wrong with it."""
+
+from pathlib import Path
+
+import pytest
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.recipe import load_recipe
+from tinyscene.train.sweep.plan import LogitsJob, TrainJob, plan, read_sweep
+
+GRID = """
+name: grid
+splits: ["5", "10"]
+seeds: [0, 1]
+set: [train.epochs=3]
+runs:
+  second: {recipe: nano, distill: [student], weights: pretrained, splits: ["10"]}
+  student: {recipe: nano, distill: [teacher, big]}
+  big: {recipe: cp_resnet, seeds: [7]}
+  teacher: {recipe: nano, set: [train.epochs=4, model.base_channels=16]}
+  pretrained: {recipe: nano, data: other, splits: [fold1]}
+  tuned: {recipe: nano, weights: teacher}
+"""
+ONE = 'name: one\nsplits: ["5"]\nseeds: [0]\nruns:\n'  # the head of a file
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_grid_gives_each_run_on_each_split_with_each_seed(tmp_path: Path) -> None:
+    jobs = plan(read_sweep(write(tmp_path, GRID)), (), tmp_path)
+    runs = [job.name for job in jobs if isinstance(job, TrainJob)]
+    expected = [
+        f"runs/{run}-{split}-{seed}"
+        for run in ("student", "teacher", "tuned")
+        for split in ("5", "10")
+        for seed in (0, 1)
+    ]
+    expected += ["runs/big-5-7", "runs/big-10-7", "runs/pretrained-fold1-0", "runs/pretrained-fold1-1"]
+    expected += ["runs/second-10-0", "runs/second-10-1"]
+    assert sorted(runs) == sorted(expected)
+    assert sum(isinstance(job, LogitsJob) for job in jobs) == 3  # of teacher and big on two splits, of student on one
+
+
+def test_a_job_comes_after_those_it_needs(tmp_path: Path) -> None:
+    jobs = plan(read_sweep(write(tmp_path, GRID)), (), tmp_path)
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names)
+    assert all(names.index(need) < names.index(job.name) for job in jobs for need in job.needs)
+
+
+def test_a_student_learns_from_the_logits_of_all_seeds_of_its_teachers_on_its_split(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, GRID)), (), tmp_path)}
+    student = jobs["runs/student-10-1"]
+    assert isinstance(student, TrainJob)
+    (logits,) = student.needs
+    assert set(jobs[logits].needs) == {"runs/teacher-10-0", "runs/teacher-10-1", "runs/big-10-7"}
+    assert student.recipe.distill.logits == str(tmp_path / logits)
+
+
+def test_teachers_of_other_seeds_are_another_ensemble(tmp_path: Path) -> None:
+    few, more = ONE + "  student: {recipe: nano, distill: [first]}\n  first: {recipe: nano, seeds: %s}\n", []
+    for seeds in ("[0]", "[0, 1]"):
+        jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, few % seeds)), (), tmp_path)}
+        student = jobs["runs/student-5-0"]
+        assert isinstance(student, TrainJob)
+        more.append(student.recipe)
+    assert more[0] != more[1]
+
+
+def test_weights_are_of_the_same_seed_and_split_or_of_the_only_split_of_other_data(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, GRID)), (), tmp_path)}
+    assert "runs/teacher-10-1" in jobs["runs/tuned-10-1"].needs
+    assert "runs/pretrained-fold1-1" in jobs["runs/second-10-1"].needs
+
+
+def test_overrides_go_from_the_sweeps_to_the_runs_to_the_command_lines(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, GRID)), ("train.lr=0.1",), tmp_path)}
+    job = jobs["runs/teacher-5-1"]
+    assert isinstance(job, TrainJob)
+    settings = ["train.epochs=4", "model.base_channels=16", "train.lr=0.1", "seed=1"]
+    assert job.recipe == load_recipe("nano", settings)
+
+
+def test_only_what_others_learn_from_may_be_over_its_budget(tmp_path: Path) -> None:
+    jobs = plan(read_sweep(write(tmp_path, GRID)), (), tmp_path)
+    allowed = {job.run for job in jobs if isinstance(job, TrainJob) and job.allow_over_budget}
+    assert allowed == {"teacher", "big", "student"}
+
+
+@pytest.mark.parametrize("name", ["data_efficient", "self_distillation"])
+def test_shipped_sweeps_have_five_splits_and_three_seeds(name: str, tmp_path: Path) -> None:
+    jobs = [job for job in plan(read_sweep(name), (), tmp_path) if isinstance(job, TrainJob)]
+    assert {(job.split, job.recipe.seed) for job in jobs} == {
+        (split, seed) for split in ("5", "10", "25", "50", "100") for seed in range(3)
+    }
+    assert all(job.recipe.seed in range(3) for job in jobs)
+
+
+BAD = {
+    "there is no run 'frist'.*did you mean 'first'": "  first: {recipe: nano}\n  a: {recipe: nano, distill: [frist]}",
+    "circle": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, distill: [c]}\n  c: {recipe: nano, weights: a}",
+    "circle, a -> a": "  a: {recipe: nano, distill: [a]}",
+    "unknown key 'runs.a.destill'.*did you mean 'distill'": "  a: {recipe: nano, destill: [b]}",
+    "runs.a.distill: is empty": "  a: {recipe: nano, distill: []}",
+    "runs.a.seeds: is empty": "  a: {recipe: nano, seeds: []}",
+    "runs.a.recipe: is missing": "  a: {}",
+    "'1' is named twice|1 is named twice": "  a: {recipe: nano, seeds: [1, 0, 1]}",
+    "'a' is given twice": "  a: {recipe: nano}\n  a: {recipe: micro}",
+    "runs.a.splits.0: must be text: write it in quotes": "  a: {recipe: nano, splits: [5]}",
+    "runs.a.seeds.0: .*greater than or equal to 0": "  a: {recipe: nano, seeds: [-1]}",
+    "letters, digits": "  a-b: {recipe: nano}",
+    "name the splits of 'other'": "  a: {recipe: nano, data: other}",
+    "b has no run on split 5 of": "  a: {recipe: nano, distill: [b]}\n  b: {recipe: nano, splits: ['10']}",
+    "b has no run on split 5": "  a: {recipe: nano, distill: [b]}\n  b: {recipe: nano, data: other, splits: ['5']}",
+    "weights: b has no run on split 5": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, splits: ['10', '25']}",
+    "b has no run of seed 0": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, seeds: [1]}",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_bad_file_is_refused_in_one_line(line: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=line) as raised:
+        read_sweep(write(tmp_path, ONE + BAD[line] + "\n"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name: [", "not YAML"),
+        ("", "valid dictionary|object"),
+        ("name: a\nsplits: ['5']\nseeds: [0]\nruns: {}\n", "runs: is empty"),
+        ("name: a\nsplits: ['5', '5']\nseeds: [0]\nruns: {a: {recipe: nano}}\n", "splits: '5' is named twice"),
+        ("name: a\nseeds: [0]\nruns: {a: {recipe: nano}}\n", "splits: is missing"),
+        ("nam: a\nsplits: ['5']\nseeds: [0]\nname: a\nruns: {a: {recipe: nano}}\n", "did you mean 'name'"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(text: str, line: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=line):
+        read_sweep(write(tmp_path, text))
+
+
+def test_a_sweep_of_no_file_is_refused() -> None:
+    with pytest.raises(InputError, match="did you mean 'data_efficient'"):
+        read_sweep("data_eficient")

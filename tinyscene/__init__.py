@@ -1,0 +1,66 @@
+"""tinyscene: acoustic scene classification on a microcontroller, from recordings to a model.
+
+    tinyscene sample   data/sample                                         # a synthetic dataset to try
+    tinyscene prepare  data/sample                                         # decode and resample once
+    tinyscene train    baseline --data data/sample --split 25 --out runs/first
+    tinyscene evaluate runs/first --data data/sample
+    tinyscene budget   baseline                                            # or a run, or a model file
+    tinyscene quantize runs/first --data data/sample --out bundles/first   # integers only; --qat to fine-tune
+    tinyscene export   bundles/first --to tflite,onnx,onnx-int8            # or a run, --to onnx
+    tinyscene verify   bundles/first                                       # every runtime against the reference
+    tinyscene inspect  bundles/first                                       # layers, scales, bytes and errors
+    tinyscene classify bundles/first some.wav more/*.flac                  # or a run, or an .onnx file
+    tinyscene listen   bundles/first                                       # the sound card, on the terminal
+    tinyscene firmware bundles/first --out fw                              # C99, or a --package of it
+    tinyscene emulate  bundles/first --target cortex-m4,riscv32            # bit for bit, with instruction counts
+    tinyscene web      bundles/first --out site                            # a page: microphone and files, in a browser
+    tinyscene bench    bundles/first                                       # latency beside peers, instructions, RAM
+    tinyscene teach    cp_resnet --data data/sample --split 25 --out teachers/first        # no budget; or passt, ast
+    tinyscene logits   teachers/first --data data/sample --split 25 --out logits/25.safetensors
+    tinyscene adapt    runs/first --data data/sample --out runs/devices    # a network for each recording device
+    tinyscene prune    runs/first --data data/sample --to-macs 11e6 --out runs/pruned
+    tinyscene adapt    runs/first --data data/sample --out runs/by-device  # a variant for each known device
+    tinyscene sweep    data_efficient --data data/sample --out sweeps/one  # splits x seeds x recipes; --ray auto
+    tinyscene report   bundles/* sweeps/* --out report                     # HTML, Markdown and JSON
+    tinyscene import   weights.safetensors --recipe baseline --out runs/imported
+
+In Python:
+
+    import tinyscene
+    scene = tinyscene.load("bundles/first")     # device="s1": its variant, where the bundle has one
+    scene.classify("some.wav")                  # scores by label, for each second
+    stream = scene.stream(sample_rate=32000)
+    stream.push(samples)                        # a decision for each second that is complete
+
+Every command takes --json and then prints one JSON object or list on stdout; messages go to stderr.
+Exit codes: 0 done, 2 bad input, 3 over budget, 4 not verified, 130 interrupted.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyscene.deploy.common.errors import InputError, TinysceneError
+    from tinyscene.deploy.frontend.log_mel import FrontEnd
+    from tinyscene.deploy.live.classifier import SceneClassifier
+    from tinyscene.models import load
+
+__all__ = ["FrontEnd", "InputError", "SceneClassifier", "TinysceneError", "load"]
+
+_MODULES = {
+    "FrontEnd": "tinyscene.deploy.frontend.log_mel",
+    "InputError": "tinyscene.deploy.common.errors",
+    "SceneClassifier": "tinyscene.deploy.live.classifier",
+    "TinysceneError": "tinyscene.deploy.common.errors",
+    "load": "tinyscene.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'tinyscene' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,47 @@
+"""The command line: `tinyscene --help` lists the commands."""
+
+import errno
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from tinyscene.cli.deploying import app as deploy_commands
+from tinyscene.cli.training import app as train_commands
+from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.terminal import messages
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(train_commands)
+app.add_typer(deploy_commands)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    """Acoustic scene classification on a microcontroller, from recordings to a model."""
+    if show:
+        typer.echo(f"tinyscene {metadata.version('tinyscene')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; one line for what the user can mend, a traceback only for our own mistakes."""
+    try:
+        app()
+    except TinysceneError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = "; free some room and run it again" if error.errno == errno.ENOSPC else ""
+        _fail(f"{where}{error.strerror or error}{remedy}", InputError.exit_code)
+
+
+def _fail(line: str, code: int) -> None:
+    messages.print(f"tinyscene: {line}", soft_wrap=True, markup=False, highlight=False)
+    sys.exit(code)

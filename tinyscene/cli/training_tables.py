@@ -1,0 +1,49 @@
+"""Results as a person reads them on a terminal."""
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from tinyscene.train.budget import Count
+from tinyscene.train.recipe import Budget
+
+
+def evaluation_tables(result: dict[str, Any]) -> Group:
+    """The summary line and the accuracies by class, device and device group."""
+    summary = (
+        f"macro-average accuracy {result['macro_accuracy']:.2%}, accuracy {result['accuracy']:.2%} "
+        f"({result['correct']} of {result['clips']}), log loss {result['log_loss']:.3f}"
+    )
+    table = Table("", "", "clips", "accuracy", "log loss")
+    for key, title in (("by_class", "class"), ("by_device", "device"), ("by_device_group", "group")):
+        for name, group in result[key].items():
+            table.add_row(title, name, str(group["clips"]), f"{group['accuracy']:.1%}", f"{group['log_loss']:.3f}")
+        table.add_section()
+    return Group(summary, table)
+
+
+def budget_tables(count: Count, limits: Budget) -> Group:
+    """Layers, totals, the verdict on each limit and, for a network, what is left of it when deployed."""
+    layers = Table(title=count.source)
+    for column in ("layer", "kind", "output", "parameters", "MACs"):
+        layers.add_column(column, overflow="fold")
+    for layer in count.layers:
+        if layer.parameters or layer.macs:
+            shape = " x ".join(str(size) for size in layer.output)
+            layers.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.macs:,}")
+    layers.add_section()
+    layers.add_row("total", "", "", f"{count.parameters:,}", f"{count.macs:,}")
+    verdicts = Table("", "counted", "limit", "")
+    for what, value, most in (
+        (f"bytes ({count.precision})", count.bytes, limits.max_bytes),
+        ("MACs", count.macs, limits.max_macs),
+    ):
+        verdicts.add_row(what, f"{value:,}", f"{most:,}", "pass" if value <= most else "FAIL")
+    if not count.deployed:
+        return Group(layers, verdicts)
+    deployed = (
+        f"as deployed, BatchNorm folded: {count.deployed['parameters']:,} parameters, "
+        f"{count.deployed['int8_bytes']:,} bytes in int8 with int32 biases, {count.deployed['macs']:,} MACs"
+    )
+    return Group(layers, verdicts, deployed)

@@ -1,0 +1,44 @@
+"""Opening a model: a bundle, a run folder or an exported .onnx file, as a scene classifier."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import sha256
+from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier, onnx_classifier
+
+
+def load(model: str | Path, runner: str = "reference", device: str | None = None) -> SceneClassifier:
+    """A classifier from a bundle, a run folder or an exported .onnx file.
+
+    A bundle is run by `runner`: reference (what a device computes), native (the firmware's C, compiled for this
+    machine), litert, tflite-runtime or onnxruntime. A run is exported to ONNX first if it has not been since its
+    weights changed, which needs the extras `train` and `onnx`; an exported one needs only ONNX Runtime. `device`
+    names what records: a bundle's variant for it is used, or the general network where it has none. Raises
+    InputError if the model cannot be used.
+    """
+    path = Path(model)
+    if (path / INDEX).exists():
+        bundle = open_bundle(path)
+        return bundle_classifier(bundle if device is None else bundle.variant(device), runner)
+    if device is not None:
+        raise InputError(f"--device {device}: {path} is no bundle; name the device's own run, RUN/devices/DEVICE")
+    if runner not in ("reference", "onnxruntime"):
+        raise InputError(f"--runner {runner}: {path} is no bundle and is run by ONNX Runtime; see `tinyscene quantize`")
+    if path.suffix == ".onnx":
+        return onnx_classifier(path)
+    exported, weights = path / "model.onnx", path / "model.safetensors"
+    if not weights.is_file() and not exported.is_file():
+        raise InputError(f"{path}: neither a bundle, nor a finished run, nor an .onnx file")
+    if exported.is_file():
+        classifier = onnx_classifier(exported)
+        if not weights.is_file() or classifier.card.get("weights_sha256") == sha256(weights):
+            return classifier
+    if find_spec("torch") is None:
+        raise InputError(
+            f"{path}: has no ONNX export of its weights; run `tinyscene export {path}` where torch is installed"
+        )
+    from tinyscene.train.export import export_onnx
+
+    return onnx_classifier(export_onnx(path, allow_over_budget=True))

@@ -1,0 +1,1 @@
+"""Datasets, their cache of int16 clips, and a synthetic sample."""

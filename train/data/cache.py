@@ -1,0 +1,280 @@
+"""The waveform cache: every recording decoded and resampled once, into one memory map of int16 clips.
+
+    tinyscene prepare DATA
+
+A cache is a folder `NAME-KEY/` with `pcm.i16` (clip, sample) and `index.json`. The key is a hash of the
+list of recordings with their sizes and times and of the sample rate, so a changed dataset makes a new
+cache. It is built in `NAME-KEY.partial/`, where a journal lists what is done: a killed `prepare` goes on
+from there, and the folder is renamed only when it is whole. Recordings that cannot be used are left out
+and named in the report, as is whatever was done to the others. Seconds of digital silence (datasets pad
+with them) say nothing of their label and are not used, unless a recording has no others.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import cache_folder, write_whole
+from tinyscene.deploy.frontend.audio import Recording
+from tinyscene.train.data.datasets import Dataset, Entry
+from tinyscene.train.progress import progress
+
+FORMAT = 1  # of the cache; part of its key
+
+
+class CachedRecording(BaseModel):
+    """One line of the journal and of the index."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    label: str
+    device: str
+    first_clip: int
+    clips: int  # 0: left out
+    silent: tuple[int, ...]  # its clips that are all zeros, when it has others; they are not used
+    rate: int  # Hz, of the file
+    sha256: str  # of its clips
+    notes: tuple[str, ...]
+
+
+class Index(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1]
+    sample_rate: int
+    labels: tuple[str, ...]
+    total_clips: int  # room in pcm.i16
+    data_hash: str
+    recordings: tuple[CachedRecording, ...]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A prepared dataset. Arrays by clip; `recordings` by recording."""
+
+    folder: Path
+    pcm: NDArray[np.int16]  # (clip, sample), memory mapped
+    label: NDArray[np.int64]  # (clip,)
+    recording: NDArray[np.int64]  # (clip,), index into `recordings`; -1 where nothing was decoded
+    recordings: tuple[CachedRecording, ...]
+    labels: tuple[str, ...]
+    data_hash: str
+
+    def select(self, paths: tuple[str, ...]) -> NDArray[np.int64]:
+        """Indices of the clips of these recordings; those left out have none. Raises InputError if none is left."""
+        wanted = set(paths)
+        ranges = [
+            np.delete(np.arange(item.first_clip, item.first_clip + item.clips), item.silent)
+            for item in self.recordings
+            if item.path in wanted and item.clips
+        ]
+        if not ranges:
+            raise InputError(f"none of the {len(wanted)} recordings of the list can be used; see `tinyscene prepare`")
+        return np.concatenate(ranges)
+
+    def require_labels(self, labels: tuple[str, ...], model: Path) -> None:
+        """Make sure that these are the labels a model knows. Raises InputError."""
+        if labels != self.labels:
+            raise InputError(f"{model} knows the labels {', '.join(labels)}; the dataset has {', '.join(self.labels)}")
+
+    def device(self, clips: NDArray[np.int64]) -> NDArray[np.str_]:
+        """The device of each clip."""
+        return np.array([item.device for item in self.recordings])[self.recording[clips]]
+
+    def names(self, clips: NDArray[np.int64]) -> list[str]:
+        """The name of each clip: its recording's path, with `#N` for second N where that has several."""
+        items = [(self.recordings[self.recording[clip]], int(clip)) for clip in clips]
+        return [item.path if item.clips == 1 else f"{item.path}#{clip - item.first_clip}" for item, clip in items]
+
+    def report(self) -> dict[str, object]:
+        """What was done to the recordings: counts, and each one that needed anything, by name."""
+        rates = Counter(item.rate for item in self.recordings if item.clips)
+        usual = rates.most_common(1)[0][0]
+        notes = {item.path: list(item.notes) for item in self.recordings if item.notes}
+        for item in self.recordings:
+            if item.clips and item.rate != usual:
+                notes.setdefault(item.path, []).append(f"resampled from {item.rate} Hz, unlike most ({usual} Hz)")
+        return {
+            "cache": str(self.folder),
+            "data_hash": self.data_hash,
+            "recordings": len(self.recordings),
+            "used": sum(item.clips > 0 for item in self.recordings),
+            "left_out": sum(item.clips == 0 for item in self.recordings),
+            "clips": sum(item.clips - len(item.silent) for item in self.recordings),
+            "source_rate": usual,
+            "sample_rate": self.pcm.shape[1],
+            "notes": notes,
+        }
+
+
+def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None) -> Clips:
+    """Open the cache of a dataset at a sample rate, building it first if it is not there."""
+    folder = (cache or cache_folder()) / f"{dataset.root.resolve().name}-{_key(dataset, sample_rate)}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / ".lock"):
+            if not folder.exists():
+                _build(dataset, sample_rate, folder)
+    return _open(folder)
+
+
+def _key(dataset: Dataset, sample_rate: int) -> str:
+    """Hash of everything a cache depends on that can be known without decoding."""
+    digest = hashlib.sha256(f"{FORMAT} {sample_rate} {dataset.labels}".encode())
+    for entry in dataset.entries:
+        path = dataset.root / entry.path
+        stat = path.stat() if path.is_file() else None
+        known = (stat.st_size, stat.st_mtime_ns) if stat else None
+        digest.update(f"{entry} {known}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that of two processes one builds and the other waits."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(exist_ok=True)
+    first_clips, total = _plan(dataset, sample_rate)
+    try:
+        with (partial / "pcm.i16").open("ab") as handle:
+            # reserving the room now turns a full disk into an error here, not a crash in the memory map
+            os.posix_fallocate(handle.fileno(), 0, max(1, total) * sample_rate * 2)
+    except OSError as error:
+        shutil.rmtree(partial)
+        raise OSError(error.errno, error.strerror, str(partial)) from None
+    pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(max(1, total), sample_rate))
+    done = _read_journal(partial / "journal.jsonl")
+    waiting = [
+        (entry, first) for entry, first in zip(dataset.entries, first_clips, strict=True) if entry.path not in done
+    ]
+    with (
+        (partial / "journal.jsonl").open("a", encoding="utf-8") as journal,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress("preparing", len(dataset.entries), len(done)) as advance,
+    ):
+        jobs = [pool.submit(_decode, dataset.root, entry, first, pcm) for entry, first in waiting]
+        try:
+            for job in as_completed(jobs):
+                item = job.result()
+                journal.write(item.model_dump_json() + "\n")
+                journal.flush()
+                done[item.path] = item
+                advance(1)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if not any(item.clips for item in done.values()):
+        shutil.rmtree(partial)
+        raise InputError(f"{dataset.root}: not one of its {len(dataset.entries)} recordings can be used")
+    pcm.flush()
+    recordings = tuple(done[entry.path] for entry in dataset.entries)
+    index = Index(
+        format=FORMAT,
+        sample_rate=sample_rate,
+        labels=dataset.labels,
+        total_clips=total,
+        data_hash=_data_hash(recordings),
+        recordings=recordings,
+    )
+    write_whole(partial / "index.json", index.model_dump_json())
+    (partial / "journal.jsonl").unlink()
+    partial.rename(folder)
+
+
+def _plan(dataset: Dataset, sample_rate: int) -> tuple[list[int], int]:
+    """The first clip of each recording, from the headers, and the room that all of them need."""
+
+    def count(entry: Entry) -> int:
+        try:
+            return Recording(dataset.root / entry.path, sample_rate).clip_count
+        except InputError:
+            return 0  # _decode says why
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = list(pool.map(count, dataset.entries))
+    ends = np.cumsum(counts)
+    return [int(end) - count for end, count in zip(ends, counts, strict=True)], int(ends[-1])
+
+
+def _decode(root: Path, entry: Entry, first: int, pcm: NDArray[np.int16]) -> CachedRecording:
+    """Write one recording's clips into the memory map and say what was done."""
+    digest, count, rate, silent = hashlib.sha256(), 0, 0, []
+    try:
+        recording = Recording(root / entry.path, pcm.shape[1])
+        rate = recording.rate
+        for clip in recording.clips():
+            pcm[first + count] = clip
+            digest.update(clip.tobytes())
+            if not clip.any():
+                silent.append(count)
+            count += 1
+        notes = recording.notes
+        if len(silent) == count:
+            silent = []
+            notes.append("digital silence throughout")
+        elif silent:
+            notes.append(f"{len(silent)} s of digital silence not used")
+    except InputError as error:
+        count, silent, notes = 0, [], [f"left out: {str(error).removeprefix(f'{root / entry.path}: ')}"]
+    return CachedRecording(
+        path=entry.path,
+        label=entry.label,
+        device=entry.device,
+        first_clip=first,
+        clips=count,
+        silent=tuple(silent),
+        rate=rate,
+        sha256=digest.hexdigest(),
+        notes=tuple(notes),
+    )
+
+
+def _read_journal(path: Path) -> dict[str, CachedRecording]:
+    """What an earlier, interrupted build finished. A last line cut short is not counted."""
+    done = {}
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        with contextlib.suppress(ValidationError):
+            item = CachedRecording.model_validate_json(line)
+            done[item.path] = item
+    return done
+
+
+def _data_hash(recordings: tuple[CachedRecording, ...]) -> str:
+    """Hash of what was decoded: the same for the same sounds and labels, wherever and whenever they were copied."""
+    lines = sorted(f"{item.path} {item.label} {item.device} {item.clips} {item.sha256}" for item in recordings)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _open(folder: Path) -> Clips:
+    try:
+        index = Index.model_validate_json((folder / "index.json").read_bytes())
+        pcm = np.memmap(folder / "pcm.i16", np.int16, "r", shape=(index.total_clips, index.sample_rate))
+        label = np.full(index.total_clips, -1, np.int64)
+        recording = np.full(index.total_clips, -1, np.int64)
+        for number, item in enumerate(index.recordings):
+            span = slice(item.first_clip, item.first_clip + item.clips)
+            label[span], recording[span] = index.labels.index(item.label), number
+    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder}: not a cache that can be read ({reason}); remove it and prepare again") from None
+    return Clips(folder, pcm, label, recording, index.recordings, index.labels, index.data_hash)

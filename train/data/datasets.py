@@ -1,0 +1,250 @@
+"""Datasets: which recordings there are, what they are called, and which are for training and for the test.
+
+Two layouts are known, told apart by `meta.csv`:
+
+- TAU Urban Acoustic Scenes 2022 Mobile as published: `meta.csv` (filename, scene_label, identifier,
+  source_label; tab separated), the audio files it names, and the challenge's lists `split5.csv` to
+  `split100.csv` and `test.csv` in `evaluation_setup/`, in a folder of your own, or fetched when online.
+- a folder a class: `ROOT/CLASS/*.wav` (or flac, ogg, mp3). Folds come from the first group of a pattern
+  on the file name (ESC: the leading digit); without a match, from a hash of the name, five folds in all.
+
+`open_dataset` reads lists only. Decoding is `train/data/cache.py`'s part.
+"""
+
+import csv
+import hashlib
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pooch
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.audio import SUFFIXES
+
+SCENES = (
+    "airport",
+    "bus",
+    "metro",
+    "metro_station",
+    "park",
+    "public_square",
+    "shopping_mall",
+    "street_pedestrian",
+    "street_traffic",
+    "tram",
+)
+DEVICE_GROUPS = {  # of the challenge: recorded for real, simulated and in training, simulated and in the test only
+    "real": ("a", "b", "c"),
+    "seen": ("s1", "s2", "s3"),
+    "unseen": ("s4", "s5", "s6"),
+}
+TAU_SPLITS = ("5", "10", "25", "50", "100")
+TAU_SPLITS_URL = "https://github.com/CPJKU/dcase2024_task1_baseline/releases/download/files/"
+TAU_COLUMNS = ("filename", "scene_label", "identifier", "source_label")
+FOLD_PATTERN = r"^([0-9]+)-"
+HASHED_FOLDS = 5
+LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name of the file with a dataset's terms
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recording: its path under the root, its label, and its device or none."""
+
+    path: str
+    label: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Recordings and the lists that divide them. `splits` maps a name to (training paths, test paths)."""
+
+    root: Path
+    labels: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    splits: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    layout: Literal["tau", "folders"]
+
+    def split(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Training and test paths of a split. Raises InputError for a name that is not there."""
+        if name not in self.splits:
+            known = ", ".join(self.splits)
+            raise InputError(f"{self.root} has no split {name!r}: say one of {known} with --split")
+        return self.splits[name]
+
+    def split_hash(self, name: str) -> str:
+        """Hash of the names in a split's two lists."""
+        training, test = self.split(name)
+        return hashlib.sha256("\n".join((*training, "", *test)).encode()).hexdigest()
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """What a model card says of the data: name, layout, the file with its terms, and the lists' recordings."""
+        known = {entry.path: entry for entry in self.entries}
+        terms = sorted(path.name for path in self.root.iterdir() if path.is_file() and LICENCE.fullmatch(path.name))
+        lists = {}
+        for part, paths in zip(("training", "test"), self.split(split), strict=True):
+            entries = [known[path] for path in paths]
+            lists[part] = {
+                "recordings": len(entries),
+                "by_class": dict(sorted(Counter(entry.label for entry in entries).items())),
+                "by_device": dict(sorted(Counter(entry.device for entry in entries if entry.device).items())),
+            }
+        name = self.root.resolve().name
+        return {"name": name, "layout": self.layout, "licence": terms[0] if terms else None, **lists}
+
+    @property
+    def default_split(self) -> str:
+        """The split to use where none is named: all of TAU, or the first fold."""
+        return "100" if "100" in self.splits else next(iter(self.splits))
+
+
+def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str | None = None) -> Dataset:
+    """Read the lists of a dataset.
+
+    Args:
+        root: folder of the dataset, in either layout.
+        splits: folder of the TAU lists, when they are not in the dataset.
+        fold_pattern: regular expression on a file's name whose first group is its fold (folder layout);
+            none for FOLD_PATTERN.
+
+    Raises:
+        InputError: no such folder, a list without its columns, an unknown scene, no recording at all.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; --data takes the folder of a dataset")
+    if (root / "meta.csv").exists():
+        return _open_tau(root, splits)
+    return _open_folders(root, fold_pattern or FOLD_PATTERN)
+
+
+def _open_tau(root: Path, splits: Path | None) -> Dataset:
+    entries = []
+    for line, row in _read_table(root / "meta.csv", TAU_COLUMNS):
+        if row["scene_label"] not in SCENES:
+            raise InputError(
+                f"{root / 'meta.csv'} line {line}: unknown scene {row['scene_label']!r}; known are {', '.join(SCENES)}"
+            )
+        entries.append(
+            Entry(_inside(row["filename"], root / "meta.csv", line), row["scene_label"], row["source_label"])
+        )
+    if not entries:
+        raise InputError(f"{root / 'meta.csv'}: names no recording")
+    known = {entry.path for entry in entries}
+    if len(known) < len(entries):
+        raise InputError(f"{root / 'meta.csv'}: names a recording twice")
+    folder = _splits_folder(root, splits)
+    test = _read_list(folder / "test.csv", known)
+    lists = {name: folder / f"split{name}.csv" for name in TAU_SPLITS}
+    found = {name: (_read_list(path, known), test) for name, path in lists.items() if path.exists()}
+    for name, (training, _) in found.items():
+        if both := set(training) & set(test):
+            raise InputError(f"{lists[name]}: {min(both)!r} is in the test list too")
+    if not found:
+        raise InputError(f"{folder}: holds none of {', '.join(path.name for path in lists.values())}")
+    return Dataset(root, SCENES, tuple(entries), found, "tau")
+
+
+def _splits_folder(root: Path, splits: Path | None) -> Path:
+    """Where the lists are: as named, in the dataset, or fetched once into the cache of downloads."""
+    candidates = [splits] if splits else [root / "evaluation_setup", root]
+    for folder in candidates:
+        if (folder / "test.csv").exists():
+            return folder
+    if splits:
+        raise InputError(f"{splits}: holds no test.csv; --splits takes the folder of split5.csv to test.csv")
+    # no checksums are published for these lists
+    files = {f"split{name}.csv": None for name in TAU_SPLITS} | {"test.csv": None}
+    fetcher = pooch.create(pooch.os_cache("tinyscene") / "tau_splits", TAU_SPLITS_URL, registry=files)
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        for name in files:
+            fetcher.fetch(name)
+    except Exception as error:  # whatever the transport raises, the remedy is the same
+        reason = type(error).__name__
+        raise InputError(
+            f"{root}: has no evaluation_setup/test.csv and the lists cannot be downloaded ({reason}); "
+            f"get them from {TAU_SPLITS_URL} and name their folder with --splits"
+        ) from None
+    return Path(fetcher.path)
+
+
+def _read_list(path: Path, known: set[str]) -> tuple[str, ...]:
+    """The recordings a list names, each of which meta.csv must know."""
+    names = []
+    for line, row in _read_table(path, ("filename",)):
+        if row["filename"] not in known:
+            raise InputError(f"{path} line {line}: {row['filename']!r} is not in meta.csv")
+        names.append(row["filename"])
+    if not names:
+        raise InputError(f"{path}: names no recording")
+    return tuple(dict.fromkeys(names))
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """Rows, with their line numbers, of a tab-separated table that must have `columns`."""
+    rows = []
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), delimiter="\t")
+        if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
+            raise InputError(
+                f"{path}: lacks the column {missing[0]!r}; a tab-separated table needs {', '.join(columns)}"
+            )
+        for row in reader:
+            if empty := [column for column in columns if not row[column]]:
+                raise InputError(f"{path} line {reader.line_num}: {empty[0]} is empty")
+            rows.append((reader.line_num, row))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    return rows
+
+
+def _inside(name: str, source: Path, line: int) -> str:
+    """A path that stays under the root of its dataset."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{source} line {line}: {name!r} leads out of the dataset")
+    return name
+
+
+def _open_folders(root: Path, fold_pattern: str) -> Dataset:
+    try:
+        pattern = re.compile(fold_pattern)
+    except re.error as error:
+        raise InputError(f"--fold-pattern {fold_pattern}: not a regular expression ({error})") from None
+    if pattern.groups < 1:
+        raise InputError(f"--fold-pattern {fold_pattern}: needs a group, such as {FOLD_PATTERN}")
+    entries = [
+        Entry(str(path.relative_to(root)), folder.name, "")
+        for folder in sorted(path for path in root.iterdir() if path.is_dir())
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    for entry in entries:
+        if not entry.path.isprintable():  # such as bytes that are not UTF-8
+            raise InputError(f"{root}: {entry.path!r} has a name that cannot be written down; rename it")
+    labels = tuple(sorted({entry.label for entry in entries}))
+    if len(labels) < 2:
+        found = f"sounds of {len(labels)} class" if labels else "no sounds"
+        raise InputError(f"{root}: holds no meta.csv, and {found} in its folders; a folder a class, two at least")
+    folds = {entry.path: _fold(entry.path, pattern) for entry in entries}
+    splits = {
+        f"fold{fold}": (
+            tuple(path for path in folds if folds[path] != fold),
+            tuple(path for path in folds if folds[path] == fold),
+        )
+        for fold in sorted(set(folds.values()), key=lambda fold: (len(fold), fold))
+    }
+    if len(splits) < 2:
+        raise InputError(f"{root}: --fold-pattern {fold_pattern} puts every file in one fold")
+    return Dataset(root, labels, tuple(entries), splits, "folders")
+
+
+def _fold(path: str, pattern: re.Pattern[str]) -> str:
+    name = Path(path).name
+    if (match := pattern.search(name)) and match.group(1):
+        return match.group(1)
+    return str(int(hashlib.sha256(name.encode()).hexdigest(), 16) % HASHED_FOLDS + 1)

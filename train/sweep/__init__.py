@@ -1,0 +1,1 @@
+"""Sweeps: recipes by splits by seeds, their plan, jobs, status and report."""

@@ -1,0 +1,169 @@
+"""One job of a sweep: to train and evaluate a run, or to make the logits of an ensemble.
+
+    python -m tinyscene.train.sweep.job OUT runs/student-5-0  # a job of the sweep in OUT, by its name, in this process
+
+A job reads all that it needs from `OUT/sweep.json`, so that any process of any machine that sees OUT and the
+dataset can do it. A run that was begun goes on from its checkpoint, and a job that is done is not done again. A
+lock in `OUT/locks/` lets no two processes work on one job: one that is left over from a killed sweep is waited for.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+
+from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.train.budget import count_target
+from tinyscene.train.data.cache import Clips, prepare
+from tinyscene.train.data.datasets import Dataset, open_dataset
+from tinyscene.train.evaluate import evaluate, open_subject, record
+from tinyscene.train.loop import train
+from tinyscene.train.recipe import Section
+from tinyscene.train.run import METRICS, RECIPE
+from tinyscene.train.sweep.plan import Job, LogitsJob, Sweep, TrainJob
+from tinyscene.train.teachers.logits import make_logits
+from tinyscene.train.transfer import find_weights
+
+SWEEP = "sweep.json"
+EVALUATION = "evaluation.json"
+
+
+class Source(Section):
+    """A dataset, as the command line names it."""
+
+    folder: str
+    splits: str | None = None
+    fold_pattern: str | None = None
+
+    def open(self) -> Dataset:
+        return open_dataset(Path(self.folder), Path(self.splits) if self.splits else None, self.fold_pattern)
+
+
+class SweepRecord(Section):
+    """`sweep.json`: what a sweep does, on what, and what made it."""
+
+    format: Literal[1] = 1
+    sweep: Sweep
+    settings: tuple[str, ...]  # of the command line
+    sources: dict[str, Source]  # "" is --data
+    data_hash: dict[str, dict[str, str]]  # by source and sample rate
+    made_by: dict[str, Any]
+    jobs: tuple[Job, ...]
+
+    def job(self, name: str) -> Job:
+        for job in self.jobs:
+            if job.name == name:
+                return job
+        raise InputError(f"{name}: no job of this sweep; its jobs are listed in {SWEEP}")
+
+    def result(self, out: Path, job: TrainJob) -> dict[str, Any] | None:
+        """What a run was evaluated to; none where it is not done, or was evaluated on something else since."""
+        try:
+            result = json.loads((out / job.name / EVALUATION).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        data_hash = self.data_hash[job.data][str(job.recipe.features.sample_rate)]
+        is_ours = (result.get("split"), result.get("data_hash")) == (job.split, data_hash) and "macs" in result
+        return result if is_ours else None
+
+    def is_done(self, out: Path, job: Job) -> bool:
+        return (out / job.name).exists() if isinstance(job, LogitsJob) else self.result(out, job) is not None
+
+
+def read_record(out: Path) -> SweepRecord:
+    """The record of a sweep's folder. Raises InputError if it holds none."""
+    try:
+        return SweepRecord.model_validate_json((out / SWEEP).read_bytes())
+    except OSError:
+        raise InputError(f"{out}: holds no {SWEEP}; it is not the folder of a sweep") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise InputError(f"{out / SWEEP}: cannot be read ({key}: {fault['msg']})") from None
+
+
+def run_job(out: Path, name: str) -> None:
+    """Do a job, unless it is done. Raises what training raises, InterruptedRunError after a signal among it."""
+    sweep = read_record(out)
+    job = sweep.job(name)
+    lock = out / "locks" / name.replace("/", "-")
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.truncate(0)
+        print(os.getpid(), platform.node(), file=handle, flush=True)  # who is at work
+        if sweep.is_done(out, job):
+            return
+        dataset = sweep.sources[job.data].open()
+        if isinstance(job, LogitsJob):
+            first = sweep.job(job.needs[0])
+            assert isinstance(first, TrainJob)
+            clips = prepare(dataset, first.recipe.features.sample_rate)
+            make_logits([out / need for need in job.needs], dataset, clips, job.split, out / job.name)
+        else:
+            _train(out, job, dataset, prepare(dataset, job.recipe.features.sample_rate))
+
+
+def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
+    run = out / job.name
+    weights = None
+    if job.weights:
+        weights = out / job.weights if job.weights in job.needs else find_weights(job.weights, job.recipe.model)
+    begun = (run / RECIPE).exists()
+    train(job.recipe, dataset, clips, job.split, run, begun, job.allow_over_budget, weights)
+    subject = open_subject(run, "torch")
+    result = evaluate(subject.predict, clips, dataset.split(job.split)[1])
+    count = count_target(str(run), None, None)[0]
+    epochs = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    result |= {
+        "model": str(run),
+        "data_hash": clips.data_hash,
+        "split": job.split,
+        "runner": subject.runner,
+        "parameters": count.parameters,
+        "macs": count.macs,
+        "seconds": sum(epoch["seconds"] for epoch in epochs),  # of training
+    }
+    record(run, result)
+
+
+def _stop_with(pipe: int) -> None:
+    """Stop as by SIGTERM when whoever holds the other end of a pipe is gone, however it went."""
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> None:
+    """A job in this process; one line for what the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder of the sweep")
+    parser.add_argument("job", help="name of the job")
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--pipe", type=int, help="file descriptor at whose end to stop")
+    options = parser.parse_args()
+    if options.pipe is not None:
+        _stop_with(options.pipe)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        run_job(options.out, options.job)
+    except TinysceneError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

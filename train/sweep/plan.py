@@ -1,0 +1,253 @@
+"""Sweep files: what a sweep trains, as YAML, and the jobs that come of it.
+
+    name: small_splits
+    splits: ["5", "10"]
+    seeds: [0, 1, 2]
+    set: [train.epochs=60]                                # overrides for every run
+    runs:                                                 # what is trained, on every split with every seed
+      baseline: {recipe: baseline}
+      teacher:  {recipe: cp_resnet, set: [train.lr=1e-3]} # overrides, and `seeds` and `splits`, of its own
+      pretrained: {recipe: student, data: esc10, splits: [fold1]}              # on --other esc10=FOLDER
+      student:  {recipe: student, distill: [teacher], weights: pretrained}
+      second:   {recipe: student, distill: [student]}                          # learns from the first ones
+
+`distill` names the entries whose runs, of all seeds on the same split, are the teachers: the mean of their logits
+is the target. `weights` names the entry whose run is started from: that of the same seed, on the same split where
+it is trained on the same data, and else on the one split that it has. It may also name a file of weights, or the
+recipe's `published` ones. A recipe that others learn from may be over its budget.
+
+The files in `train/sweep/plans/` are known by name, like recipes.
+"""
+
+import hashlib
+import json
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.recipe import Loader, Recipe, Section, hint, load_recipe
+from tinyscene.train.transfer import PICKLED
+
+SWEEPS = Path(__file__).parent / "plans"
+WEIGHT_FILES, PUBLISHED = (".safetensors", *PICKLED), "published"
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise ValueError(f"{value!r} is named twice")
+    return values
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), AfterValidator(_unique)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$", max_length=40)]  # part of a folder's name
+
+
+class Entry(Section):
+    """What is trained under one name."""
+
+    recipe: str
+    set: tuple[str, ...] = ()
+    splits: Names | None = None  # none: the sweep's
+    seeds: Seeds | None = None
+    distill: Names | None = None
+    weights: str | None = None
+    data: str | None = None  # none: --data
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names, where it names one."""
+        return Path(self.weights) if self.weights and self.weights.endswith(WEIGHT_FILES) else None
+
+    @property
+    def parent(self) -> str | None:
+        """The entry that `weights` names, where it names one."""
+        return None if self.weights_file or self.weights == PUBLISHED else self.weights
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return self.distill or ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The entries that must be trained before."""
+        return (*self.teachers, self.parent) if self.parent else self.teachers
+
+
+class Sweep(Section):
+    """A sweep file."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    splits: Names
+    seeds: Seeds
+    set: tuple[str, ...] = ()
+    runs: Annotated[dict[RunName, Entry], Field(min_length=1)]
+
+    def splits_of(self, name: str) -> tuple[str, ...]:
+        return self.runs[name].splits or self.splits
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        return self.runs[name].seeds or self.seeds
+
+    def origin(self, name: str, split: str) -> str:
+        """The split of the run whose weights this entry's runs on `split` start from."""
+        parent = self.runs[name].parent or ""
+        splits = self.splits_of(parent)
+        if split in splits and self.runs[parent].data == self.runs[name].data:
+            return split
+        if len(splits) == 1:
+            return splits[0]
+        raise ValueError(f"runs.{name}.weights: {parent} has no run on split {split} of the same data")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, entry in self.runs.items():
+            self._check_entry(name, entry)
+        try:
+            self.order()
+        except CycleError as error:
+            raise ValueError(f"runs: they wait for each other in a circle, {' -> '.join(error.args[1])}") from None
+        return self
+
+    def _check_entry(self, name: str, entry: Entry) -> None:
+        for each in entry.needs:
+            if each not in self.runs:
+                raise ValueError(f"runs.{name}: there is no run {each!r}: {hint(each, list(self.runs))}")
+        if entry.data and not entry.splits:
+            raise ValueError(f"runs.{name}.splits: name the splits of {entry.data!r} that it is trained on")
+        for teacher in entry.teachers:
+            known = self.splits_of(teacher) if self.runs[teacher].data == entry.data else ()
+            if missing := [split for split in self.splits_of(name) if split not in known]:
+                raise ValueError(f"runs.{name}.distill: {teacher} has no run on split {missing[0]} of the same data")
+        if entry.parent:
+            for split in self.splits_of(name):
+                self.origin(name, split)
+            if missing := [seed for seed in self.seeds_of(name) if seed not in self.seeds_of(entry.parent)]:
+                raise ValueError(f"runs.{name}.weights: {entry.parent} has no run of seed {missing[0]}")
+
+    def order(self) -> list[str]:
+        """The entries, each after those it needs."""
+        return list(TopologicalSorter({name: entry.needs for name, entry in self.runs.items()}).static_order())
+
+
+class LogitsJob(Section):
+    """Make the mean logits of runs. The name of a job is its file or folder in the sweep's folder."""
+
+    kind: Literal["logits"] = "logits"
+    name: str
+    needs: tuple[str, ...]  # jobs: the teachers
+    data: str  # name of the dataset; "" for --data
+    split: str
+
+
+class TrainJob(Section):
+    """Train and evaluate one run."""
+
+    kind: Literal["train"] = "train"
+    name: str
+    needs: tuple[str, ...]
+    data: str
+    split: str
+    run: str  # the entry
+    recipe: Recipe
+    weights: str | None  # a job's name, a file's path, or `published`
+    allow_over_budget: bool
+
+
+Job = Annotated[LogitsJob | TrainJob, Field(discriminator="kind")]
+
+
+def read_sweep(name: str) -> Sweep:
+    """Read a sweep by name or by the path of a YAML file. Raises InputError, in one line, for whatever is wrong."""
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else SWEEPS / f"{name}.yaml"
+    known = sorted(each.stem for each in SWEEPS.glob("*.yaml"))
+    if not is_path and name not in known:
+        raise InputError(f"there is no sweep {name!r}: {hint(name, known)}; a file is named with its .yaml")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
+        return Sweep.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise InputError(f"sweep {name}: {_describe(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"sweep {path}: cannot be read ({error})") from None
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"sweep {path}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
+    """The jobs of a sweep, each after those it needs. `settings` are overrides of every recipe, after all others.
+
+    Raises InputError for a recipe that does not exist or an override that does not fit it.
+    """
+    jobs: dict[str, Job] = {}
+    teachers = {teacher for entry in sweep.runs.values() for teacher in entry.teachers}
+    for name in sweep.order():
+        entry = sweep.runs[name]
+        recipe = _recipe(name, entry, (*sweep.set, *entry.set, *settings))
+        for split in sweep.splits_of(name):
+            logits = _logits_job(sweep, entry, split) if entry.teachers else None
+            if logits:
+                jobs[logits.name] = logits
+                distill = recipe.distill.model_copy(update={"logits": str(out.resolve() / logits.name)})
+                recipe = recipe.model_copy(update={"distill": distill})
+            for seed in sweep.seeds_of(name):
+                parent = _run(entry.parent, sweep.origin(name, split), seed) if entry.parent else None
+                job = TrainJob(
+                    name=_run(name, split, seed),
+                    needs=tuple(each for each in (logits and logits.name, parent) if each),
+                    data=entry.data or "",
+                    split=split,
+                    run=name,
+                    recipe=recipe.model_copy(update={"seed": seed}),
+                    weights=parent or (str(entry.weights_file.resolve()) if entry.weights_file else entry.weights),
+                    allow_over_budget=name in teachers,
+                )
+                jobs[job.name] = job
+    return tuple(jobs.values())
+
+
+def _recipe(name: str, entry: Entry, settings: tuple[str, ...]) -> Recipe:
+    """The recipe of an entry's runs, but for their seeds and teachers."""
+    if fixed := [each for each in settings if each.startswith("seed=")]:
+        raise InputError(f"runs.{name}: {fixed[0]}: a sweep's seeds are listed under `seeds`")
+    if entry.weights_file and not entry.weights_file.is_file():
+        raise InputError(f"runs.{name}: weights {entry.weights}: no such file")
+    try:
+        return load_recipe(entry.recipe, list(settings))
+    except InputError as error:
+        raise InputError(f"runs.{name}: {error}") from None
+
+
+def _run(name: str, split: str, seed: int) -> str:
+    return f"runs/{name}-{split}-{seed}"
+
+
+def _logits_job(sweep: Sweep, entry: Entry, split: str) -> LogitsJob:
+    """Its name holds a hash of its teachers: with other seeds they are other teachers."""
+    needs = [_run(name, split, seed) for name in entry.teachers for seed in sweep.seeds_of(name)]
+    digest = hashlib.sha256(" ".join(needs).encode()).hexdigest()[:8]
+    name = f"logits/{'+'.join(entry.teachers)}-{split}-{digest}.safetensors"
+    return LogitsJob(name=name, needs=tuple(needs), data=entry.data or "", split=split)
+
+
+def _describe(error: ValidationError) -> str:
+    """The first fault on one line, with its key and, for an unknown key, the nearest known one."""
+    fault = error.errors(include_url=False)[0]
+    key, given = ".".join(str(part) for part in fault["loc"] if part != "[key]"), fault["input"]
+    if fault["type"] == "extra_forbidden":
+        known = Entry.model_fields if len(fault["loc"]) > 1 else Sweep.model_fields
+        return f"unknown key {key!r}: {hint(key.rpartition('.')[2], list(known))}"
+    what = {
+        "value_error": fault["msg"].removeprefix("Value error, "),  # a check of our own, which says it all
+        "too_short": "is empty",
+        "missing": "is missing",
+        "string_pattern_mismatch": "a run is named by letters, digits, _ and .",
+        "string_type": f"must be text: write it in quotes (given: {given!r})",
+    }.get(fault["type"], f"{fault['msg']} (given: {given!r})")
+    return f"{key}: {what}" if key else what
