@@ -89,14 +89,17 @@ def open_subject(model: Path, runner: str) -> Subject:
 def record(model: Path, result: dict[str, Any]) -> Path:
     """Write a result of `evaluate`, named by the command, as JSON and PNG. Returns their path without suffix.
 
-    A run keeps them; they lie beside a file and beside a bundle, whose index takes up the figures.
+    A run keeps them in its folder, a bundle in `evaluation/` in its own, and its index takes up the figures; those of a
+    file lie beside it.
     """
-    is_bundle = (model / INDEX).exists()
-    if is_bundle:
+    if (model / INDEX).exists():
         measured = {key: result[key] for key in (*MEASURES, *DETAILS, "data_hash", "split", "runner")}
         open_bundle(model).record("metrics", measured)
-    is_run = model.is_dir() and not is_bundle
-    path = model / "evaluation" if is_run else model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
+        path = model / "evaluation" / "evaluation"
+    elif model.is_dir():
+        path = model / "evaluation"
+    else:
+        path = model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
     write_whole(path.with_name(f"{path.name}.json"), json.dumps(result | {"made_by": provenance()}, indent=2) + "\n")
     plot_confusion(result, path.with_name(f"{path.name}.png"))
     return path

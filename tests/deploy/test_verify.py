@@ -336,8 +336,10 @@ def test_a_bundle_is_evaluated_as_counted_by_hand(
     assert result["accuracy"] == np.mean(right)
     measured = {key: result[key] for key in ("clips", "correct", "accuracy", "split", "data_hash")} | {"runner": name}
     assert measured.items() <= open_bundle(folder).content["metrics"].items()
-    assert json.loads((folder.parent / "copy-evaluation.json").read_text())["correct"] == result["correct"]
-    assert {path.name for path in folder.rglob("*")} == files
+    assert json.loads((folder / "evaluation" / "evaluation.json").read_text())["correct"] == result["correct"]
+    written = {"evaluation", "evaluation.json", "evaluation.png"}
+    assert {path.name for path in folder.rglob("*")} == files | written
+    assert list(folder.parent.glob("copy*")) == [folder]
 
 
 def test_each_format_is_written_into_the_bundle(folder: Path, run_cli: RunCli) -> None:
