@@ -1,9 +1,7 @@
-"""Recipes: strict, frozen, typed settings of a run, read from YAML and overridden by `key=value`.
+"""Recipes: the strict, frozen, typed settings of a run, and what each key means.
 
-A recipe names only what differs from the defaults here, which are the DCASE 2024 Task 1 baseline's.
-An unknown key, a wrong type or a value out of range is an error that names the key:
-
-    recipe = load_recipe("baseline", ["train.epochs=5", "model.base_channels=16"])
+A recipe names only what differs from the defaults here, which are those of the DCASE 2024 Task 1 baseline.
+`docs/reference.md` is generated from these classes.
 """
 
 import difflib
@@ -23,78 +21,141 @@ RECIPES = Path(__file__).parent / "recipes"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Decibels = Annotated[float, Field(ge=0, le=40)]
 Count = Annotated[int, Field(ge=1)]
-SplitName = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]  # 5 is "5"
+CountOrZero = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(ge=8, le=2048)]  # of a transformer's tokens
+Depth = Annotated[int, Field(ge=1, le=48)]  # blocks of a transformer
+Heads = Annotated[int, Field(ge=1, le=32)]
+BaseChannels = Annotated[int, Field(ge=8, le=512)]
+Blocks = Annotated[int, Field(ge=1, le=16)]
 Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]]  # mel, frame
 
 
+def _split_name(value: object) -> object:
+    """YAML reads the split name 5 as a number."""
+    return str(value) if type(value) is int else value
+
+
+SplitName = Annotated[str, BeforeValidator(_split_name)]
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    """A group of settings: immutable, without unknown keys, without conversion of types."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Channels(Section):
-    """Channel counts of a CP-Mobile network whose channels were pruned, in place of those its settings give."""
+    """Channel counts of a pruned CP-Mobile network, which replace those derived from its other settings."""
 
     stem: Count
+    """Output channels of the first convolution."""
     stages: tuple[Count, ...]
-    expanded: tuple[Count, ...]  # by block
+    """Output channels of each stage."""
+    expanded: tuple[Count, ...]
+    """Channels between the expansion and the projection of each block."""
 
 
 class Network(Section):
-    """What the settings of all families have."""
+    """Settings of a network of any family."""
 
     def finished(self) -> Self:
-        """The network that is kept when training is over."""
+        """The settings of the network that is saved at the end of training."""
         return self
 
 
 class CPMobileModel(Network):
-    """train/models/cp_mobile.py"""
+    """CP-Mobile, the family of networks that can be deployed.
+
+    F. Schmid et al., "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023.
+    """
 
     family: Literal["cp_mobile"] = "cp_mobile"
-    base_channels: Annotated[int, Field(ge=8, le=512)] = 32
+    """Network family, which decides the other keys."""
+    base_channels: BaseChannels = 32
+    """Output channels of the stem and of the first stage, rounded to a multiple of 8."""
     channels_multiplier: Annotated[float, Field(ge=0.5, le=4)] = 1.8
+    """Factor by which the channels grow from each stage to the next."""
     expansion_rate: Annotated[float, Field(ge=0.5, le=8)] = 2.1
-    n_blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=6)] = (3, 2, 1)
-    strides: dict[str, Stride] = {"b2": (1, 1), "b3": (1, 2), "b4": (2, 1)}  # by block; the others do not stride
-    branches: bool = False  # parallel branches while training, folded into one convolution afterwards
-    channels: Channels | None = None  # after pruning
+    """Channels inside a block, as a multiple of its input channels."""
+    n_blocks: Annotated[tuple[Blocks, ...], Field(min_length=1, max_length=6)] = (3, 2, 1)
+    """Number of blocks in each stage."""
+    strides: dict[str, Stride] = {"b2": (1, 1), "b3": (1, 2), "b4": (2, 1)}
+    """Stride (mel, frame) of single blocks, which are named b1, b2, ... in order; the others have stride 1."""
+    branches: bool = False
+    """Whether convolutions have parallel branches during training, folded into one convolution afterwards.
+    X. Ding et al., "RepVGG: Making VGG-Style ConvNets Great Again", CVPR 2021."""
+    channels: Channels | None = None
+    """Channel counts after pruning; null derives them from the other keys."""
 
     def finished(self) -> Self:
         return self.model_copy(update={"branches": False})
 
 
 class CPResNetModel(Network):
-    """train/teachers/cp_resnet.py"""
+    """CP-ResNet, a teacher: a ResNet with a restricted receptive field.
+
+    K. Koutini et al., "Receptive Field Regularization Techniques for Audio Classification and Tagging with Deep
+    Convolutional Neural Networks", IEEE/ACM TASLP 29, 2021.
+    """
 
     family: Literal["cp_resnet"]
-    base_channels: Annotated[int, Field(ge=8, le=512)] = 128
-    rho: Annotated[int, Field(ge=0, le=22)] = 7  # receptive field: convolutions after the first block that are 3 x 3
-    pools: dict[str, Stride] = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}  # after a block, the maximum of so many
+    """Network family."""
+    base_channels: BaseChannels = 128
+    """Output channels of the first convolution."""
+    rho: Annotated[int, Field(ge=0, le=22)] = 7
+    """Receptive field: number of convolutions after the first block that have a 3 x 3 kernel; the others have 1 x 1."""
+    pools: dict[str, Stride] = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}
+    """Size (mel, frame) of the max-pooling after single blocks, by block name."""
 
 
 class PasstModel(Network):
-    """train/teachers/passt.py"""
+    """PaSST, a teacher: a spectrogram transformer trained with patches left out.
+
+    K. Koutini et al., "Efficient Training of Audio Transformers with Patchout", Interspeech 2022.
+    """
 
     family: Literal["passt"]
-    width: Annotated[int, Field(ge=8, le=2048)] = 768
-    depth: Annotated[int, Field(ge=1, le=48)] = 12
-    heads: Annotated[int, Field(ge=1, le=32)] = 12
-    stride: Annotated[int, Field(ge=1, le=16)] = 10  # of the patches, which are 16 x 16
-    patchout_mel: Annotated[int, Field(ge=0)] = 0  # rows of patches left out while training
-    patchout_frame: Annotated[int, Field(ge=0)] = 0  # columns
-    patchout: Annotated[int, Field(ge=0)] = 0  # single patches
+    """Network family."""
+    width: Width = 768
+    """Size of a token."""
+    depth: Depth = 12
+    """Number of transformer blocks."""
+    heads: Heads = 12
+    """Number of attention heads; it must divide the width."""
+    stride: Annotated[int, Field(ge=1, le=16)] = 10
+    """Stride of the 16 x 16 patches, in mel bands and frames."""
+    patchout_mel: CountOrZero = 0
+    """Rows of patches left out of each training example."""
+    patchout_frame: CountOrZero = 0
+    """Columns of patches left out of each training example."""
+    patchout: CountOrZero = 0
+    """Single patches left out of each training example."""
 
 
 class AstModel(Network):
-    """train/teachers/ast.py"""
+    """AST, a teacher: a spectrogram transformer that is fine-tuned from published weights.
+
+    Y. Gong et al., "AST: Audio Spectrogram Transformer", Interspeech 2021.
+    """
 
     family: Literal["ast"]
-    width: Annotated[int, Field(ge=8, le=2048)] = 768
-    depth: Annotated[int, Field(ge=1, le=48)] = 12
-    heads: Annotated[int, Field(ge=1, le=32)] = 12
-    tuning: Literal["full", "lora"] = "full"  # of all weights, or of low-rank additions to them, merged at the end
-    rank: Annotated[int, Field(ge=1, le=256)] = 8  # of LoRA
+    """Network family."""
+    width: Width = 768
+    """Size of a token."""
+    depth: Depth = 12
+    """Number of transformer blocks."""
+    heads: Heads = 12
+    """Number of attention heads; it must divide the width."""
+    tuning: Literal["full", "lora"] = "full"
+    """What is trained: all weights (full), or low-rank additions to the attention weights (lora), which are merged when
+    training ends. E. J. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022."""
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    """Rank of LoRA's additions."""
 
     def finished(self) -> Self:
         return self.model_copy(update={"tuning": "full"})
@@ -117,111 +178,197 @@ Model = Annotated[
 
 
 class Augment(Section):
-    """Augmentation of a training batch (definitions in train/augment.py). Zero turns one off."""
+    """Augmentation of training batches. Zero turns one off."""
 
-    roll_seconds: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # shift in time, either way
-    freq_mask: Annotated[int, Field(ge=0)] = 48  # mel bands at most
-    time_mask: Annotated[int, Field(ge=0)] = 0  # frames at most
-    mixstyle_p: Fraction = 0.4  # Freq-MixStyle: share of batches
+    roll_seconds: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Largest circular shift of a clip in time, in seconds, in either direction."""
+    freq_mask: CountOrZero = 48
+    """Largest number of neighbouring mel bands that are masked."""
+    time_mask: CountOrZero = 0
+    """Largest number of neighbouring frames that are masked."""
+    mixstyle_p: Fraction = 0.4
+    """Share of batches with Freq-MixStyle. F. Schmid et al., "CP-JKU Submission to DCASE22", 2022."""
     mixstyle_alpha: Positive = 0.3
-    dir_folder: str | None = None  # impulse responses of microphones
-    dir_p: Fraction = 0.0  # share of clips
-    dir_devices: tuple[str, ...] = ("a",)  # only clips of these devices; empty: of every device
-    gain_db: Annotated[float, Field(ge=0, le=40)] = 0.0  # louder or quieter by at most so much
-    filter_db: Annotated[float, Field(ge=0, le=40)] = 0.0  # a random frequency response within so much, either way
-    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Parameter of the beta distribution of Freq-MixStyle's mixing weights."""
+    dir_folder: str | None = None
+    """Folder of impulse responses of recording devices (audio files); null turns the augmentation off. T. Morocutti et
+    al., "Device-Robust Acoustic Scene Classification via Impulse Response Augmentation", EUSIPCO 2023."""
+    dir_p: Fraction = 0.0
+    """Share of clips that are convolved with an impulse response."""
+    dir_devices: tuple[str, ...] = ("a",)
+    """Recording devices whose clips may be convolved; an empty list means all."""
+    gain_db: Decibels = 0.0
+    """Largest change of a clip's level, in dB, in either direction."""
+    filter_db: Decibels = 0.0
+    """Largest gain of a random frequency response, in dB, in either direction. H. Nam et al., "FilterAugment: An
+    Acoustic Environmental Data Augmentation Method", ICASSP 2022 (linear type)."""
+    mixup_alpha: NotNegative = 0.0
+    """Parameter of the beta distribution of mixup's mixing weights. H. Zhang et al., "mixup: Beyond Empirical Risk
+    Minimization", ICLR 2018."""
 
 
 class Train(Section):
+    """The training loop: AdamW, linear warm-up, then cosine decay of the learning rate to zero."""
+
     epochs: Count = 150
+    """Number of passes over the training list."""
     batch_size: Count = 256
-    micro_batch: Count | None = None  # clips a forward pass; none: 32 on a CPU, the whole batch on a GPU
-    lr: Positive = 0.005  # peak
-    warmup: Fraction = 0.0245  # share of all steps; the published 2,000 of 81,900
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay, a step, of the average of the weights that is kept; 0: none
-    balance: Fraction = 0.0  # 0: every clip once an epoch; 1: every scene from every device alike often
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
-    evaluate_every: Annotated[int, Field(ge=0)] = 0  # epochs between evaluations on the test list; 0: none
+    """Clips for each step of the optimizer, over all processes."""
+    micro_batch: Count | None = None
+    """Clips for each forward pass; gradients of the passes are summed. null: 32 on a CPU, the whole batch on a GPU."""
+    lr: Positive = 0.005
+    """Peak learning rate."""
+    warmup: Fraction = 0.0245
+    """Share of all steps in which the learning rate rises; the default is the baseline's 2,000 of 81,900 steps."""
+    weight_decay: NotNegative = 1e-4
+    """Weight decay of AdamW."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay, for each step, of the moving average of the weights that is saved; 0 saves the weights themselves."""
+    balance: Fraction = 0.0
+    """How far rare groups of scene and recording device are sampled more often: 0 draws every clip once in each epoch,
+    1 draws every group equally often."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; auto is bfloat16 on a GPU that has it, otherwise float32."""
+    evaluate_every: CountOrZero = 0
+    """Epochs between evaluations on the test list; 0 turns them off."""
     tensorboard: bool = False
+    """Whether metrics are also written for TensorBoard, to the run's folder `tensorboard`."""
 
     def fine_tuning(self, epochs: int, lr: float, batch_size: int) -> Self:
-        """The same for a network that is trained already: no average, what is fine-tuned is kept; no evaluations."""
+        """The settings for fine-tuning a trained network: no moving average, no evaluations."""
         changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "evaluate_every": 0, "ema": 0.0}
         return self.model_copy(update=changes)
 
 
 class Distill(Section):
-    """Learning from a teacher's logits (train/distill.py)."""
+    """Knowledge distillation from a teacher's logits.
 
-    logits: str | None = None  # a file of `tinyscene logits`; none: no distillation
+    G. Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The defaults are those of F. Schmid et al.,
+    "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023.
+    """
+
+    logits: str | None = None
+    """File of teacher logits, written by `tinyscene logits`; null turns distillation off."""
     temperature: Positive = 2.0
-    label_weight: Fraction = 0.02  # share of the loss that asks for the labels; the rest asks for the teacher's answers
+    """Temperature that divides the logits of teacher and student."""
+    label_weight: Fraction = 0.02
+    """Weight of the cross-entropy with the labels; the divergence from the teacher has the rest."""
 
 
 class Consistency(Section):
-    """Learning from clips without their labels (train/distill.py). Outside the rules of the challenge."""
+    """Consistency training on clips without labels. Not allowed by the rules of DCASE 2024 Task 1.
 
-    weight: Annotated[float, Field(ge=0)] = 0.0  # of the loss on them; 0: off
-    split: SplitName = "100"  # whose training list the unlabelled clips are taken from
-    confidence: Fraction = 0.0  # of an answer, below which it is no target
+    Q. Xie et al., "Unsupervised Data Augmentation for Consistency Training", NeurIPS 2020.
+    """
+
+    weight: NotNegative = 0.0
+    """Weight of the consistency loss; 0 turns it off."""
+    split: SplitName = "100"
+    """Split from whose training list the unlabelled clips are drawn; clips of the labelled list are left out."""
+    confidence: Fraction = 0.0
+    """Smallest probability of the most likely scene for a prediction to be used as a target."""
 
 
 class Budget(Section):
-    """Limits of DCASE 2024 Task 1: 128 kB of parameters, 30 million MACs for one second of sound."""
+    """Limits on the size of a network; the defaults are those of DCASE 2024 Task 1."""
 
     max_bytes: Count = 128_000
+    """Largest size of the parameters, in bytes."""
     max_macs: Count = 30_000_000
-    precision: Literal["float32", "float16", "int8"] = "float16"  # in which the parameters are counted
+    """Largest number of multiply-accumulate operations for one second of audio."""
+    precision: Literal["float32", "float16", "int8"] = "float16"
+    """Number format in which the bytes of the parameters are counted."""
 
 
 class Prune(Section):
-    """How a trained network's channels are pruned (train/prune.py)."""
+    """Structured pruning of a trained network's channels, in steps with fine-tuning after each.
 
-    steps: Count = 10  # from the network as it is to the goal, each with fine-tuning
-    epochs: Count = 5  # of fine-tuning after each step but the last, like the next
-    final_epochs: Count = 30  # after the last
-    lr: Positive = 1e-3  # peak, of each fine-tuning
+    B. Han et al., "Data-Efficient Low-Complexity Acoustic Scene Classification via Distilling and Progressive
+    Pruning", 2024.
+    """
+
+    steps: Count = 10
+    """Number of pruning steps from the full network to the target size."""
+    epochs: Count = 5
+    """Epochs of fine-tuning after each step except the last."""
+    final_epochs: Count = 30
+    """Epochs of fine-tuning after the last step."""
+    lr: Positive = 1e-3
+    """Peak learning rate of each fine-tuning."""
     batch_size: Count = 32
-    distill: Fraction = 1.0  # share of the loss that asks for the unpruned network's answers; the rest is the recipe's
+    """Clips for each step of the optimizer while fine-tuning."""
+    distill: Fraction = 1.0
+    """Weight of the divergence from the unpruned network; the recipe's own loss has the rest."""
 
 
 class Adapt(Section):
-    """How a trained network is fine-tuned for single devices (train/adapt.py); as published, but for the batch."""
+    """Fine-tuning of a trained network for single recording devices.
+
+    The defaults, except for the batch size, are those of the DCASE 2025 Task 1 baseline: F. Schmid et al.,
+    "Low-Complexity Acoustic Scene Classification with Device Information in the DCASE 2025 Challenge", 2025.
+    """
 
     epochs: Count = 50
-    lr: Positive = 5e-4  # peak
+    """Epochs of fine-tuning for each recording device."""
+    lr: Positive = 5e-4
+    """Peak learning rate."""
     batch_size: Count = 32
-    least_clips: Count = 30  # of a device in the training list, for it to have a network of its own
+    """Clips for each step of the optimizer."""
+    least_clips: Count = 30
+    """Smallest number of a recording device's training clips for it to get a network of its own."""
 
 
 class Quantize(Section):
-    """How a trained network is made int8: calibration, and fine-tuning where it is asked for (--qat)."""
+    """Quantization of a trained network to int8: calibration, and fine-tuning where `--qat` asks for it."""
 
     calibration: Literal["minmax", "percentile", "mse"] = "percentile"
+    """How the range of each activation is chosen: its extremes, a percentile, or the least squared error."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
-    clips: Annotated[int, Field(ge=1, le=4096)] = 256  # to calibrate on, from the training list
+    """Percentile of the activations that the range covers, with `calibration: percentile`."""
+    clips: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Number of training clips used for calibration."""
     equalize: bool = True
+    """Whether weight ranges are equalized across layers before quantization. M. Nagel et al., "Data-Free Quantization
+    Through Weight Equalization and Bias Correction", ICCV 2019."""
     bias_correction: bool = True
-    epochs: Count = 8  # of fine-tuning, like the next three
-    lr: Positive = 5e-5  # peak
+    """Whether biases are corrected for the mean error of quantization (same source)."""
+    epochs: Count = 8
+    """Epochs of fine-tuning."""
+    lr: Positive = 5e-5
+    """Peak learning rate of fine-tuning."""
     batch_size: Count = 32
-    distill: Fraction = 1.0  # share of the loss that asks for the float network's answers; the rest asks for the labels
+    """Clips for each step of the optimizer while fine-tuning."""
+    distill: Fraction = 1.0
+    """Weight of the divergence from the float network while fine-tuning; the recipe's own loss has the rest."""
 
 
 class Recipe(Section):
+    """The settings of a run."""
+
     name: Annotated[str, Field(min_length=1, max_length=100)]
+    """Name of the recipe; by default that of its file."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of all random numbers of the run."""
     features: FrontEnd = FrontEnd()
+    """Log-mel features."""
     augment: Augment = Augment()
+    """Augmentation of training batches."""
     model: Model = CPMobileModel()
+    """Network family and its size."""
     train: Train = Train()
+    """The training loop."""
     distill: Distill = Distill()
+    """Knowledge distillation from a teacher."""
     consistency: Consistency = Consistency()
+    """Consistency training on clips without labels."""
     budget: Budget = Budget()
+    """Limits on the size of the network."""
     prune: Prune = Prune()
+    """Pruning, for `tinyscene prune`."""
     adapt: Adapt = Adapt()
+    """Fine-tuning for single recording devices, for `tinyscene adapt`."""
     quantize: Quantize = Quantize()
+    """Quantization, for `tinyscene quantize`."""
 
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

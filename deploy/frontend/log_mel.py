@@ -30,16 +30,24 @@ PHASES_A_BLOCK = 16  # phases of the resampler computed in one matrix product
 class FrontEnd:
     """Feature settings. The defaults are the DCASE 2024 Task 1 baseline's: 256 mel x 65 frames at 32 kHz."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
 
-    sample_rate: int = 32_000  # Hz
-    n_fft: int = 4096  # samples
-    win_length: int = 3072  # samples
-    hop_length: int = 500  # samples
+    sample_rate: int = 32_000
+    """Sample rate of the audio, in Hz."""
+    n_fft: int = 4096
+    """Length of the FFT, in samples."""
+    win_length: int = 3072
+    """Length of the Hann window, in samples."""
+    hop_length: int = 500
+    """Samples from one frame to the next."""
     n_mels: int = 256
-    f_min: float = 0.0  # Hz
-    f_max: float | None = None  # Hz; none is the Nyquist frequency
-    log_offset: float = 1e-5  # of power, before the logarithm
+    """Number of mel bands."""
+    f_min: float = 0.0
+    """Lower edge of the first mel band, in Hz."""
+    f_max: float | None = None
+    """Upper edge of the last mel band, in Hz; null is half the sample rate."""
+    log_offset: float = 1e-5
+    """Added to the power before the logarithm."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels"):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.recipe import CPMobileModel, load_recipe, parse_recipe
+from tinyscene.train.recipe import CPMobileModel, Recipe, load_recipe, parse_recipe
 
 SHIPPED = sorted(path.stem for path in (ROOT / "train" / "recipes").glob("*.yaml"))
 WRONG_TYPES = """
@@ -54,6 +54,14 @@ def test_the_baseline_is_the_published_one() -> None:
         "budget": {"max_bytes": 128_000, "max_macs": 30_000_000},
     }
     assert missing(published, load_recipe("baseline").as_dict()) == []
+
+
+def test_every_key_has_a_description() -> None:
+    schema = Recipe.model_json_schema()
+    sections = {"Recipe": schema, **schema["$defs"]}
+    keys = {f"{name}.{key}": value for name, part in sections.items() for key, value in part["properties"].items()}
+    assert len(keys) > 80
+    assert [key for key, value in keys.items() if not value.get("description")] == []
 
 
 @pytest.mark.parametrize("name", SHIPPED)
