@@ -34,7 +34,7 @@ from tinyscene.train.loop import CPU_MICRO_BATCH
 from tinyscene.train.models import build
 from tinyscene.train.progress import progress
 from tinyscene.train.quantize.calibrate import calibrate, to_integers
-from tinyscene.train.quantize.fake_quantize import GraphModule
+from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Recipe, load_recipe
 
@@ -51,7 +51,7 @@ def integer_graph(recipe: Recipe, frames: int) -> Graph:
     shape = (recipe.features.n_mels, frames)
     graph = lower(build(recipe.model, len(SCENES)).eval(), shape)
     noise = torch.randn(2, 1, *shape)
-    return to_integers(graph, calibrate(GraphModule(graph), [noise], recipe.quantize))
+    return to_integers(graph, calibrate(FakeQuantGraph(graph), [noise], recipe.quantize))
 
 
 def settings() -> dict[tuple[str, float], Graph]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.graphs import float_graph, inputs_of
-from tests.train.test_graph_module import extremes, lowered, nchw, rounded
+from tests.train.test_fake_quantize import extremes, lowered, nchw, rounded
 from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, Convolution, DepthwiseConv2D, Graph, Kind
 from tinyscene.deploy.graph.graph import Tensor as Activation
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.train.quantize.calibrate import calibrate, correct_biases, equalize, to_integers
-from tinyscene.train.quantize.fake_quantize import GraphModule, Ranges
+from tinyscene.train.quantize.fake_quantize import FakeQuantGraph, Ranges
 from tinyscene.train.recipe import Quantize
 
 MILLION = 1_000_000
@@ -45,7 +45,7 @@ def ranges_of(values: NDArray[np.float64], **settings: Any) -> tuple[float, floa
     """The calibrated range of these million values, half of them in each of two batches."""
     graph = Graph(Activation("x", (1, SIDE, SIDE, 1)), (conv("x", "y", [[1.0]], [0.0], size=SIDE),))
     batches = list(torch.tensor(values, dtype=torch.float32).reshape(2, 1, 1, SIDE // 2, SIDE))
-    return calibrate(GraphModule(graph), batches, Quantize(**settings))["y"]
+    return calibrate(FakeQuantGraph(graph), batches, Quantize(**settings))["y"]
 
 
 UNIFORM = np.random.default_rng(0).uniform(-3, 5, MILLION)
@@ -97,8 +97,8 @@ def test_a_tensor_of_zeros_has_a_usable_scale(calibration: Any) -> None:
     dead = conv("x", "y", [[0.5]], [-50.0], relu=True)
     graph = Graph(Activation("x", (1, 4, 4, 1)), (dead, conv("y", "z", [[0.5]], [0.3])))
     features = inputs_of(graph, 0)
-    module = GraphModule(graph)
-    module.round_in(calibrate(GraphModule(graph), [nchw(features)], Quantize(calibration=calibration)))
+    module = FakeQuantGraph(graph)
+    module.round_in(calibrate(FakeQuantGraph(graph), [nchw(features)], Quantize(calibration=calibration)))
     integer = to_integers(module.graph(), module.ranges())
     logits = integer.output.q.dequantize(run(integer, integer.input.q.quantize(features)))
     np.testing.assert_allclose(logits, 0.3, atol=0.01)
@@ -172,7 +172,7 @@ def test_dead_channels_are_equalized_too(bias: list[float]) -> None:
 # Bias correction
 
 
-def means(module: GraphModule, batch: Tensor) -> list[NDArray[np.float32]]:
+def means(module: FakeQuantGraph, batch: Tensor) -> list[NDArray[np.float32]]:
     """Channel means of each convolution before its activation."""
     values = dict(module.tensors(batch))
     return [
@@ -192,7 +192,7 @@ def test_corrected_biases_bring_the_means_back(seed: int) -> None:
     graph = float_graph(seed)
     features = inputs_of(graph, seed)
     batch = nchw(features)
-    exact, module = GraphModule(graph), GraphModule(graph)
+    exact, module = FakeQuantGraph(graph), FakeQuantGraph(graph)
     module.round_in(clipped(extremes(graph, features)))
     wanted = means(exact, batch)
     before = [np.abs(each - want).max() for each, want in zip(means(module, batch), wanted, strict=True)]
@@ -205,7 +205,7 @@ def test_corrected_biases_bring_the_means_back(seed: int) -> None:
 def test_correction_changes_biases_only() -> None:
     graph = float_graph(0)
     features = inputs_of(graph, 0)
-    exact, module = GraphModule(graph), rounded(graph, features)
+    exact, module = FakeQuantGraph(graph), rounded(graph, features)
     states = [{name: each.clone() for name, each in network.state_dict().items()} for network in (exact, module)]
     correct_biases(module, exact, [nchw(features)])
     for network, was in zip((exact, module), states, strict=True):

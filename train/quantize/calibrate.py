@@ -1,8 +1,8 @@
 """Post-training quantization: ranges from a few clips, biases corrected, a float graph made integer.
 
     graph = equalize(graph, batches)
-    ranges = calibrate(GraphModule(graph), batches, settings)
-    rounded = GraphModule(graph); rounded.round_in(ranges); correct_biases(rounded, GraphModule(graph), batches)
+    ranges = calibrate(FakeQuantGraph(graph), batches, settings)
+    rounded = FakeQuantGraph(graph); rounded.round_in(ranges); correct_biases(rounded, FakeQuantGraph(graph), batches)
     integer = to_integers(rounded.graph(), rounded.ranges())
 
 Ranges are the extremes seen, the percentile that leaves out the rarest values, or those of least squared
@@ -34,7 +34,7 @@ from tinyscene.deploy.graph.graph import (
     Quantization,
 )
 from tinyscene.deploy.graph.graph import Tensor as Activation
-from tinyscene.train.quantize.fake_quantize import LEVELS, SMALLEST, GraphModule, Ranges
+from tinyscene.train.quantize.fake_quantize import LEVELS, SMALLEST, FakeQuantGraph, Ranges
 from tinyscene.train.recipe import Quantize
 
 BINS = 4096  # of a tensor's histogram
@@ -51,7 +51,7 @@ def equalize(graph: Graph, batches: list[Tensor]) -> Graph:
     Holds for channels behind a ReLU, which commutes with their positive factors.
     """
     highest: dict[str, NDArray[np.float32]] = {}  # tensor -> (channels,)
-    module = GraphModule(graph)
+    module = FakeQuantGraph(graph)
     for batch in batches:
         for name, values in module.tensors(batch):
             if values.ndim == 4:
@@ -74,7 +74,7 @@ def equalize(graph: Graph, batches: list[Tensor]) -> Graph:
 
 
 @torch.inference_mode()
-def calibrate(module: GraphModule, batches: list[Tensor], settings: Quantize) -> Ranges:
+def calibrate(module: FakeQuantGraph, batches: list[Tensor], settings: Quantize) -> Ranges:
     """The range of every tensor over batches of log-mel (batch, 1, mel, frame)."""
     extremes: Ranges = {}
     for batch in batches:
@@ -116,7 +116,7 @@ def _least_error(count: NDArray[np.float64], low: float, high: float) -> tuple[f
 
 
 @torch.inference_mode()
-def correct_biases(rounded: GraphModule, exact: GraphModule, batches: list[Tensor]) -> None:
+def correct_biases(rounded: FakeQuantGraph, exact: FakeQuantGraph, batches: list[Tensor]) -> None:
     """Move each bias of `rounded` so that its channel's mean before the activation is that of `exact`.
 
     Both run side by side, so that an operator is corrected for what its corrected inputs still lack.

@@ -1,6 +1,6 @@
 """A float graph in torch: to calibrate it, and to train it with the rounding of the integers it will become.
 
-    module = GraphModule(graph)                # float: equal to deploy/graph/reference.py
+    module = FakeQuantGraph(graph)             # float: equal to deploy/graph/reference.py
     module.round_in(ranges)                    # from here on every tensor and weight is rounded
     graph, ranges = module.graph(), module.ranges()
 
@@ -36,7 +36,7 @@ SMALLEST = 1e-6  # of a range and of a weight's scale: what is all zeros has a s
 Ranges = dict[str, tuple[float, float]]  # tensor -> lowest and highest real value, zero between them
 
 
-class Rounding(nn.Module):
+class FakeQuantize(nn.Module):
     """The int8 values of one tensor, in a range whose two ends learn by what factor to move."""
 
     ends: Tensor
@@ -56,7 +56,7 @@ class Rounding(nn.Module):
         return (torch.clamp(_straight_through(x / scale) + zero_point, INT8_MIN, INT8_MAX) - zero_point) * scale
 
 
-class GraphModule(nn.Module):
+class FakeQuantGraph(nn.Module):
     """Log-mel (batch, 1, mel, frame) -> logits (batch, classes), as a float graph defines it."""
 
     def __init__(self, graph: Graph) -> None:
@@ -76,7 +76,7 @@ class GraphModule(nn.Module):
         """Round every tensor from now on, in these ranges to begin with."""
         for name, (low, high) in ranges.items():
             if self.rounded_as[name] == name:
-                self.roundings[_key(name)] = Rounding(low, high)
+                self.roundings[_key(name)] = FakeQuantize(low, high)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return deque(self.tensors(log_mel), maxlen=1)[0][1]  # which lets go of the others
@@ -128,7 +128,7 @@ class GraphModule(nn.Module):
         for name in self.source.tensors:
             if _key(name) in self.roundings:
                 rounding = self.roundings[_key(name)]
-                assert isinstance(rounding, Rounding)
+                assert isinstance(rounding, FakeQuantize)
                 low, high = rounding.range().tolist()
                 found[name] = (low, high)
         return found

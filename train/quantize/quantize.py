@@ -38,7 +38,7 @@ from tinyscene.train.distill import from_network, loss_of
 from tinyscene.train.features import LogMel, waveform
 from tinyscene.train.loop import fit
 from tinyscene.train.quantize.calibrate import calibrate, correct_biases, equalize, to_integers
-from tinyscene.train.quantize.fake_quantize import GraphModule
+from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Consistency, Distill, Recipe, override
 from tinyscene.train.recording_devices import DEVICES, load_devices, part_of
@@ -144,14 +144,16 @@ def _prepare(
     )
 
 
-def _post_training(graph: Graph, recipe: Recipe, clips: Clips, chosen: NDArray[np.int64]) -> tuple[Graph, GraphModule]:
+def _post_training(
+    graph: Graph, recipe: Recipe, clips: Clips, chosen: NDArray[np.int64]
+) -> tuple[Graph, FakeQuantGraph]:
     """The float graph, equalized, and the same in torch, rounded in calibrated ranges, its biases corrected."""
     log_mel, settings = LogMel(recipe.features), recipe.quantize
     parts = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
     batches = [log_mel(waveform(torch.from_numpy(clips.pcm[part]))) for part in parts]
     if settings.equalize:
         graph = equalize(graph, batches)
-    exact, rounded = GraphModule(graph), GraphModule(graph)
+    exact, rounded = FakeQuantGraph(graph), FakeQuantGraph(graph)
     rounded.round_in(calibrate(exact, batches, settings))
     if settings.bias_correction:
         correct_biases(rounded, exact, batches[: BIAS_CLIPS // BATCH])
@@ -159,7 +161,7 @@ def _post_training(graph: Graph, recipe: Recipe, clips: Clips, chosen: NDArray[n
 
 
 def _fine_tune(
-    rounded: GraphModule,
+    rounded: FakeQuantGraph,
     network: nn.Module,
     recipe: Recipe,
     dataset: Dataset,

@@ -19,7 +19,7 @@ from tinyscene.deploy.graph.graph import Tensor as Activation
 from tinyscene.deploy.graph.reference import run, run_all, run_float, run_integer
 from tinyscene.train.models import build
 from tinyscene.train.quantize.calibrate import to_integers
-from tinyscene.train.quantize.fake_quantize import GraphModule, Ranges, Rounding
+from tinyscene.train.quantize.fake_quantize import FakeQuantGraph, FakeQuantize, Ranges
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import load_recipe, recipe_names
 
@@ -49,8 +49,8 @@ def extremes(graph: Graph, features: NDArray[np.float32]) -> Ranges:
     return {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in found.items()}
 
 
-def rounded(graph: Graph, features: NDArray[np.float32]) -> GraphModule:
-    module = GraphModule(graph)
+def rounded(graph: Graph, features: NDArray[np.float32]) -> FakeQuantGraph:
+    module = FakeQuantGraph(graph)
     module.round_in(extremes(graph, features))
     return module
 
@@ -60,7 +60,7 @@ def small() -> tuple[Graph, NDArray[np.float32]]:
     return graph, inputs_of(graph, 0)
 
 
-def step(module: GraphModule, features: NDArray[np.float32]) -> None:
+def step(module: FakeQuantGraph, features: NDArray[np.float32]) -> None:
     """One step of training that moves everything."""
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     module(nchw(features)).square().sum().backward()
@@ -69,7 +69,7 @@ def step(module: GraphModule, features: NDArray[np.float32]) -> None:
 
 def assert_same_tensors(graph: Graph, features: NDArray[np.float32]) -> None:
     expected = run_all(graph, features)
-    actual = {name: nhwc(values) for name, values in GraphModule(graph).tensors(nchw(features))}
+    actual = {name: nhwc(values) for name, values in FakeQuantGraph(graph).tensors(nchw(features))}
     assert list(actual) == list(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(actual[name], values, rtol=0, atol=1e-4 * max(1.0, float(np.abs(values).max())))
@@ -153,7 +153,7 @@ def test_weights_are_rounded_to_those_of_the_integer_graph_exactly(
         weights[-1 if kind is Conv2D else slice(None), ..., -1] = 0
     operator = pointwise(kind, weights)
     graph = Graph(Activation("x", (1, 1, 1, channels)), (operator,))
-    module = GraphModule(graph)
+    module = FakeQuantGraph(graph)
     module.round_in({"x": (-1.0, 1.0), "y": (-1e-3, 1e-3)})
     integer = to_integers(graph, module.ranges()).operators[0]
     assert isinstance(integer, Convolution)
@@ -169,7 +169,7 @@ def test_weights_are_rounded_to_those_of_the_integer_graph_exactly(
 
 def test_the_gradient_of_a_rounded_value_is_one_inside_its_range_and_zero_outside() -> None:
     x = torch.linspace(-2.0, 2.0, 4001, requires_grad=True)
-    Rounding(-1.28, 1.27)(x).sum().backward()
+    FakeQuantize(-1.28, 1.27)(x).sum().backward()
     values = x.detach()
     assert x.grad is not None
     assert (x.grad[(values > -1.28) & (values < 1.27)] == 1).all()
@@ -188,7 +188,7 @@ def test_the_gradient_of_a_rounded_value_is_one_inside_its_range_and_zero_outsid
 def test_the_ends_of_a_range_learn_from_what_is_clipped_and_rounded(
     value: float, expected: tuple[float, float]
 ) -> None:
-    rounding = Rounding(-1.28, 1.27)
+    rounding = FakeQuantize(-1.28, 1.27)
     rounding(torch.tensor([value])).sum().backward()
     assert rounding.stretch.grad is not None
     assert rounding.stretch.grad.tolist() == pytest.approx(expected, abs=2e-5)
@@ -223,7 +223,7 @@ def test_training_reaches_every_weight_bias_and_range() -> None:
 
 def test_the_graph_holds_the_weights_trained() -> None:
     graph, features = small()
-    module = GraphModule(graph)
+    module = FakeQuantGraph(graph)
     step(module, features)
     logits = module(nchw(features)).detach().numpy()
     assert np.abs(logits - run(graph, features)).max() > 0.01
@@ -232,7 +232,7 @@ def test_the_graph_holds_the_weights_trained() -> None:
 
 def test_training_changes_no_graph_made_before_it() -> None:
     source, features = small()
-    module = GraphModule(source).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = FakeQuantGraph(source).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     made = module.graph()
     before = [run(each, features) for each in (source, made)]
     step(module, features)
@@ -256,7 +256,7 @@ def test_ranges_are_those_given_without_the_pools() -> None:
 
 @pytest.mark.parametrize("ends", [(0.5, 2.0), (-2.0, -0.5), (0.0, 0.0), (-1.0, 1.0)])
 def test_a_range_contains_zero_and_is_not_empty_however_it_is_trained(ends: tuple[float, float]) -> None:
-    rounding = Rounding(*ends)
+    rounding = FakeQuantize(*ends)
     for _ in range(3):
         low, high = rounding.range().tolist()
         assert low <= 0 <= high
@@ -285,7 +285,7 @@ def test_rounding_survives_being_copied(how: str) -> None:
     if how == "deep copy":
         copied = copy.deepcopy(module)
     else:
-        copied = GraphModule(graph)
+        copied = FakeQuantGraph(graph)
         copied.round_in(dict.fromkeys(graph.tensors, (-1.0, 1.0)))
         copied.load_state_dict(module.state_dict())
     assert copied.ranges() == module.ranges()
