@@ -18,7 +18,7 @@ from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
-from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.evaluate import Predict, score, score_recordings
 
@@ -77,7 +77,7 @@ def measure_accuracy(bundle: Bundle, clips: Clips, paths: tuple[str, ...]) -> di
 def _integer_runner(bundle: Bundle) -> str:
     """The fastest runner that there is and that equals the reference."""
     try:
-        scene = bundle_classifier(bundle, "native")
+        scene = BundleClassifier(bundle, "native")
     except InputError:
         return "reference"
     expected = bundle.graph.output.q.dequantize(bundle.vectors.logits)
@@ -87,27 +87,35 @@ def _integer_runner(bundle: Bundle) -> str:
 
 
 def _integer(bundle: Bundle, runner: str) -> Predict:
-    return bundle_classifier(bundle, runner).probabilities
+    return BundleClassifier(bundle, runner).probabilities
+
+
+class FloatClassifier(SceneClassifier):
+    """The float graph run by LiteRT on float features."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.labels, self.front_end, self.metadata = bundle.labels, bundle.front_end, bundle.content
+        content = export(bundle, "tflite-float", full=True)
+        self._interpreter = Interpreter(model_content=content, num_threads=1)
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+
+    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        rows = []
+        for features in self.front_end.log_mel(pcm / PCM_SCALE)[..., None]:  # (mel, frame, 1)
+            self._interpreter.set_tensor(self._input, features[None])
+            self._interpreter.invoke()
+            rows.append(self._interpreter.get_tensor(self._output)[0])
+        return np.stack(rows)
 
 
 def _float(bundle: Bundle) -> Predict:
-    """The float graph by LiteRT, checked against the numpy interpreter."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=export(bundle, "tflite-float", full=True), num_threads=1)
-    interpreter.allocate_tensors()
-    first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-
-    def logits(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        rows = []
-        for features in bundle.front_end.log_mel(pcm / PCM_SCALE)[..., None]:  # (mel, frame, 1)
-            interpreter.set_tensor(first, features[None])
-            interpreter.invoke()
-            rows.append(interpreter.get_tensor(last)[0])
-        return np.stack(rows)
-
-    probe = bundle.vectors.pcm[-1:]
-    expected = run(bundle.float_graph, bundle.front_end.log_mel(probe / PCM_SCALE)[..., None])
-    if not np.allclose(logits(probe), expected, rtol=FLOAT_TOLERANCE, atol=FLOAT_TOLERANCE):
+    """The float graph, checked against the numpy interpreter on a golden clip."""
+    classifier, clip = FloatClassifier(bundle), bundle.vectors.pcm[-1:]
+    expected = run(bundle.float_graph, bundle.front_end.log_mel(clip / PCM_SCALE)[..., None])
+    if not np.allclose(classifier.logits(clip), expected, rtol=FLOAT_TOLERANCE, atol=FLOAT_TOLERANCE):
         raise UnequalRunnerError(f"{bundle.folder}: LiteRT does not give the float graph's logits")
-    return SceneClassifier(bundle.labels, bundle.front_end, logits, card={}).probabilities
+    return classifier.probabilities

@@ -27,7 +27,6 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.emit import make_library, make_network
@@ -156,10 +155,9 @@ def networks_of(bundle: Bundle) -> Runtimes:
 
 def front_ends_of(bundle: Bundle) -> Runtimes:
     """Sound to features: the C as compiled for this machine, the reference in numpy, and numpy's float."""
-    made, q, pcm = Runtimes(), bundle.graph.input.q, bundle.vectors.pcm[SOUND]
+    made, pcm = Runtimes(), bundle.vectors.pcm[SOUND]
     made.add(NATIVE, lambda: _native_front_end(bundle, pcm))
-    log_mel = FixedPointLogMel(bundle.front_end, q.scale, q.zero_point)
-    made.add("reference int8", lambda: _call(log_mel, pcm[None]))
+    made.add("reference int8", lambda: _call(bundle.log_mel, pcm[None]))
     made.add("numpy float32", lambda: _call(bundle.front_end.log_mel, pcm[None] / PCM_SCALE))
     return made
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.firmware_bridge.frontend_tables import frame_spans, frontend_config, frontend_tables
@@ -58,8 +58,7 @@ def make_library(
     `model` names what it was made of, for whoever finds it in a device: the hash of a bundle's graph.
     Raises InputError for a hop that the front end's frames do not fall on.
     """
-    source = graph.input.q
-    log_mel = FixedPointLogMel(front_end, source.scale, source.zero_point)
+    log_mel = input_log_mel(graph, front_end)
     sizes = frontend_config(log_mel)
     sizes |= _hop_config(front_end, sizes, hop)
     plan = _plan(graph, kernels, _scene_blocks(sizes))

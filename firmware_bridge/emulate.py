@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import TinysceneError
-from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.firmware_bridge.emit import Library, make_library
 from tinyscene.firmware_bridge.memory.schedule import macs
@@ -110,9 +109,7 @@ def require_equal(results: list[dict[str, Any]]) -> None:
 
 
 def _reference(bundle: Bundle, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.int8]]:
-    q = bundle.graph.input.q
-    features = FixedPointLogMel(bundle.front_end, q.scale, q.zero_point)(pcm)
-    return run_all(bundle.graph, features[..., None])
+    return run_all(bundle.graph, bundle.features(pcm))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.reference import run
-from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.deploy.live.listen_view import picture_of
 from tinyscene.deploy.live.listener import Listener
 from tinyscene.deploy.live.sound import File
@@ -70,7 +70,14 @@ def resident() -> int:
 
 @pytest.fixture(scope="module")
 def scene(bundle: Bundle) -> SceneClassifier:
-    return bundle_classifier(bundle, "native")
+    return BundleClassifier(bundle, "native")
+
+
+class Zeros(SceneClassifier):
+    labels, front_end, metadata = ("a", "b"), FrontEnd(), {}
+
+    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        return np.zeros((len(pcm), 2), np.float32)
 
 
 def portions(rate: int, sizes: tuple[int, ...]) -> Iterator[NDArray[np.int16]]:
@@ -86,8 +93,7 @@ def portions(rate: int, sizes: tuple[int, ...]) -> Iterator[NDArray[np.int16]]:
 
 def test_no_decision_is_half_a_sample_from_where_its_hop_puts_it() -> None:
     rate, hop = 11_025, 0.3  # seconds: 3307.5 samples, which rounded would be 50 ms late after five minutes
-    still = SceneClassifier(("a", "b"), FrontEnd(), lambda pcm: np.zeros((len(pcm), 2), np.float32), {})
-    stream = still.stream(rate, hop)
+    stream = Zeros().stream(rate, hop)
     starts = [each["start"] for _ in range(60) for each in stream.push(np.zeros(rate, np.int16))]
     assert len(starts) == 1 + (60 * rate - rate) * 10 // (3 * rate)
     assert np.abs(np.array(starts) - hop * np.arange(len(starts))).max() <= 0.5 / rate + 1e-9

@@ -6,7 +6,7 @@ from pathlib import Path
 from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
-from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier, onnx_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier, SceneClassifier
 
 
 def load(model: str | Path, runner: str = "reference", device: str | None = None) -> SceneClassifier:
@@ -21,19 +21,19 @@ def load(model: str | Path, runner: str = "reference", device: str | None = None
     path = Path(model)
     if (path / INDEX).exists():
         bundle = open_bundle(path)
-        return bundle_classifier(bundle if device is None else bundle.variant(device), runner)
+        return BundleClassifier(bundle if device is None else bundle.variant(device), runner)
     if device is not None:
         raise InputError(f"--device {device}: {path} is no bundle; name the device's own run, RUN/devices/DEVICE")
     if runner not in ("reference", "onnxruntime"):
         raise InputError(f"--runner {runner}: {path} is no bundle and is run by ONNX Runtime; see `tinyscene quantize`")
     if path.suffix == ".onnx":
-        return onnx_classifier(path)
+        return OnnxClassifier(path)
     exported, weights = path / "model.onnx", path / "model.safetensors"
     if not weights.is_file() and not exported.is_file():
         raise InputError(f"{path}: neither a bundle, nor a finished run, nor an .onnx file")
     if exported.is_file():
-        classifier = onnx_classifier(exported)
-        if not weights.is_file() or classifier.card.get("weights_sha256") == sha256(weights):
+        classifier = OnnxClassifier(exported)
+        if not weights.is_file() or classifier.metadata.get("weights_sha256") == sha256(weights):
             return classifier
     if find_spec("torch") is None:
         raise InputError(
@@ -41,4 +41,4 @@ def load(model: str | Path, runner: str = "reference", device: str | None = None
         )
     from tinyscene.train.export import export_onnx
 
-    return onnx_classifier(export_onnx(path, allow_over_budget=True))
+    return OnnxClassifier(export_onnx(path, allow_over_budget=True))

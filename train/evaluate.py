@@ -24,7 +24,7 @@ from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.files import replacing, write_whole
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.live.classifier import bundle_classifier, onnx_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import DEVICE_GROUPS
 from tinyscene.train.features import waveform
@@ -73,12 +73,12 @@ def open_subject(model: Path, runner: str) -> Subject:
     """A run, by torch; a bundle, by the runner named; or an .onnx file, by ONNX Runtime."""
     if (model / INDEX).exists():
         bundle = open_bundle(model)
-        scene, split = bundle_classifier(bundle, runner), bundle.content["quantized"]["split"]
-        variants = {each: bundle_classifier(bundle.variant(each), runner).probabilities for each in bundle.variants}
+        scene, split = BundleClassifier(bundle, runner), bundle.content["quantized"]["split"]
+        variants = {each: BundleClassifier(bundle.variant(each), runner).probabilities for each in bundle.variants}
         return Subject(scene.probabilities, scene.front_end, scene.labels, split, runner, variants)
     if model.suffix == ".onnx":
-        scene = onnx_classifier(model)
-        return Subject(scene.probabilities, scene.front_end, scene.labels, scene.card.get("split"), "onnxruntime")
+        scene = OnnxClassifier(model)
+        return Subject(scene.probabilities, scene.front_end, scene.labels, scene.metadata.get("split"), "onnxruntime")
     network, card = load_model(model)
     recipe = card.parsed_recipe
     variants = {device: predictor(own, features_of(recipe)) for device, (own, _) in load_devices(model, card).items()}

@@ -21,7 +21,7 @@ from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
-from tinyscene.deploy.live.classifier import bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.features import LogMel, waveform
@@ -145,7 +145,7 @@ def _float_logits(run: Path, pcm: NDArray[np.int16], chosen: NDArray[np.int64]) 
 
 
 def _integer_logits(bundle: Bundle, pcm: NDArray[np.int16], chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-    classifier = bundle_classifier(bundle, "reference")
+    classifier = BundleClassifier(bundle, "reference")
     with progress("evaluating", len(chosen)) as advance:
         logits = []
         for start in range(0, len(chosen), BATCH):

@@ -31,10 +31,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.bundle.golden import Vectors, make_vectors, read_vectors
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free, sha256, write_whole
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.storage import load_graph, save_graph
@@ -94,6 +99,18 @@ class Bundle:
             good = False
         if not good:
             raise InputError(f"{self.folder / INDEX}: lacks its budget, errors, recipe or split; make the bundle again")
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self.folder}: {len(self.labels)} labels, {len(self.graph.operators)} operators>"
+
+    @cached_property
+    def log_mel(self) -> FixedPointLogMel:
+        """The fixed-point front end: int16 clips (batch, samples) -> int8 log-mel (batch, mel, frame)."""
+        return input_log_mel(self.graph, self.front_end)
+
+    def features(self, pcm: NDArray[np.int16]) -> NDArray[np.int8]:
+        """What the graph takes: int16 clips (batch, samples) -> int8 (batch, mel, frame, 1)."""
+        return self.log_mel(pcm)[..., None]
 
     @cached_property
     def float_graph(self) -> Graph:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.reference import run_all
@@ -70,7 +70,7 @@ def read_vectors(content: bytes) -> Vectors:
 def make_vectors(front_end: FrontEnd, graph: Graph) -> Vectors:
     """What a graph makes of the test sounds, by the reference."""
     pcm = probe_sounds(front_end)
-    features = FixedPointLogMel(front_end, graph.input.q.scale, graph.input.q.zero_point)(pcm)
+    features = input_log_mel(graph, front_end)(pcm)
     tensors = run_all(graph, features[..., None])
     crc = [[zlib.crc32(values[index].tobytes()) for values in tensors.values()] for index in range(len(pcm))]
     return Vectors(pcm, features.reshape(len(pcm), -1), np.array(crc, np.uint32), tensors[graph.output.name])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
 from tinyscene.deploy.graph.graph import INT8_MAX, INT8_MIN, Convolution, Graph, Kind
 from tinyscene.deploy.graph.reference import run_all, run_float
@@ -44,7 +44,7 @@ def inspect_errors(
     graph: Graph, float_graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16]
 ) -> dict[str, dict[str, float]]:
     """For each tensor the errors on int16 clips (batch, samples): `sqnr_db` and `alone`, as above."""
-    features = FixedPointLogMel(front_end, graph.input.q.scale, graph.input.q.zero_point)(pcm)[..., None]
+    features = input_log_mel(graph, front_end)(pcm)[..., None]
     exact = run_all(float_graph, front_end.log_mel(pcm / PCM_SCALE)[..., None])
     integers = run_all(graph, features)
     errors = {}

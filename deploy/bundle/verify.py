@@ -17,7 +17,6 @@ from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import make_vectors
 from tinyscene.deploy.bundle.runners import Invoke, MissingRuntimeError, make_runner
 from tinyscene.deploy.common.errors import InputError, TinysceneError
-from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
 
@@ -46,10 +45,8 @@ def verify(bundle: Bundle, pcm: NDArray[np.int16], truth: NDArray[np.integer[Any
     clips, and runners: name -> the same figures, or why it is `missing` or `failed`. The runner `float` is the float
     graph on float features, on the clips given if there are any.
     """
-    source = bundle.graph.input.q
-    log_mel = FixedPointLogMel(bundle.front_end, source.scale, source.zero_point)
     everything = np.concatenate([bundle.vectors.pcm, pcm])
-    features = np.concatenate([log_mel(part)[..., None] for part in _batches(everything)])
+    features = np.concatenate([bundle.features(part) for part in _batches(everything)])
     expected = _invoke(lambda part: run(bundle.graph, part), features)
     more = slice(len(bundle.vectors.pcm), None)
     runners: dict[str, dict[str, Any]] = {}

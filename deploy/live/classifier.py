@@ -1,18 +1,17 @@
 """Scene classifiers: recordings or a stream of samples in, scores by label out. Needs no torch.
 
-    scene = bundle_classifier(open_bundle(folder), "reference")
+    scene = BundleClassifier(open_bundle(folder), "reference")     # or OnnxClassifier(path)
     scene.classify("some.wav")
 
     stream = scene.stream(sample_rate=32000)
     for decision in stream.push(samples): ...
 
-A bundle is integers all the way: PCM, int8 features by the fixed-point front end, int8 logits. A float
-ONNX model takes the float front end.
+A bundle is run in integers from PCM to logits, with the fixed-point front end. A float ONNX model is run with the
+float front end.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,25 @@ from tinyscene.deploy.bundle.runners import make_runner, onnx_session, scene_run
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
-from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, SOURCE_RATES, FrontEnd
 
 BATCH = 16  # seconds of a recording classified at once
 MAX_ONNX = 2**28  # bytes
 
-Logits = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes)
 
-
-@dataclass(frozen=True)
-class SceneClassifier:
-    """A model with its front end and labels, whatever runs it."""
+class SceneClassifier(ABC):
+    """A model with its front end and labels. A subclass says how its logits are computed."""
 
     labels: tuple[str, ...]
     front_end: FrontEnd
-    logits: Logits  # one-second clips (batch, samples) at the front end's rate -> logits (batch, classes)
-    card: dict[str, Any]  # what made the model
+    metadata: dict[str, Any]  # what the model's file says of it: labels, front end, what made it
+
+    @abstractmethod
+    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        """One-second clips (batch, samples) at the front end's rate -> logits (batch, classes)."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self.labels)} labels, {self.front_end.sample_rate:,} Hz>"
 
     def probabilities(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         """One-second clips (batch, samples) -> probabilities (batch, classes)."""
@@ -135,66 +136,77 @@ class SceneStream:
         return {"start": self._start / self.sample_rate, **self.classifier.decision(scores)}
 
 
-def bundle_classifier(bundle: Bundle, runner: str) -> SceneClassifier:
-    """A bundle run by the runner of that name, in `deploy/bundle/runners.py`."""
-    output = bundle.graph.output.q
-    runners = scene_runners()
-    if runner in runners:
-        run = runners[runner](bundle)
-        return SceneClassifier(bundle.labels, bundle.front_end, lambda pcm: output.dequantize(run(pcm)), bundle.content)
-    invoke, source = make_runner(runner, bundle), bundle.graph.input.q
-    log_mel = FixedPointLogMel(bundle.front_end, source.scale, source.zero_point)
+class BundleClassifier(SceneClassifier):
+    """A bundle, run by the runner of that name (`deploy/bundle/runners.py`)."""
 
-    def logits(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        return output.dequantize(invoke(log_mel(pcm)[..., None]))  # features (batch, mel, frame, 1)
+    def __init__(self, bundle: Bundle, runner: str) -> None:
+        self.labels, self.front_end, self.metadata = bundle.labels, bundle.front_end, bundle.content
+        self.bundle = bundle
+        scene_runner = scene_runners().get(runner)
+        if scene_runner:  # it has a front end of its own
+            self._run = scene_runner(bundle)
+        else:
+            network = make_runner(runner, bundle)
+            self._run = lambda pcm: network(bundle.features(pcm))
 
-    return SceneClassifier(bundle.labels, bundle.front_end, logits, bundle.content)
+    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        return self.bundle.graph.output.q.dequantize(self._run(pcm))
 
 
-def onnx_classifier(model: Path) -> SceneClassifier:
-    """A float ONNX model with the labels and front end in its metadata, run by ONNX Runtime on the CPU."""
+class OnnxClassifier(SceneClassifier):
+    """A float ONNX model with labels and front end in its metadata, run by ONNX Runtime on the CPU.
+
+    Raises InputError for a file that is no such model or that ONNX Runtime cannot run.
+    """
+
+    def __init__(self, model: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise InputError("onnxruntime is not installed: pip install 'tinyscene[onnx]'") from None
+        if not model.is_file():
+            raise InputError(f"{model}: no such model file")
+        if model.stat().st_size > MAX_ONNX:
+            raise InputError(f"{model}: larger than {MAX_ONNX >> 20} MB")
+        try:
+            self._session = onnx_session(onnxruntime, model.read_bytes())
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            raise InputError(f"{model}: not a model that ONNX Runtime can run ({_reason(error)})") from None
+        self.metadata = _read_metadata(self._session.get_modelmeta().custom_metadata_map, model)
+        self.labels, self.front_end = tuple(self.metadata["labels"]), FrontEnd(**self.metadata["front_end"])
+        self._input = self._session.get_inputs()[0].name if self._session.get_inputs() else ""
+        self._check_shapes(model)
+        try:
+            self.logits(np.zeros((1, self.front_end.clip_samples), np.int16))
+        except Exception as error:
+            raise InputError(f"{model}: ONNX Runtime loads it but cannot run it ({_reason(error)})") from None
+
+    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        features = self.front_end.log_mel(pcm / PCM_SCALE)[:, None]  # (batch, 1, mel, frame)
+        return np.asarray(self._session.run(None, {self._input: features})[0])
+
+    def _check_shapes(self, model: Path) -> None:
+        """Raise InputError unless the model takes batches of the front end's features and gives a logit a label."""
+        inputs, outputs, shape = self._session.get_inputs(), self._session.get_outputs(), self.front_end.shape
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [1, *shape]:
+            raise InputError(f"{model}: its input does not fit its front end, float 1 x {shape}")
+        if isinstance(inputs[0].shape[0], int):
+            raise InputError(f"{model}: takes batches of {inputs[0].shape[0]} only; export it with a free batch size")
+        if len(outputs) != 1 or outputs[0].shape[1:] != [len(self.labels)]:
+            raise InputError(f"{model}: its output does not fit its {len(self.labels)} labels")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _read_metadata(stored: dict[str, str], model: Path) -> dict[str, Any]:
+    """The labels, front end and provenance that an export carries."""
     try:
-        import onnxruntime
-    except ImportError:
-        raise InputError("onnxruntime is not installed: pip install 'tinyscene[onnx]'") from None
-    if not model.is_file():
-        raise InputError(f"{model}: no such model file")
-    if model.stat().st_size > MAX_ONNX:
-        raise InputError(f"{model}: larger than {MAX_ONNX >> 20} MB")
-    try:
-        session = onnx_session(onnxruntime, model.read_bytes())
-    except Exception as error:  # ONNX Runtime's exceptions share no other base
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{model}: not a model that ONNX Runtime can run ({reason})") from None
-    card = _read_card(session.get_modelmeta().custom_metadata_map, model)
-    labels, front_end = tuple(card["labels"]), FrontEnd(**card["front_end"])
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[1:] != [1, *front_end.shape]:
-        raise InputError(f"{model}: its input does not fit its front end, float 1 x {front_end.shape}")
-    if isinstance(inputs[0].shape[0], int):
-        raise InputError(f"{model}: takes batches of {inputs[0].shape[0]} only; export it with a free batch size")
-    if len(outputs) != 1 or outputs[0].shape[1:] != [len(labels)]:
-        raise InputError(f"{model}: its output does not fit its {len(labels)} labels")
-
-    def logits(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        features = front_end.log_mel(pcm / PCM_SCALE)[:, None]  # (batch, 1, mel, frame)
-        return np.asarray(session.run(None, {inputs[0].name: features})[0])
-
-    try:
-        logits(np.zeros((1, front_end.clip_samples), np.int16))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{model}: ONNX Runtime loads it but cannot run it ({reason})") from None
-    return SceneClassifier(labels, front_end, logits, card)
-
-
-def _read_card(metadata: dict[str, str], model: Path) -> dict[str, Any]:
-    """Labels, front end and provenance that an export carries."""
-    try:
-        card = json.loads(metadata[METADATA_KEY])
-        read_labels(card["labels"])
-        FrontEnd(**card["front_end"])
-        return card
+        metadata = json.loads(stored[METADATA_KEY])
+        read_labels(metadata["labels"])
+        FrontEnd(**metadata["front_end"])
+        return metadata
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{model}: carries no labels and front end of tinyscene ({error}); export it with `tinyscene export`"

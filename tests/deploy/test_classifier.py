@@ -22,7 +22,7 @@ from tests.train.test_export import TINY, run_of
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier, onnx_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier, SceneClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.evaluate import predictor
@@ -95,7 +95,7 @@ def test_a_run_whose_weights_changed_is_exported_again(run: Path, tmp_path: Path
     other, network = run_of(tmp_path, "nano", TINY, seed=1)
     shutil.copy(other / "model.safetensors", run / "model.safetensors")
     pcm = sample_clips.pcm[[0, 100, 200]]
-    stale = onnx_classifier(run / "model.onnx").probabilities(pcm)
+    stale = OnnxClassifier(run / "model.onnx").probabilities(pcm)
     classifier = tinyscene.load(run)
     expected = predictor(network, LogMel(classifier.front_end), torch.device("cpu"))(pcm)
     np.testing.assert_allclose(classifier.probabilities(pcm), expected, atol=1e-4)
@@ -121,7 +121,7 @@ def test_a_recording_scores_the_mean_of_its_seconds(exported_run: Path, noise: P
 
 def test_a_long_recording_is_classified_whole(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.full(8_000 * 35, 0.1), 8_000)
-    result = onnx_classifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(tmp_path / "long.wav")
+    result = OnnxClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(tmp_path / "long.wav")
     assert [second["start"] for second in result["seconds"]] == list(range(35))
 
 
@@ -137,7 +137,7 @@ def test_two_channels_are_classified_as_their_mean(exported_run: Path, tmp_path:
 
 
 def test_scores_are_the_softmax_in_the_order_of_the_labels(tmp_path: Path, noise: Path) -> None:
-    result = onnx_classifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(noise)
+    result = OnnxClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD))).classify(noise)
     assert result["scores"] == pytest.approx({"wind": 0.1, "bells": 0.7, "rain": 0.2}, abs=1e-6)
     assert result["scene"] == "bells"
 
@@ -145,13 +145,13 @@ def test_scores_are_the_softmax_in_the_order_of_the_labels(tmp_path: Path, noise
 @pytest.mark.parametrize("metadata", UNFIT, ids=lambda metadata: str(metadata)[:150])
 def test_metadata_that_does_not_fit_is_refused(metadata: str | None, tmp_path: Path, noise: Path) -> None:
     with pytest.raises(InputError, match=r"model\.onnx"):
-        onnx_classifier(handmade(tmp_path / "model.onnx", metadata)).classify(noise)
+        OnnxClassifier(handmade(tmp_path / "model.onnx", metadata)).classify(noise)
 
 
 @pytest.mark.parametrize("change", [{"batch": 1}, {"batch": 2}, {"kind": onnx.TensorProto.DOUBLE}], ids=str)
 def test_a_model_that_cannot_take_float_seconds_is_refused(change: dict[str, int], tmp_path: Path, noise: Path) -> None:
     with pytest.raises(InputError, match=r"model\.onnx"):
-        onnx_classifier(handmade(tmp_path / "model.onnx", json.dumps(CARD), **change)).classify(noise)
+        OnnxClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD), **change)).classify(noise)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "missing"])
@@ -181,7 +181,14 @@ def checksums(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
     return ((pcm.astype(np.int64) @ weights) % 997 / 200).astype(np.float32)
 
 
-LISTENER = SceneClassifier(("wind", "bells", "rain"), FrontEnd(**FRONT_END), checksums, {})
+class Checksums(SceneClassifier):
+    labels, front_end, metadata = ("wind", "bells", "rain"), FrontEnd(**FRONT_END), {}
+
+    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        return checksums(pcm)
+
+
+LISTENER = Checksums()
 
 
 def noise_of(count: int, kind: str, channels: int, seed: int = 4) -> NDArray[Any]:
@@ -227,7 +234,7 @@ def test_a_bundle_decides_a_stream_as_its_file(
     seconds: float, rate: int, kind: str, channels: int, bundle: Bundle, tmp_path: Path
 ) -> None:
     samples = noise_of(round(seconds * rate), kind, channels)
-    classifier = bundle_classifier(bundle, "reference")
+    classifier = BundleClassifier(bundle, "reference")
     decisions = decided(classifier, rate, np.array_split(samples, 11))
     assert decisions == heard(classifier, rate, samples, tmp_path)
     assert len(decisions) == {2.4: 2, 2.5: 3, 0.3: 1}[seconds]

@@ -16,7 +16,7 @@ from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.onnx_writer import write_onnx
 from tinyscene.deploy.graph.tflite_writer import write_tflite
-from tinyscene.deploy.live.classifier import onnx_classifier
+from tinyscene.deploy.live.classifier import OnnxClassifier
 from tinyscene.train.budget import count_tflite
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
@@ -30,7 +30,7 @@ FUZZ = f"""
 import resource, sys
 from pathlib import Path
 import numpy as np
-from tinyscene.deploy.live.classifier import onnx_classifier
+from tinyscene.deploy.live.classifier import OnnxClassifier
 from tinyscene.deploy.common.errors import InputError
 from tests.deploy.test_hostile_models import broken
 from tinyscene.train.budget import count_onnx
@@ -38,7 +38,7 @@ content, copy = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]) / "broken.onnx
 refused = 0
 for seed in range(int(sys.argv[3]), int(sys.argv[3]) + int(sys.argv[4])):
     copy.write_bytes(broken(content, seed))
-    for read in (onnx_classifier, count_onnx):
+    for read in (OnnxClassifier, count_onnx):
         try:
             read(copy)
         except InputError as error:
@@ -134,7 +134,7 @@ def test_an_onnx_file_that_asks_for_a_terabyte_is_refused(models: Path, tmp_path
     model.graph.initializer.append(shape)
     onnx.save(model, tmp_path / "huge.onnx")
     with pytest.raises(InputError, match="ONNX Runtime"):
-        onnx_classifier(tmp_path / "huge.onnx")
+        OnnxClassifier(tmp_path / "huge.onnx")
 
 
 def test_an_onnx_file_that_names_another_file_is_refused(models: Path, tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_an_onnx_file_that_names_another_file_is_refused(models: Path, tmp_path:
     weights.external_data.add(key="location", value=secret.name)
     (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="not a model that ONNX Runtime can run"):
-        onnx_classifier(tmp_path / "other.onnx")
+        OnnxClassifier(tmp_path / "other.onnx")
 
 
 def test_the_intact_model_is_read(models: Path) -> None:
-    assert onnx_classifier(models / "nano.onnx").labels == SCENES
+    assert OnnxClassifier(models / "nano.onnx").labels == SCENES

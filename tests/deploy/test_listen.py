@@ -23,7 +23,7 @@ from rich.console import Console
 
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.live.classifier import SceneClassifier, bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.deploy.live.listen_view import log_mel_picture, picture_of
 from tinyscene.deploy.live.listener import Listener
 from tinyscene.deploy.live.sound import File
@@ -52,7 +52,7 @@ print(json.dumps([card.name, card.lost, card._queue.qsize(), taken.tolist()]))
 
 @pytest.fixture(scope="module")
 def scene(bundle: Bundle) -> SceneClassifier:
-    return bundle_classifier(bundle, "litert")
+    return BundleClassifier(bundle, "litert")
 
 
 @pytest.fixture(scope="module")

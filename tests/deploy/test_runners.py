@@ -24,7 +24,7 @@ from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.runners import RUNNERS, make_runner
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.live.classifier import bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier
 
 RunCli = Callable[..., tuple[int, str, str]]
 EXACT = ("reference", "litert-reference", "tflite-runtime-reference", "tflite-micro")
@@ -266,7 +266,7 @@ def test_a_bundle_needs_neither_torch_nor_onnx(name: str, bundle: Bundle, noise:
     blocked = ("torch", "onnx", "onnxruntime", "torchinfo", "yaml", "matplotlib", "pooch")
     done = without(blocked, "classify", bundle.folder, noise, "--runner", name, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [bundle_classifier(bundle, name).classify(noise)]
+    assert json.loads(done.stdout) == [BundleClassifier(bundle, name).classify(noise)]
 
 
 def test_an_int8_onnx_in_a_bundle_is_run_without_onnx(folder: Path, noise: Path) -> None:
@@ -274,7 +274,7 @@ def test_an_int8_onnx_in_a_bundle_is_run_without_onnx(folder: Path, noise: Path)
     exported = with_int8_onnx(folder, export(open_bundle(folder), "onnx-int8"))
     done = without(("torch", "onnx"), "classify", folder, noise, "--runner", "onnxruntime", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == [bundle_classifier(exported, "onnxruntime").classify(noise)]
+    assert json.loads(done.stdout) == [BundleClassifier(exported, "onnxruntime").classify(noise)]
 
 
 @pytest.mark.parametrize(("kind", "package"), [("onnx", "onnx"), ("onnx-int8", "onnx"), ("tflite", "flatbuffers")])
@@ -348,7 +348,7 @@ def test_a_bundle_is_classified_in_an_environment_made_without_torch(
     program = "; ".join(f"import tinyscene.deploy.{name}" for name in modules) + "; print(tinyscene.__file__)"
     done = run(binaries / "python", "-c", program)
     assert (done.returncode, done.stdout.startswith(str(tmp_path / "venv")), done.stderr) == (0, True, "")
-    expected = bundle_classifier(bundle, "reference").classify(noise)
+    expected = BundleClassifier(bundle, "reference").classify(noise)
     for name, tolerance in (("reference", 1e-6), ("litert", 0.05)):  # less than one step of a logit, and ten
         done = run(binaries / "tinyscene", "classify", bundle.folder, noise, "--runner", name, "--json")
         assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from tinyscene.deploy.bundle.inspection import inspect_errors
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Conv2D, Graph, Mean, Quantization, Tensor
-from tinyscene.deploy.live.classifier import bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import open_dataset
 
@@ -122,7 +122,7 @@ def test_a_dataset_gives_accuracies_of_its_clips_alone(bundle: Bundle, small_dat
     code, out, err = run_cli("verify", bundle.folder, "--data", small_dataset, "--json")
     assert code == 0, err
     result, (pcm, truth) = json.loads(out), judged(small_dataset)
-    answers = bundle_classifier(bundle, "reference").probabilities(pcm).argmax(axis=1)
+    answers = BundleClassifier(bundle, "reference").probabilities(pcm).argmax(axis=1)
     assert result["clips"] == 8 + len(pcm)
     assert result["runners"]["reference"]["accuracy"] == np.mean(answers == truth)
     assert "accuracy" in result["runners"]["float"]
@@ -130,7 +130,7 @@ def test_a_dataset_gives_accuracies_of_its_clips_alone(bundle: Bundle, small_dat
 
 def test_accuracies_are_of_each_clip_with_its_own_class(bundle: Bundle, sample_clips: Clips) -> None:
     pcm = sample_clips.pcm[::20]
-    truth = bundle_classifier(bundle, "reference").probabilities(pcm).argmax(axis=1)
+    truth = BundleClassifier(bundle, "reference").probabilities(pcm).argmax(axis=1)
     assert len(set(truth.tolist())) > 1
     truth[:9] += 1
     assert verify(bundle, pcm, truth)["runners"]["reference"]["accuracy"] == 36 / 45
@@ -331,7 +331,7 @@ def test_a_bundle_is_evaluated_as_counted_by_hand(
     code, out, err = run_cli("evaluate", folder, "--data", small_dataset, "--runner", name, "--json")
     assert code == 0, err
     result, (pcm, truth) = json.loads(out), judged(small_dataset)
-    right = bundle_classifier(open_bundle(folder), name).probabilities(pcm).argmax(axis=1) == truth
+    right = BundleClassifier(open_bundle(folder), name).probabilities(pcm).argmax(axis=1) == truth
     assert (result["split"], result["clips"], result["correct"]) == ("5", len(pcm), int(right.sum()))
     assert result["accuracy"] == np.mean(right)
     measured = {key: result[key] for key in ("clips", "correct", "accuracy", "split", "data_hash")} | {"runner": name}

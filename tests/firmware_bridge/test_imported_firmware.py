@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.deploy.live.classifier import bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.emit import make_library
 from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.native import KERNELS, NativeScene
@@ -41,7 +41,7 @@ def test_every_test_clip_is_equal_on_the_host(
     kernels: tuple[str, ...],
 ) -> None:
     scene = NativeScene(make_library(imported_bundle.graph, imported_bundle.front_end, imported_bundle.labels, kernels))
-    reference, q = bundle_classifier(imported_bundle, "reference"), imported_bundle.graph.output.q
+    reference, q = BundleClassifier(imported_bundle, "reference"), imported_bundle.graph.output.q
     assert len(clips) == 1_088
     for start in range(0, len(clips), 64):
         part = clips[start : start + 64]

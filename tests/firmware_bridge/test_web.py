@@ -24,7 +24,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.audio import read_clips
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd, resample
-from tinyscene.deploy.live.classifier import bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.web import (
     MODULES,
     PAGE,
@@ -145,7 +145,7 @@ def drop(page: Any, path: Path) -> None:
 def hold_logits(result: dict[str, Any], path: Path, bundle: Bundle) -> None:
     """Compare what the page saved of a file with the reference, bit for bit."""
     output = bundle.graph.output.q
-    reference = bundle_classifier(bundle, "reference").logits(read_clips([path], RATE))
+    reference = BundleClassifier(bundle, "reference").logits(read_clips([path], RATE))
     expected = np.rint(reference / np.float32(output.scale) + output.zero_point)
     np.testing.assert_array_equal([second["logits"] for second in result["seconds"]], expected)
 
@@ -170,7 +170,7 @@ def test_a_dropped_file_gives_what_the_command_line_says_of_it(
 ) -> None:
     path = sounds["44k1.flac"]
     result = saved(watched.page, lambda: drop(watched.page, path))
-    expected = bundle_classifier(bundle, "reference").classify(path)
+    expected = BundleClassifier(bundle, "reference").classify(path)
     assert (result["file"], result["scene"], result["notes"]) == (path.name, expected["scene"], expected["notes"])
     assert [each["start"] for each in result["seconds"]] == [each["start"] for each in expected["seconds"]]
     for ours, theirs in zip([result, *result["seconds"]], [expected, *expected["seconds"]], strict=True):

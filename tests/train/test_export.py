@@ -17,7 +17,7 @@ from torch import nn
 
 from tests import ROOT
 from tests.train.test_cp_mobile import trained
-from tinyscene.deploy.live.classifier import onnx_classifier
+from tinyscene.deploy.live.classifier import OnnxClassifier
 from tinyscene.train.budget import count_onnx
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES
@@ -76,7 +76,7 @@ def test_onnx_runtime_agrees_with_torch_on_random_log_mel(batch: int, exported: 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_the_deployed_chain_agrees_with_torch_on_clips(batch: int, exported: Exported, sample_clips: Clips) -> None:
     pcm = sample_clips.pcm[np.arange(batch) * 90]
-    classifier = onnx_classifier(exported.file)
+    classifier = OnnxClassifier(exported.file)
     expected = predictor(exported.network, LogMel(classifier.front_end), torch.device("cpu"))(pcm)
     np.testing.assert_allclose(classifier.probabilities(pcm), expected, atol=1e-4)
 

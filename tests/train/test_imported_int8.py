@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.verify import require, verify
-from tinyscene.deploy.live.classifier import bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.evaluate import predictor
@@ -55,7 +55,7 @@ def test_nine_of_ten_clips_keep_their_scene(
     run: Path, bundle: Bundle, recordings: tuple[Dataset, Clips], tested: NDArray[np.int64]
 ) -> None:
     pcm = recordings[1].pcm[tested[:: len(tested) // 100]]
-    integers = bundle_classifier(bundle, "reference").probabilities(pcm)
+    integers = BundleClassifier(bundle, "reference").probabilities(pcm)
     network = predictor(load_model(run)[0], LogMel(bundle.front_end))(pcm)
     assert len(pcm) >= 100
     assert len({*network.argmax(1).tolist()}) >= 8

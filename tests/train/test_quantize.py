@@ -20,7 +20,7 @@ from tests.train.test_export import run_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run as run_graph
-from tinyscene.deploy.live.classifier import bundle_classifier
+from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.distill import Wanted, cross_entropy, from_network
@@ -82,7 +82,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def answers(bundle: Bundle, clips: Clips, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logarithms of the probabilities of the integers and of the float graph, (clip, classes) each."""
     log_mel = bundle.front_end.log_mel(clips.pcm[chosen] / PCM_SCALE)[..., None]
-    integers = bundle_classifier(bundle, "reference").logits(clips.pcm[chosen])
+    integers = BundleClassifier(bundle, "reference").logits(clips.pcm[chosen])
     return log_softmax(integers), log_softmax(run_graph(bundle.float_graph, log_mel))
 
 
