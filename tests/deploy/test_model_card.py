@@ -98,7 +98,7 @@ def test_metrics_are_told_by_class_device_and_group_with_their_recordings(conten
 
 def test_a_guess_is_right_once_in_as_many_times_as_there_are_labels(content: dict[str, Any]) -> None:
     content |= {"labels": ["dog", "rain", "sea", "wind"], "metrics": METRICS}
-    assert ["accuracy of a guess", "25.0%"] in rows(section(model_card(content), "Metrics"))
+    assert ["accuracy of a random guess", "25.0%"] in rows(section(model_card(content), "Metrics"))
 
 
 def test_a_test_on_other_data_than_the_training_is_doubted(content: dict[str, Any]) -> None:
