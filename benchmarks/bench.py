@@ -30,7 +30,7 @@ from tinyscene.benchmarks.machine import machine
 from tinyscene.deploy.bundle.bundle import BUDGET_KEYS, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.emulate import emulate
-from tinyscene.firmware_bridge.targets.image import find_device
+from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS
 from tinyscene.train.data.cache import Clips
 
@@ -80,7 +80,7 @@ def _target(bundle: Bundle, name: str) -> dict[str, Any]:
     try:
         if name in vela.TARGETS:
             return vela.estimate(bundle, name)
-        return {"kind": "instructions", **emulate(bundle, bundle.vectors.pcm[SOUNDS], find_device(name))}
+        return {"kind": "instructions", **emulate(bundle, bundle.vectors.pcm[SOUNDS], build_settings(name))}
     except InputError as error:
         return {"missing": str(error)}
 

@@ -29,7 +29,7 @@ from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
-from tinyscene.firmware_bridge.emit import make_library, make_network
+from tinyscene.firmware_bridge.codegen.library import make_library, make_network
 from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork, NativeScene
 from tinyscene.train.progress import progress
 

@@ -1,6 +1,6 @@
-"""The firmware on an emulated device: built, run, and held to the reference bit for bit.
+"""Run the firmware on an emulated target and compare it with the reference bit for bit.
 
-    result = emulate(bundle, pcm, find_device("cortex-m4"))     # or any target of toolchains.py, the host among them
+    result = emulate(bundle, pcm, build_settings("cortex-m4"))     # or any target of toolchains.py, the host among them
     require_equal([result])                           # raises EmulationError at the first layer that differs
 
 The image is the library as a user gets it, with a small program (harness/scene_main.c) around it that reads sound from
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import TinysceneError
 from tinyscene.deploy.graph.reference import run_all
-from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.memory.schedule import macs
 from tinyscene.firmware_bridge.targets import emulators
-from tinyscene.firmware_bridge.targets.image import Device, build_image, find_device, flash_bytes
+from tinyscene.firmware_bridge.targets.image import BuildSettings, build_image, build_settings, flash_bytes
 
 JOB = struct.Struct("<4s4I")  # magic, version, clips, samples a push, tensor to dump
 RESULT = struct.Struct("<4s7I")  # magic, version, windows, classes, tensors, memory, stack, reserved
@@ -37,7 +37,7 @@ ROW = re.compile(r"tinyscene_row_(\d+)(?:\.(?:constprop|isra)\.\d+)*")  # gcc re
 
 
 class EmulationError(TinysceneError):
-    """A device that does not give the host's numbers (exit code 4)."""
+    """A target whose results differ from the reference (exit code 4)."""
 
     exit_code = 4
 
@@ -54,8 +54,8 @@ class Answers:
     dumped: bytes
 
 
-def emulate(bundle: Bundle, pcm: NDArray[np.int16], device: Device) -> dict[str, Any]:
-    """Run clips (clip, samples) on an emulated device and compare them with the reference.
+def emulate(bundle: Bundle, pcm: NDArray[np.int16], settings: BuildSettings) -> dict[str, Any]:
+    """Run clips (clip, samples) on an emulated target and compare them with the reference.
 
     Returns: target, toolchain, emulator, optimize, kernels, clips, equal, difference (of the first clip that differs),
     instructions (of an inference), instructions_per_mac, frontend_instructions (of a clip), layers (instructions by
@@ -63,21 +63,21 @@ def emulate(bundle: Bundle, pcm: NDArray[np.int16], device: Device) -> dict[str,
     by code, weights and tables. Counts are none where nothing counts, as on the host. Raises InputError where the
     emulator is missing or has no such core.
     """
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, (device.kernels,))
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
     tensors = _reference(bundle, pcm)
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
         folder = Path(name)
-        image, traced = (_Image(build_image(library, device, folder, trace), device) for trace in (False, True))
+        image, traced = (_Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
         difference = _first_difference(traced, pcm, tensors)
         counts = _count(image, pcm[:1])
-        flash = flash_bytes(image.path, library) if device.target.bare else None
+        flash = flash_bytes(image.path, library) if settings.target.bare else None
     config, run_count = library.config, counts["instructions"]
     return {
-        "target": device.target.name,
-        "toolchain": device.toolchain.version(),
-        "emulator": device.emulator,
-        "optimize": device.optimize,
-        "kernels": device.kernels,
+        "target": settings.target.name,
+        "toolchain": settings.toolchain.version(),
+        "emulator": settings.emulator,
+        "optimize": settings.optimize,
+        "kernels": settings.kernels,
         "clips": len(pcm),
         "equal": difference is None,
         "difference": difference,
@@ -92,17 +92,17 @@ def emulate(bundle: Bundle, pcm: NDArray[np.int16], device: Device) -> dict[str,
 
 
 def emulate_network(library: Library, features: NDArray[np.int8], target: str) -> NDArray[np.int8]:
-    """The output of a network without a front end on an emulated device: features (batch, ...) -> (batch, ...)."""
-    device = find_device(target, kernels=library.kernels[0])
+    """The output of a network without a front end on an emulated target: features (batch, ...) -> (batch, ...)."""
+    settings = build_settings(target, kernels=library.kernels[0])
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
-        path = build_image(library, device, Path(folder), program="network")
+        path = build_image(library, settings, Path(folder), program="network")
         job = JOB.pack(b"TSGN", VERSION, len(features), 0, NOTHING) + features.tobytes()
-        answers = _Image(path, device).run(job)
+        answers = _Image(path, settings).run(job)
     return answers.logits.reshape(len(features), *library.plan.schedule.graph.output.shape[1:])
 
 
 def require_equal(results: list[dict[str, Any]]) -> None:
-    """Raise EmulationError if a device did not give the reference's numbers."""
+    """Raise EmulationError if a target did not give the reference's results."""
     for result in results:
         if not result["equal"]:
             raise EmulationError(f"{result['target']}: differs from the reference: {result['difference']}")
@@ -115,7 +115,7 @@ def _reference(bundle: Bundle, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.i
 @dataclass(frozen=True)
 class _Image:
     path: Path
-    device: Device
+    settings: BuildSettings
 
     def run(self, job: bytes) -> Answers:
         folder = self.path.parent
@@ -123,12 +123,12 @@ class _Image:
         (folder / "result.bin").unlink(missing_ok=True)
         code, console = self._execute(folder)
         if code or not (folder / "result.bin").is_file():
-            raise EmulationError(f"{self.device.target.name}: the program ended with {code}: {console.strip()}")
+            raise EmulationError(f"{self.settings.target.name}: the program ended with {code}: {console.strip()}")
         return answers_of((folder / "result.bin").read_bytes())
 
     def _execute(self, folder: Path) -> tuple[int, str]:
-        if self.device.target.bare:
-            done = emulators.run(self.path, self.device.target, folder, self.device.emulator)
+        if self.settings.target.bare:
+            done = emulators.run(self.path, self.settings.target, folder, self.settings.emulator)
             return done.exit_code, done.console
         done = subprocess.run([self.path], cwd=folder, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
@@ -137,7 +137,7 @@ class _Image:
         """Instructions by function, of the job that was run last."""
         total: Counter[str] = Counter()
         counted = emulators.run(
-            self.path, self.device.target, self.path.parent, "unicorn", counting=True, by_function=functions
+            self.path, self.settings.target, self.path.parent, "unicorn", counting=True, by_function=functions
         )
         for call in counted.calls:
             total[call.function] += call.instructions
@@ -187,10 +187,10 @@ def _count(image: _Image, pcm: NDArray[np.int16]) -> dict[str, Any]:
     """Instructions of a clip, on an image without checksums in it; and the most stack that was used."""
     answers = image.run(job_of(pcm))
     counts: dict[str, Any] = {"instructions": None, "frontend_instructions": None, "layers": None}
-    if image.device.emulator == "qemu":
+    if image.settings.emulator == "qemu":
         run, push = answers.instructions[0].tolist()
         counts |= {"instructions": run, "frontend_instructions": push}
-    if image.device.emulator == "unicorn":
+    if image.settings.emulator == "unicorn":
         total = image.count(rf"tinyscene_(run|push)|{ROW.pattern}")
         layers = {int(match[1]): count for name, count in total.items() if (match := ROW.fullmatch(name))}
         counts = {

@@ -13,11 +13,11 @@ from typing import Any
 from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free
-from tinyscene.firmware_bridge.emit import DEVICE_KERNELS, Library, make_library
-from tinyscene.firmware_bridge.memory.layouts import LAYOUTS
+from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
+from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS
 from tinyscene.firmware_bridge.packaging import TEMPLATES, package
 from tinyscene.firmware_bridge.report import describe, plan_picture, readme
-from tinyscene.firmware_bridge.targets.image import build_image, find_device, flash_bytes
+from tinyscene.firmware_bridge.targets.image import build_image, build_settings, flash_bytes
 
 MEASURED_ON = "cortex-m4"
 
@@ -55,13 +55,13 @@ def write_firmware(
 
 
 def _measure_flash(library: Library) -> dict[str, Any]:
-    """Flash of the library on one device; or, under `missing`, why it cannot be measured here."""
+    """Flash of the library on one target; or, under `missing`, why it cannot be measured here."""
     try:
-        device = find_device(MEASURED_ON)
-        if device.kernels not in library.kernels:
+        settings = build_settings(MEASURED_ON)
+        if settings.kernels not in library.kernels:
             return {"missing": f"the library has no kernels for {MEASURED_ON}"}
         with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
-            sizes = flash_bytes(build_image(library, device, Path(folder)), library)
+            sizes = flash_bytes(build_image(library, settings, Path(folder)), library)
     except InputError as error:
         return {"missing": str(error)}
-    return {"target": MEASURED_ON, "toolchain": device.toolchain.version(), "optimize": device.optimize, **sizes}
+    return {"target": MEASURED_ON, "toolchain": settings.toolchain.version(), "optimize": settings.optimize, **sizes}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, replacing
-from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import Library, make_library, write_sources
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, INSTALL, TARGETS, Toolchain, build, find_toolchain
 
 KERNELS = ("simd", "plain")  # plain for a processor without any vector instructions that tinyscene_simd.c knows
@@ -116,13 +116,6 @@ def compile_native(
                 shared=True,
             )
     return path
-
-
-def write_sources(library: Library, folder: Path) -> list[Path]:
-    """Write all files of a library; those that are compiled."""
-    for name, content in library.files.items():
-        (folder / name).write_text(content, encoding="utf-8")
-    return [folder / name for name in library.files if name.endswith(".c")]
 
 
 def _toolchain() -> Toolchain:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.emit import Library
+from tinyscene.firmware_bridge.codegen.library import Library
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Target, build, find_toolchain
 
 TEMPLATES = Path(__file__).parent / "packages"

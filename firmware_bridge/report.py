@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 
 from tinyscene.deploy.common.provenance import provenance
-from tinyscene.firmware_bridge.emit import Library
+from tinyscene.firmware_bridge.codegen.library import Library
 from tinyscene.firmware_bridge.memory.planner import Plan
 from tinyscene.firmware_bridge.memory.schedule import FIRST
 
@@ -50,8 +50,8 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
                 "offset": plan.offsets[name],
                 "bytes": block.bytes,
                 "rows": f"{plan.slots[name]} of {held.count}" if held else "",
-                "from": max(block.born, FIRST),
-                "to": min(block.dies, len(plan.schedule.order)),
+                "from": max(block.first_use, FIRST),
+                "to": min(block.last_use, len(plan.schedule.order)),
             }
         )
     return rows
@@ -130,8 +130,8 @@ def plan_picture(plan: Plan) -> str:
         red, green, blue = (round(255 * each) for each in colorsys.hls_to_rgb(index * 0.382 % 1, 0.68, 0.55))
         shape = Xml.SubElement(area, "g", fill=f"#{red:02x}{green:02x}{blue:02x}")
         Xml.SubElement(shape, "title").text = f"{name.strip()}: {block.bytes:,} bytes at {plan.offsets[name]:,}"
-        for start, stop, born, dies in block.rows.tolist():
-            left, right = across(born), across(dies + 1)
+        for start, stop, first_use, last_use in block.rows.tolist():
+            left, right = across(first_use), across(last_use + 1)
             Xml.SubElement(
                 shape,
                 "rect",

@@ -23,7 +23,7 @@ from tinyscene.deploy.bundle.bundle import CARD, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.packaging import TEMPLATES, package
 
 PAGE = TEMPLATES / "web"

@@ -23,7 +23,7 @@ from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.deploy.live.listen_view import picture_of
 from tinyscene.deploy.live.listener import Listener
 from tinyscene.deploy.live.sound import File
-from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.native import READY, NativeScene
 
 HOUR, MINUTE = 3600, 60  # seconds

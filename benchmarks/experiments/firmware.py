@@ -15,10 +15,10 @@ import typer
 from tinyscene.benchmarks.experiments.results import read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.files import write_whole
-from tinyscene.firmware_bridge.emit import make_library, make_network
+from tinyscene.firmware_bridge.codegen.library import make_library, make_network
 from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.report import plan_picture, plan_rows
-from tinyscene.firmware_bridge.targets.image import Device, find_device
+from tinyscene.firmware_bridge.targets.image import BuildSettings, build_settings
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
 
@@ -60,10 +60,10 @@ def devices(bundle: Path, data: Annotated[Path, typer.Option(help="Folder of a d
         typer.echo(f"{name}: {rows[name]['clips']} clips {'equal' if rows[name]['equal'] else 'DIFFER'}")
 
 
-def _devices() -> list[tuple[Device, int]]:
-    usual = [(find_device(target, tool, kernels=kernels), clips) for target, tool, kernels, clips in DEVICES]
+def _devices() -> list[tuple[BuildSettings, int]]:
+    usual = [(build_settings(target, tool, kernels=kernels), clips) for target, tool, kernels, clips in DEVICES]
     more = [
-        (find_device(target, tool, optimize=level), 2)
+        (build_settings(target, tool, optimize=level), 2)
         for target in ("cortex-m4", "cortex-m55", "riscv32")
         for tool in ("zig", "gcc")
         for level in LEVELS

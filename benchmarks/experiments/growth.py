@@ -24,7 +24,7 @@ from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.benchmarks.experiments.training_speed import our_step
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, summarize
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.firmware_bridge.emit import DEVICE_KERNELS, make_network
+from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, make_network
 from tinyscene.firmware_bridge.memory.schedule import macs
 from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork
 from tinyscene.train.data.cache import prepare

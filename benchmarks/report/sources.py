@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.report import plan_picture, plan_rows
 from tinyscene.train.budget import count_bundle
 from tinyscene.train.data.datasets import SCENES

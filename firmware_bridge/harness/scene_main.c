@@ -59,7 +59,7 @@ int main(void)
     int8_t scores[TINYSCENE_CLASSES];
     job_guard(memory.before);
     job_guard(memory.after);
-    const job_header job = job_open(JOB_SCENE, TINYSCENE_CLASSES, (uint32_t)tinyscene_arena_bytes());
+    const job_header job = job_open(JOB_SCENE, TINYSCENE_CLASSES, (uint32_t)tinyscene_memory_bytes());
     job_expect(job.chunk <= BUFFER_SAMPLES, "the job's chunk is too large");
     if (job.count > 0)
         pcm.to_come = (uint64_t)(job.count - 1) * TINYSCENE_HOP_SAMPLES + TINYSCENE_CLIP_SAMPLES;

@@ -1,6 +1,6 @@
 """The proof of a plan: its whole schedule is run on an arena of labels instead of values.
 
-    prove(plan)       # raises PlanError, or says nothing
+    check_arena(plan)       # raises ArenaError, or says nothing
 
 Each byte carries the label of what was written there last. A step may read only bytes that carry the label of the row
 that it means to read, so it matters not how the plan came about, nor who else wrote in between; it may write only
@@ -16,25 +16,25 @@ from tinyscene.firmware_bridge.memory.planner import ALWAYS, SCRATCH, Block, Pla
 from tinyscene.firmware_bridge.memory.schedule import FIRST, Step
 
 
-class PlanError(AssertionError):
+class ArenaError(AssertionError):
     """A plan in which a step reads or writes what it must not: a mistake of ours, never of a user's."""
 
 
-def prove(plan: Plan) -> None:
-    """Run the schedule on labels. Raises PlanError at the first step that touches what it must not."""
+def check_arena(plan: Plan) -> None:
+    """Run the schedule on labels. Raises ArenaError at the first step that touches what it must not."""
     arena = _Arena(plan)
     schedule, graph = plan.schedule, plan.schedule.graph
-    before = [block for block in plan.blocks.values() if block.born <= FIRST and block.name != graph.input.name]
+    before = [block for block in plan.blocks.values() if block.first_use <= FIRST and block.name != graph.input.name]
     for block in before:
         arena.fill(block)
     for row in range(schedule.rows[graph.input.name].count):
         arena.write_row(graph.input.name, row)
-    arena.require_whole(block for block in before if block.dies >= FIRST)
+    arena.require_whole(block for block in before if block.last_use >= FIRST)
     for step in schedule.order:
         _take(arena, step)
     for row in range(schedule.rows[graph.output.name].count):
         arena.require_row(graph.output.name, row, 0, schedule.rows[graph.output.name].stride)
-    arena.require_whole(block for block in before if block.dies == ALWAYS)
+    arena.require_whole(block for block in before if block.last_use == ALWAYS)
 
 
 def _take(arena: "_Arena", step: Step) -> None:
@@ -74,7 +74,7 @@ class _Arena:
     def require_row(self, name: str, row: int, start: int, stop: int) -> None:
         """Make sure that bytes of a row are as they were written."""
         if not 0 <= start < stop <= self.plan.schedule.rows[name].stride:
-            raise PlanError(f"bytes {start} to {stop} of a row of {name} are not its own")
+            raise ArenaError(f"bytes {start} to {stop} of a row of {name} are not its own")
         self._require(self.plan.row_offset(name, row) + start, stop - start, self.base[name] + row, f"{name} row {row}")
 
     def require_whole(self, blocks: Iterable[Block]) -> None:
@@ -83,7 +83,7 @@ class _Arena:
 
     def _write(self, start: int, size: int, label: int) -> None:
         if not 0 <= start <= start + size <= len(self.labels):
-            raise PlanError(f"bytes {start} to {start + size} lie outside an arena of {len(self.labels)}")
+            raise ArenaError(f"bytes {start} to {start + size} lie outside an arena of {len(self.labels)}")
         self.labels[start : start + size] = label
 
     def _require(self, start: int, size: int, label: int, what: str) -> None:
@@ -91,4 +91,4 @@ class _Arena:
         if len(found) != size or (found != label).any():
             names = list(self.plan.blocks)
             harmed = sorted({names[int(each >> 32) - 1] if each else "nothing" for each in found[found != label]})
-            raise PlanError(f"{what}, read at {start}, holds {', '.join(harmed)}")
+            raise ArenaError(f"{what}, read at {start}, holds {', '.join(harmed)}")

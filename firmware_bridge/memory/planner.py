@@ -26,7 +26,7 @@ ALIGNMENT, WORK_ALIGNMENT = 4, 16  # of rows; of the arena and of working memory
 ALWAYS = 2**30  # a time after all others
 SCRATCH = "\tscratch"  # blocks that are no activations: a tab is in no name of one
 MOST_ROUNDS = 12  # of looking for another cut that helps
-Times = NDArray[np.int64]  # (row, 4): first byte in the block, byte after the last, born, dies
+Times = NDArray[np.int64]  # (row, 4): first byte in the block, byte after the last, first_use, last_use
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,11 @@ class Block:
     alignment: int = ALIGNMENT
 
     @property
-    def born(self) -> int:
+    def first_use(self) -> int:
         return int(self.rows[:, 2].min())
 
     @property
-    def dies(self) -> int:
+    def last_use(self) -> int:
         return int(self.rows[:, 3].max())
 
 
@@ -57,9 +57,9 @@ def kept_name(operator: Kind) -> str:
     return f"\t{operator.output.name} sums"
 
 
-def work_block(name: str, size: int, born: int, dies: int, alignment: int = WORK_ALIGNMENT) -> Block:
+def work_block(name: str, size: int, first_use: int, last_use: int, alignment: int = WORK_ALIGNMENT) -> Block:
     """Memory that is in use as a whole from one time to another."""
-    return Block(name, size, np.array([[0, size, born, dies]], np.int64), alignment)
+    return Block(name, size, np.array([[0, size, first_use, last_use]], np.int64), alignment)
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ def _blocks(schedule: Schedule) -> list[Block]:
     blocks = []
     for name, rows in schedule.rows.items():
         slots, stride = schedule.slots(name), rows.stride
-        born, dies = schedule.born[name], schedule.dies[name]
+        first_use, last_use = schedule.first_use[name], schedule.last_use[name]
         if slots == rows.count:
-            times = [[row * stride, (row + 1) * stride, born[row], dies[row]] for row in range(slots)]
+            times = [[row * stride, (row + 1) * stride, first_use[row], last_use[row]] for row in range(slots)]
         else:
-            times = [[0, slots * stride, min(born), max(dies)]]
+            times = [[0, slots * stride, min(first_use), max(last_use)]]
         blocks.append(Block(name, slots * stride, np.array(times, np.int64)))
     scratch = max(each.scratch for each in schedule.steps)
     if scratch:
@@ -164,8 +164,8 @@ def _place(schedule: Schedule, extras: Sequence[Block]) -> Plan:
             free, key=lambda each: (max(top, each + size) - min(bottom, each), abs(each - bottom))
         )
         bottom, top = min(bottom, place), max(top, place + block.bytes)
-    lowest = bottom // WORK_ALIGNMENT * WORK_ALIGNMENT
-    places = {name: offset - lowest for name, offset in offsets.items()}
+    base = bottom // WORK_ALIGNMENT * WORK_ALIGNMENT
+    places = {name: offset - base for name, offset in offsets.items()}
     return Plan(schedule, {block.name: block for block in blocks}, places)
 
 

@@ -67,9 +67,6 @@ class Rows:
         """Bytes of a row's values."""
         return self.size[1] * self.size[2]
 
-    def is_padding(self, row: int) -> bool:
-        return not self.padding[0] <= row < self.padding[0] + self.size[0]
-
 
 @dataclass(frozen=True)
 class Step:
@@ -90,15 +87,15 @@ class Schedule:
     cuts: tuple[int, ...]  # the first operator of each part, 0 first
     passes: list[int]  # of each part
     order: list[Step]
-    born: dict[str, list[int]]
-    dies: dict[str, list[int]]
+    first_use: dict[str, list[int]]
+    last_use: dict[str, list[int]]
 
     def slots(self, name: str) -> int:
-        """Rows of an activation that a ring must hold so that none is overwritten before it dies."""
-        born, dies = self.born[name], self.dies[name]
+        """Rows of an activation that a ring must hold so that none is overwritten before it last_use."""
+        first_use, last_use = self.first_use[name], self.last_use[name]
         needed, later = 1, 0
-        for row, death in enumerate(dies):
-            while later < len(born) and born[later] <= death:
+        for row, death in enumerate(last_use):
+            while later < len(first_use) and first_use[later] <= death:
                 later += 1
             needed = max(needed, later - row)
         return needed
@@ -155,14 +152,14 @@ def padded_rows(graph: Graph, steps: Sequence[Steps]) -> dict[str, Rows]:
 def make_schedule(graph: Graph, steps: Sequence[Steps], cuts: tuple[int, ...]) -> Schedule:
     """Let the operators take turns, part by part."""
     rows = padded_rows(graph, steps)
-    born: dict[str, list[int]] = {name: [] for name in rows}
-    dies: dict[str, list[int]] = {name: [FIRST] * each.count for name, each in rows.items()}
-    born[graph.input.name] = [FIRST] * rows[graph.input.name].count
-    schedule = Schedule(graph, steps, rows, cuts, [0] * len(cuts), [], born, dies)
+    first_use: dict[str, list[int]] = {name: [] for name in rows}
+    last_use: dict[str, list[int]] = {name: [FIRST] * each.count for name, each in rows.items()}
+    first_use[graph.input.name] = [FIRST] * rows[graph.input.name].count
+    schedule = Schedule(graph, steps, rows, cuts, [0] * len(cuts), [], first_use, last_use)
     for part in range(len(cuts)):
         _run_part(schedule, part)
     end = len(schedule.order)
-    dies[graph.output.name] = [end] * rows[graph.output.name].count
+    last_use[graph.output.name] = [end] * rows[graph.output.name].count
     return schedule
 
 
@@ -178,7 +175,7 @@ def _run_part(schedule: Schedule, part: int) -> None:
                 _take(schedule, Step(operator, turns[operator], part))
                 turns[operator] += 1
                 name = schedule.graph.operators[operator].output.name
-                there[name] = len(schedule.born[name])
+                there[name] = len(schedule.first_use[name])
         schedule.passes[part] += 1
 
 
@@ -195,11 +192,11 @@ def _take(schedule: Schedule, step: Step) -> None:
     operator = schedule.graph.operators[step.operator]
     for name in operator.inputs:
         for row in schedule.reads(step, name):
-            schedule.dies[name][row] = now
+            schedule.last_use[name][row] = now
     row = schedule.made(step)
     if row is not None:
-        schedule.born[operator.output.name].append(now)
-        schedule.dies[operator.output.name][row] = now
+        schedule.first_use[operator.output.name].append(now)
+        schedule.last_use[operator.output.name][row] = now
 
 
 def window_steps(operator: Kind, source: Tensor, size: tuple[int, int], scratch: int) -> Steps:

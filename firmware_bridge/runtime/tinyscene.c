@@ -100,7 +100,7 @@ static void next_window(tinyscene *instance)
 #endif
 }
 
-size_t tinyscene_arena_bytes(void)
+size_t tinyscene_memory_bytes(void)
 {
     return TINYSCENE_BYTES;
 }

@@ -58,7 +58,7 @@ typedef enum {
 typedef struct tinyscene tinyscene;
 
 /* Bytes of memory that an instance needs: TINYSCENE_BYTES. */
-size_t tinyscene_arena_bytes(void);
+size_t tinyscene_memory_bytes(void);
 
 /* Make an instance in `memory`, which it uses until it is no longer wanted; there is nothing to release. */
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance);

@@ -358,9 +358,9 @@ void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int
     if (count <= 0)
         return;
     add_values(&addition, a, b, y, y + count);
-    if (s->lowest > -128)
+    if (s->activation_min > -128)
         for (; count > 0; count--, y++) {
-            *y = (int8_t)(*y < s->lowest ? s->lowest : *y);
+            *y = (int8_t)(*y < s->activation_min ? s->activation_min : *y);
             KEEP_ROLLED(count);
         }
 }

@@ -38,7 +38,7 @@ typedef struct {
     int32_t depth;             /* inputs that one output of a pointwise convolution sums; taps of a depthwise one */
     int32_t outputs;           /* channels out */
     int32_t rounding;          /* 2 * output zero point + 1 */
-    int32_t lowest;            /* of an output: the zero point where there is a ReLU, else -128 */
+    int32_t activation_min;            /* of an output: the zero point where there is a ReLU, else -128 */
 } tinyscene_conv;
 
 /* The sum of two activations, by TFLite's ADD. Both are shifted left by 20 and brought to twice the larger scale, so
@@ -46,7 +46,7 @@ typedef struct {
 typedef struct {
     int32_t zero_point[2];     /* of the inputs */
     int32_t multiplier, shift; /* of the second; shifts are 0 to 30 */
-    int32_t out_multiplier, out_shift, out_zero_point, lowest;
+    int32_t out_multiplier, out_shift, out_zero_point, activation_min;
 } tinyscene_sum;
 
 /* The mean over a whole activation. */
@@ -70,7 +70,7 @@ typedef struct {
 extern "C" {
 #endif
 
-/* x (pixel, depth) -> y (pixel, output). For convolutions where every shift is 1 to 22, `lowest` is -128 and twice
+/* x (pixel, depth) -> y (pixel, output). For convolutions where every shift is 1 to 22, `activation_min` is -128 and twice
  * any accumulator, and any rounded product with its rounding term, fits 32 bits: firmware_bridge proves it. */
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
 

@@ -247,7 +247,7 @@ INLINE int32x4_t add_four(const tinyscene_sum *s, int32x4_t sign, int32x4_t out_
 void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
 {
     const int32x4_t sign = vdupq_n_s32(s->shift > 0 ? -31 : -32), out_sign = vdupq_n_s32(s->out_shift > 0 ? -31 : -32);
-    const int16x8_t lowest = vdupq_n_s16((int16_t)s->lowest);
+    const int16x8_t activation_min = vdupq_n_s16((int16_t)s->activation_min);
     const int16_t a_zero = (int16_t)s->zero_point[0], b_zero = (int16_t)s->zero_point[1];
     const int16_t y_zero = (int16_t)s->out_zero_point;
     for (; count > 0; count -= 8, a += 8, b += 8, y += 8) {
@@ -256,8 +256,8 @@ void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int
         const int16x8_t second = vshlq_n_s16(vsubq_n_s16(vldrbq_z_s16(b, there), b_zero), 4);
         const int32x4_t even = add_four(s, sign, out_sign, vshllbq_n_s16(first, 16), vshllbq_n_s16(second, 16));
         const int32x4_t odd = add_four(s, sign, out_sign, vshlltq_n_s16(first, 16), vshlltq_n_s16(second, 16));
-        int16x8_t values = vqmovntq_s32(vqmovnbq_s32(lowest, even), odd); /* clamped to 16 bits, then to 8 */
-        values = vmaxq_s16(vqaddq_n_s16(values, y_zero), lowest);
+        int16x8_t values = vqmovntq_s32(vqmovnbq_s32(activation_min, even), odd); /* clamped to 16 bits, then to 8 */
+        values = vmaxq_s16(vqaddq_n_s16(values, y_zero), activation_min);
         vstrbq_p_s16(y, vreinterpretq_s16_s8(vqmovnbq_s16(vreinterpretq_s8_s16(values), values)), there);
     }
 }

@@ -32,15 +32,15 @@ static int32_t rescale(int32_t x, int32_t multiplier, int32_t shift)
                       : high_product((int32_t)((uint32_t)x << -shift), multiplier);
 }
 
-static int8_t clamp(int32_t value, int32_t lowest)
+static int8_t clamp(int32_t value, int32_t activation_min)
 {
-    return (int8_t)(value < lowest ? lowest : value > 127 ? 127 : value);
+    return (int8_t)(value < activation_min ? activation_min : value > 127 ? 127 : value);
 }
 
 static int8_t requantize_any(const tinyscene_conv *c, int32_t channel, uint32_t accumulator)
 {
     const int32_t value = rescale((int32_t)accumulator, c->multiplier[channel], c->shift[channel]);
-    return clamp(value + (c->rounding >> 1), c->lowest); /* rounding is odd: half of it is the zero point */
+    return clamp(value + (c->rounding >> 1), c->activation_min); /* rounding is odd: half of it is the zero point */
 }
 
 /* Sums wrap around, for with the zero point folded in one may leave 32 bits before it comes back. */
@@ -123,7 +123,7 @@ void tinyscene_add(const tinyscene_sum *sum_of, const int8_t *a, const int8_t *b
         const int32_t sum = (a[i] - s->zero_point[0]) * (1 << 19) + ((high + ((high >> 31) & nudge) + half) >> shift);
         const int32_t out = high_product_of_half(2 * sum, s->out_multiplier);
         const int32_t value = ((out + ((out >> 31) & out_nudge) + out_half) >> out_shift) + s->out_zero_point;
-        y[i] = clamp(value, s->lowest);
+        y[i] = clamp(value, s->activation_min);
     }
 }
 
@@ -167,9 +167,9 @@ void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count)
 
 #if defined(TINYSCENE_PLAIN)
 
-/* What rescales a channel. Accumulators below `least` come out as `lowest`. */
+/* What rescales a channel. Accumulators below `least` come out as `activation_min`. */
 typedef struct {
-    int32_t bias, multiplier, rounding, shift, least, lowest;
+    int32_t bias, multiplier, rounding, shift, least, activation_min;
 } tinyscene_scale;
 
 /* rounding << shift is twice the half that is added before the shift, and the zero point. `least` is -2^23 for each
@@ -180,7 +180,7 @@ INLINE tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
     const int32_t shift = c->shift[channel];
     const int32_t rounding = (int32_t)((uint32_t)c->rounding << shift) >> 1;
     const int32_t least = (c->rounding + 255) * -(1 << 22);
-    const tinyscene_scale scale = {c->bias[channel], c->multiplier[channel], rounding, shift, least, c->lowest};
+    const tinyscene_scale scale = {c->bias[channel], c->multiplier[channel], rounding, shift, least, c->activation_min};
     return scale;
 }
 
@@ -189,15 +189,15 @@ INLINE tinyscene_scale scale_of(const tinyscene_conv *c, int32_t channel)
 INLINE int8_t requantize(tinyscene_scale scale, int32_t accumulator)
 {
 #if defined(__arm__) /* which clamps to constants by an instruction */
-    const int32_t lowest = -128, highest = 127;
+    const int32_t activation_min = -128, highest = 127;
 #else
-    const int32_t lowest = scale.lowest, highest = ~lowest; /* the same, but kept in registers */
+    const int32_t activation_min = scale.activation_min, highest = ~activation_min; /* the same, but kept in registers */
     if (accumulator < scale.least)
-        return (int8_t)lowest;
+        return (int8_t)activation_min;
 #endif
     const int32_t high = high_product_of_half(2 * accumulator, scale.multiplier);
     int32_t value = (high + (accumulator >> 31) + scale.rounding) >> scale.shift;
-    value = value > lowest ? value : lowest;
+    value = value > activation_min ? value : activation_min;
     return (int8_t)(value < highest ? value : highest);
 }
 

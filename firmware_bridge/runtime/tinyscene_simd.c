@@ -290,7 +290,7 @@ INLINE void add_values(const tinyscene_sum *s, const int8_t *a, const int8_t *b,
 {
     const vector first = splat(BIAS - s->zero_point[0] * (1 << 19));
     const vector second = splat(BIAS - s->zero_point[1] * (1 << 20));
-    const vector out_zero_point = splat(s->out_zero_point), lowest = splat(s->lowest);
+    const vector out_zero_point = splat(s->out_zero_point), activation_min = splat(s->activation_min);
     const scaling scale = make_scaling(splat(s->multiplier), splat(s->shift), 1, 1);
     const scaling out_scale = make_scaling(splat(s->out_multiplier), splat(s->out_shift),
                                            clamped ? 1 : 2 * -128 + 1, clamped);
@@ -303,7 +303,7 @@ INLINE void add_values(const tinyscene_sum *s, const int8_t *a, const int8_t *b,
             const vector scaled = requantize(add(shift_left(load_int8(b + i, some), 20), second), &scale, 1);
             sums[part] = requantize(add(halved, scaled), &out_scale, clamped);
             if (clamped)
-                sums[part] = larger(add(sums[part], out_zero_point), lowest);
+                sums[part] = larger(add(sums[part], out_zero_point), activation_min);
         }
         store_block(y + at, sums, count - at);
     }

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.firmware_bridge.targets.elf import open_image
 from tinyscene.firmware_bridge.targets.semihosting import Semihosting
-from tinyscene.firmware_bridge.targets.toolchains import INSTALL, Target, open_image
+from tinyscene.firmware_bridge.targets.toolchains import INSTALL, Target
 
 EMULATORS = ("unicorn", "qemu")
 QEMU_PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}

@@ -1,7 +1,7 @@
-"""The library as an image for a device: what it is built with, and what it takes of the flash.
+"""Build the library as an image for a target, and measure the flash that it takes.
 
-device = find_device("cortex-m4", "zig", optimize="O2")
-image = build_image(library, device, folder)
+settings = build_settings("cortex-m4", "zig", optimize="O2")
+image = build_image(library, settings, folder)
 flash_bytes(image, library)               # code, weights, tables
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.emit import Library
-from tinyscene.firmware_bridge.native import write_sources
+from tinyscene.firmware_bridge.codegen.library import Library, write_sources
+from tinyscene.firmware_bridge.targets.elf import image_symbols
 from tinyscene.firmware_bridge.targets.emulators import EMULATORS
 from tinyscene.firmware_bridge.targets.toolchains import (
     TARGETS,
@@ -21,7 +21,6 @@ from tinyscene.firmware_bridge.targets.toolchains import (
     build,
     find_toolchain,
     harness_sources,
-    section_sizes,
 )
 
 OPTIMIZE = "O2"
@@ -29,7 +28,7 @@ LEVELS = ("O0", "O1", "O2", "O3", "Os")
 
 
 @dataclass(frozen=True)
-class Device:
+class BuildSettings:
     """A target with the toolchain and kernels that an image is built with."""
 
     target: Target
@@ -39,14 +38,14 @@ class Device:
     kernels: str
 
 
-def find_device(
+def build_settings(
     target: str,
     toolchain: str = "zig",
     emulator: str | None = None,
     optimize: str = OPTIMIZE,
     kernels: str | None = None,
-) -> Device:
-    """A device by the names of its parts; if none are named, unicorn where it has the core, and the fastest kernels.
+) -> BuildSettings:
+    """Build settings by name. Defaults: unicorn where it supports the core, else QEMU; the fastest kernels.
 
     Raises InputError for what is unknown or missing.
     """
@@ -62,12 +61,14 @@ def find_device(
     if emulator not in (None, *EMULATORS):
         raise InputError(f"--emulator {emulator}: known are {', '.join(EMULATORS)}")
     usual = ("unicorn" if chosen.unicorn else "qemu") if chosen.bare else None
-    return Device(chosen, find_toolchain(toolchain, chosen), emulator or usual, optimize, kernels or chosen.kernels)
+    return BuildSettings(
+        chosen, find_toolchain(toolchain, chosen), emulator or usual, optimize, kernels or chosen.kernels
+    )
 
 
 def build_image(
     library: Library,
-    device: Device,
+    settings: BuildSettings,
     folder: Path,
     trace: bool = False,
     program: Literal["scene", "network"] = "scene",
@@ -76,15 +77,15 @@ def build_image(
     """Build the library with a program of harness/ around it, in a folder of its own in `folder`."""
     sources = folder / ("traced" if trace else "plain")
     sources.mkdir()
-    chosen = {"plain": ["TINYSCENE_PLAIN"], "simd": ["TINYSCENE_HOST"]}.get(device.kernels, [])
+    chosen = {"plain": ["TINYSCENE_PLAIN"], "simd": ["TINYSCENE_HOST"]}.get(settings.kernels, [])
     return build(
-        device.toolchain,
-        device.target,
-        [*write_sources(library, sources), *harness_sources(device.target, program)],
+        settings.toolchain,
+        settings.target,
+        [*write_sources(library, sources), *harness_sources(settings.target, program)],
         sources / f"{program}.elf",
         includes=[sources],
         defines=[*chosen, *(["TINYSCENE_TRACE"] if trace else [])],
-        optimize=device.optimize,
+        optimize=settings.optimize,
         flags=flags,
     )
 
@@ -92,10 +93,10 @@ def build_image(
 def flash_bytes(image: Path, library: Library) -> dict[str, int]:
     """Bytes of the library in flash: its code, the network's weights, all other constants."""
     kept = {"code": 0, "weights": 0, "tables": 0}
-    for piece in section_sizes(image):
-        of_library = piece.file in library.files or piece.symbol.startswith("tinyscene_")
-        if piece.kind == "bss" or (not of_library and not piece.symbol.startswith(".")):
+    for symbol in image_symbols(image):
+        of_library = symbol.file in library.files or symbol.name.startswith("tinyscene_")
+        if symbol.kind == "bss" or (not of_library and not symbol.name.startswith(".")):
             continue
-        of_network = piece.file == "tinyscene_weights.c" or piece.symbol.startswith("tinyscene_conv_")
-        kept["code" if piece.kind == "text" else "weights" if of_network else "tables"] += piece.bytes
+        of_network = symbol.file == "tinyscene_weights.c" or symbol.name.startswith("tinyscene_conv_")
+        kept["code" if symbol.kind == "text" else "weights" if of_network else "tables"] += symbol.bytes
     return kept

@@ -2,13 +2,11 @@
 
     toolchain = find_toolchain("zig", TARGETS["cortex-m4"])
     image = build(toolchain, target, [*sources, *harness_sources(target, "scene")], folder / "scene.elf", ...)
-    section_sizes(image)                     # what lies in it, a symbol at a time
 
 `zig` is clang with everything it needs, from PyPI; `gcc` is the cross compiler a system packages. Images for
 microcontrollers are linked without a C library: harness/ holds what a program needs to run on a bare processor.
 """
 
-import contextlib
 import functools
 import importlib.util
 import os
@@ -16,11 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from tinyscene.deploy.common.errors import InputError
 
@@ -259,72 +257,3 @@ def _first_error(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("collect2:")]
     errors = [line for line in lines if "error: " in line or "undefined reference" in line]
     return next(iter(errors + lines), "")
-
-
-class Piece(NamedTuple):
-    """A part of an image: a function or an object, or, named as its section, what in a section has no symbol."""
-
-    symbol: str
-    kind: Literal["text", "rodata", "data", "bss"]
-    bytes: int
-    file: str  # the source of a symbol that is static; else empty
-
-
-@contextlib.contextmanager
-def open_image(image: Path) -> Iterator[Any]:
-    """An ELF file by pyelftools. Raises InputError if it is none."""
-    try:
-        from elftools.common.exceptions import ELFError
-        from elftools.elf.elffile import ELFFile
-    except ImportError:
-        raise InputError(f"pyelftools is not installed: {INSTALL}") from None
-    try:
-        with image.open("rb") as stream:
-            yield ELFFile(stream)
-    except (ELFError, OSError) as error:
-        raise InputError(f"{image}: not an image ({error})") from None
-
-
-def section_sizes(image: Path) -> list[Piece]:
-    """All that an image keeps in memory, in the order of addresses; all pieces of a section add up to it.
-
-    Raises InputError if it is no ELF file.
-    """
-    with open_image(image) as elf:
-        symbols = _symbols(elf)
-        return [
-            piece
-            for number, section in enumerate(elf.iter_sections())
-            if section["sh_flags"] & 2 and section["sh_size"]  # SHF_ALLOC
-            for piece in _pieces(section, symbols.get(number, []))
-        ]
-
-
-def _symbols(elf: Any) -> dict[int, list[tuple[int, int, str, str]]]:
-    """By section: the address, size, name and file of functions and objects."""
-    found: dict[int, list[tuple[int, int, str, str]]] = {}
-    table, file = elf.get_section_by_name(".symtab"), ""
-    for symbol in table.iter_symbols() if table else ():
-        kind, size = symbol["st_info"]["type"], symbol["st_size"]
-        if kind == "STT_FILE":
-            file = symbol.name
-        elif kind in ("STT_FUNC", "STT_OBJECT") and size and isinstance(symbol["st_shndx"], int):
-            address = (
-                symbol["st_value"] & ~1 if kind == "STT_FUNC" and elf["e_machine"] == "EM_ARM" else symbol["st_value"]
-            )
-            owner = file if symbol["st_info"]["bind"] == "STB_LOCAL" else ""
-            found.setdefault(symbol["st_shndx"], []).append((address, size, symbol.name, owner))
-    return found
-
-
-def _pieces(section: Any, symbols: list[tuple[int, int, str, str]]) -> list[Piece]:
-    flags = section["sh_flags"]
-    writable = "bss" if section["sh_type"] == "SHT_NOBITS" else "data"
-    kind = "text" if flags & 4 else writable if flags & 1 else "rodata"  # SHF_EXECINSTR, SHF_WRITE
-    pieces, end, counted = [], 0, 0
-    for address, size, name, file in sorted(symbols, key=lambda each: (each[0], -each[1])):
-        if address >= end:  # another name for the same bytes adds none
-            pieces.append(Piece(name, kind, size, file))
-            end, counted = address + size, counted + size
-    rest = section["sh_size"] - counted
-    return [*pieces, Piece(section.name, kind, rest, "")] if rest else pieces

@@ -19,10 +19,10 @@ from tinyscene.benchmarks import boards
 from tinyscene.benchmarks.boards import measure_board, parse_line
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.packaging import package
-from tinyscene.firmware_bridge.targets.image import find_device
+from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, TARGETS, build, find_toolchain, harness_sources
 
 pytest.importorskip("serial", reason="pyserial is not installed: pip install 'tinyscene[firmware]'")
@@ -94,7 +94,7 @@ def test_a_board_gives_the_references_logits_and_says_what_it_counts(
 def test_a_board_counts_what_the_emulator_counts_from_outside(bundle: Bundle, on_m4: Path, boot: Callable) -> None:
     found = measure_board(bundle, boot(on_m4, "cortex-m4"))
     assert (found["equal"], found["unit"]) == (True, "instructions")
-    outside = emulate(bundle, bundle.vectors.pcm[:1], find_device("cortex-m4"))
+    outside = emulate(bundle, bundle.vectors.pcm[:1], build_settings("cortex-m4"))
     assert found["network"] == pytest.approx(outside["instructions"], rel=0.01)
     assert found["frontend"] == pytest.approx(outside["frontend_instructions"], rel=0.01)
 

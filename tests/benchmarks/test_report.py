@@ -21,7 +21,7 @@ from tinyscene.benchmarks.report import CONTENT, MARKDOWN, PAGE, write_report
 from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.evaluate import record, score
 from tinyscene.train.sweep.published import PUBLISHED_CLASSES, PUBLISHED_DEVICES

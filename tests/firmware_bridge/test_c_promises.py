@@ -12,10 +12,9 @@ import pytest
 from tests import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import Library, make_library, write_sources
 from tinyscene.firmware_bridge.emulate import answers_of, job_of
-from tinyscene.firmware_bridge.native import write_sources
-from tinyscene.firmware_bridge.targets.image import build_image, find_device
+from tinyscene.firmware_bridge.targets.image import build_image, build_settings
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS, find_toolchain
 
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic", "-Werror"]
@@ -198,7 +197,7 @@ def test_clang_tidy_finds_nothing(sources: list[Path]) -> None:
 @pytest.mark.parametrize("target", ["host", "host-native"])
 def test_golden_sounds_run_clean_under_the_sanitizers(bundle: Bundle, tmp_path: Path, target: str) -> None:
     tool("gcc", "gcc")
-    device = find_device(target, "gcc", optimize="O1")
+    device = build_settings(target, "gcc", optimize="O1")
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, (device.kernels,))
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     image = build_image(library, device, tmp_path, flags=flags)

@@ -15,9 +15,9 @@ from tests.graphs import inputs_of, integer_graphs
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.graph.graph import Conv2D, Graph
 from tinyscene.deploy.graph.reference import run
-from tinyscene.firmware_bridge.emit import make_network
+from tinyscene.firmware_bridge.codegen.library import make_network
 from tinyscene.firmware_bridge.emulate import EmulationError, emulate, emulate_network, require_equal
-from tinyscene.firmware_bridge.targets.image import find_device
+from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS
 
 ELSEWHERE = {"cortex-m55": "qemu-system-arm"}  # targets that unicorn has not
@@ -39,7 +39,7 @@ def require_tools(target: str, toolchain: str = "zig", emulator: str | None = No
 
 @pytest.fixture(scope="module")
 def on_m4(bundle: Bundle) -> dict[str, Any]:
-    return emulate(bundle, bundle.vectors.pcm, find_device("cortex-m4"))
+    return emulate(bundle, bundle.vectors.pcm, build_settings("cortex-m4"))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def on_m4(bundle: Bundle) -> dict[str, Any]:
 )
 def test_golden_sounds_give_the_references_numbers(bundle: Bundle, target: str) -> None:
     require_tools(target)
-    result = emulate(bundle, bundle.vectors.pcm[3:6], find_device(target))
+    result = emulate(bundle, bundle.vectors.pcm[3:6], build_settings(target))
     assert (result["equal"], result["difference"], result["clips"]) == (True, None, 3)
 
 
@@ -64,7 +64,7 @@ def test_the_layers_add_up_to_the_inference(on_m4: dict[str, Any], bundle: Bundl
 
 def test_unicorn_and_qemu_count_the_same(on_m4: dict[str, Any], bundle: Bundle) -> None:
     require_tools("cortex-m4", emulator="qemu")
-    other = emulate(bundle, bundle.vectors.pcm[:1], find_device("cortex-m4", emulator="qemu"))
+    other = emulate(bundle, bundle.vectors.pcm[:1], build_settings("cortex-m4", emulator="qemu"))
     for count in ("instructions", "frontend_instructions"):
         assert other[count] == pytest.approx(on_m4[count], rel=0.005)
 
@@ -79,7 +79,7 @@ def test_every_optimization_of_both_compilers_is_equal(
     require_tools(target, toolchain)
     kernels = [None, "plain"] if TARGETS[target].kernels != "plain" else [None]
     for each in kernels:
-        device = find_device(target, toolchain, optimize=optimize, kernels=each)
+        device = build_settings(target, toolchain, optimize=optimize, kernels=each)
         result = emulate(bundle, bundle.vectors.pcm[3:5], device)
         assert result["equal"]
         assert result["instructions"] > 0
@@ -121,7 +121,7 @@ def test_a_mismatch_names_the_first_layer_the_place_and_both_values(
     monkeypatch.setattr(
         "tinyscene.firmware_bridge.emulate.make_library", lambda graph, *rest, **more: made(other.graph, *rest, **more)
     )
-    result = emulate(bundle, bundle.vectors.pcm[3:4], find_device("host"))
+    result = emulate(bundle, bundle.vectors.pcm[3:4], build_settings("host"))
     assert not result["equal"]
     assert result["difference"].startswith(f"clip 0, {name} at (")
     assert ", 1) is " in result["difference"]

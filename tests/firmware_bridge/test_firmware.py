@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.graph.graph import Conv2D, Graph
-from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.firmware import write_firmware
 from tinyscene.firmware_bridge.packaging import PACKAGES
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS, build, find_toolchain

@@ -45,7 +45,7 @@ SCENE = """
 
 struct tinyscene { int16_t pcm[TINYSCENE_CLIP_SAMPLES]; uint32_t filled; int8_t scores[3]; };
 
-size_t tinyscene_arena_bytes(void) { return TINYSCENE_BYTES; }
+size_t tinyscene_memory_bytes(void) { return TINYSCENE_BYTES; }
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **scene)
 {
     memset(memory, 0, bytes + EXCESS);

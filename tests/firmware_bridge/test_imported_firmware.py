@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.live.classifier import BundleClassifier
-from tinyscene.firmware_bridge.emit import make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.native import KERNELS, NativeScene
-from tinyscene.firmware_bridge.targets.image import find_device
+from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 
@@ -60,7 +60,7 @@ def test_clips_are_equal_on_devices_within_the_limits(
 ) -> None:
     if target == "cortex-m55" and shutil.which("qemu-system-arm") is None:
         pytest.skip("qemu-system-arm is missing: apt-get install qemu-system-arm")
-    result = emulate(imported_bundle, spread(clips, count), find_device(target))
+    result = emulate(imported_bundle, spread(clips, count), build_settings(target))
     assert (result["equal"], result["clips"]) == (True, count)
     assert result["arena_bytes"] <= ARENA
     assert result["memory_bytes"] <= MEMORY
@@ -75,4 +75,4 @@ def test_clips_are_equal_on_devices_within_the_limits(
     "target", ["cortex-m3", pytest.param("riscv32", marks=pytest.mark.xfail(strict=True, reason="3.42, see README"))]
 )
 def test_plain_kernels_keep_their_limit(imported_bundle: Bundle, clips: NDArray[np.int16], target: str) -> None:
-    assert emulate(imported_bundle, clips[:1], find_device(target))["instructions_per_mac"] <= PLAIN
+    assert emulate(imported_bundle, clips[:1], build_settings(target))["instructions_per_mac"] <= PLAIN

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.reference import rescale
-from tinyscene.firmware_bridge.memory.layouts import LAYOUTS, MAX_DEPTH, pointwise_scratch
+from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS, MAX_DEPTH, pointwise_scratch
 from tinyscene.firmware_bridge.targets.emulators import run
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS, build, find_toolchain, harness_sources
 

@@ -14,7 +14,7 @@ from tests.graphs import inputs_of, integer_graphs
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.reference import run, run_all
-from tinyscene.firmware_bridge.emit import Library, make_network
+from tinyscene.firmware_bridge.codegen.library import Library, make_network
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, kept_name
 from tinyscene.firmware_bridge.native import NativeNetwork, compile_native
 
@@ -99,20 +99,20 @@ class Poison:
         for name, rows in schedule.rows.items():
             for row in range(rows.count):
                 span = self.plan.row_offset(name, row), rows.stride
-                self.events.setdefault(schedule.born[name][row], []).append((True, *span))
-                self.events.setdefault(schedule.dies[name][row], []).append((False, *span))
+                self.events.setdefault(schedule.first_use[name][row], []).append((True, *span))
+                self.events.setdefault(schedule.last_use[name][row], []).append((False, *span))
         for operator in schedule.graph.operators:
             block = self.plan.blocks.get(kept_name(operator))
             if block:
                 span = self.plan.offsets[block.name], block.bytes
-                self.events.setdefault(block.born, []).append((True, *span))
-                self.events.setdefault(block.dies, []).append((False, *span))
+                self.events.setdefault(block.first_use, []).append((True, *span))
+                self.events.setdefault(block.last_use, []).append((False, *span))
         self.advance(-1)
 
     def advance(self, time: int) -> None:
-        """Rows die before others are born in their place."""
-        for born, start, size in sorted(self.events.get(time, []), key=lambda event: event[0]):
-            self.live[start : start + size] = born
+        """Ranges that end are removed before others start."""
+        for starts, start, size in sorted(self.events.get(time, []), key=lambda event: event[0]):
+            self.live[start : start + size] = starts
 
     def before_step(self, tensor: int, turn: int) -> None:
         step = self.plan.schedule.order[self.time]

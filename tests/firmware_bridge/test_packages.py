@@ -21,7 +21,7 @@ import yaml
 from tests import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.packaging import PACKAGES, TEMPLATES, WASM_EXPORTS, package
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -186,7 +186,7 @@ def test_another_cmake_project_can_use_it(way: str, made: dict[str, Path], tmp_p
         run("cmake", "--install", configure(made["cmake"], tmp_path / "tinyscene"), "--prefix", tmp_path / "installed")
     lists = "cmake_minimum_required(VERSION 3.16)\nproject(other C)\n" + use
     lists += "\nadd_executable(other main.c)\ntarget_link_libraries(other PRIVATE tinyscene::tinyscene)\n"
-    main = "#include <tinyscene.h>\nint main(void) { return tinyscene_arena_bytes() != TINYSCENE_BYTES; }\n"
+    main = "#include <tinyscene.h>\nint main(void) { return tinyscene_memory_bytes() != TINYSCENE_BYTES; }\n"
     write({"CMakeLists.txt": lists, "main.c": main}, tmp_path / "other")
     build = configure(tmp_path / "other", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
     run(build / "other")

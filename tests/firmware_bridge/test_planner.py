@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.graphs import integer_graphs
 from tinyscene.deploy.graph.graph import Add, Conv2D, DepthwiseConv2D, Graph, Mean, Quantization, Tensor
-from tinyscene.firmware_bridge.memory.arena_check import PlanError, prove
+from tinyscene.firmware_bridge.codegen.ops import steps_of
+from tinyscene.firmware_bridge.memory.arena_check import ArenaError, check_arena
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Plan, make_plan, work_block
 from tinyscene.firmware_bridge.memory.schedule import FIRST, make_schedule
-from tinyscene.firmware_bridge.ops import steps_of
 
 Q = Quantization(0.5, 0)
 KERNELS = ("mve",)  # which need no working memory
@@ -104,7 +104,7 @@ def test_a_shortcut_is_held_as_far_as_the_windows_beside_it_reach() -> None:
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(integer_graphs())
 def test_plans_of_random_graphs_are_proven(graph: Graph) -> None:
-    prove(plan_of(graph))
+    check_arena(plan_of(graph))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -115,37 +115,42 @@ def test_a_plan_where_a_row_is_written_over_one_that_is_still_read_is_refuted(
     plan = plan_of(graph)
     schedule = plan.schedule
     rows = [(name, row) for name in graph.tensors for row in range(schedule.rows[name].count)]
-    born = {(name, row): schedule.born[name][row] for name, row in rows}
-    dies = {(name, row): schedule.dies[name][row] for name, row in rows}
-    harmed = [(x, y) for x in rows for y in rows if x[0] != y[0] and born[x] < born[y] < dies[x] < len(schedule.order)]
+    first_use = {(name, row): schedule.first_use[name][row] for name, row in rows}
+    last_use = {(name, row): schedule.last_use[name][row] for name, row in rows}
+    harmed = [
+        (x, y)
+        for x in rows
+        for y in rows
+        if x[0] != y[0] and first_use[x] < first_use[y] < last_use[x] < len(schedule.order)
+    ]
     assume(harmed)
     (name, row), (other, other_row) = data.draw(st.sampled_from(harmed))
-    start, _ = plan.read_bytes(schedule.order[dies[name, row]].operator, name)
+    start, _ = plan.read_bytes(schedule.order[last_use[name, row]].operator, name)
     moved = plan.row_offset(name, row) + start - (plan.row_offset(other, other_row) - plan.offsets[other])
-    with pytest.raises(PlanError):
-        prove(dataclasses.replace(plan, offsets={**plan.offsets, other: moved}))
+    with pytest.raises(ArenaError):
+        check_arena(dataclasses.replace(plan, offsets={**plan.offsets, other: moved}))
 
 
 def test_a_ring_that_is_a_row_too_short_is_refuted() -> None:
     plan = plan_of(block())
     plan.slots["expand"] = 2
-    with pytest.raises(PlanError, match="expand row"):
-        prove(plan)
+    with pytest.raises(ArenaError, match="expand row"):
+        check_arena(plan)
 
 
 def test_an_arena_that_is_too_small_is_refuted() -> None:
     plan = plan_of(block())
     plan.__dict__["arena_bytes"] = plan.arena_bytes - 16
-    with pytest.raises(PlanError, match="outside an arena"):
-        prove(plan)
+    with pytest.raises(ArenaError, match="outside an arena"):
+        check_arena(plan)
 
 
 def test_reading_before_a_row_is_made_is_refuted() -> None:
     plan = plan_of(block())
     order = plan.schedule.order
     order.insert(0, order.pop(next(index for index, step in enumerate(order) if step.operator == 2)))
-    with pytest.raises(PlanError, match="deep row 0"):
-        prove(plan)
+    with pytest.raises(ArenaError, match="deep row 0"):
+        check_arena(plan)
 
 
 def test_a_front_end_shares_memory_with_the_network_but_not_with_its_input() -> None:

@@ -142,10 +142,10 @@ def test_sums_equal_the_reference_for_every_pair_of_values(machine: Machine) -> 
 
 def summed(arguments: tuple[int, ...], a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """What an addition makes of its values, by the arguments of its kernel."""
-    zero_a, zero_b, multiplier, shift, out_multiplier, out_shift, zero_point, lowest = arguments
+    zero_a, zero_b, multiplier, shift, out_multiplier, out_shift, zero_point, activation_min = arguments
     scaled = rescale((b.astype(np.int64) - zero_b) << 20, multiplier, -shift)
     sums = rescale(((a.astype(np.int64) - zero_a) << 19) + scaled, out_multiplier, -out_shift)
-    return np.clip(sums + zero_point, lowest, 127).astype(np.int8)
+    return np.clip(sums + zero_point, activation_min, 127).astype(np.int8)
 
 
 def test_sums_take_every_shift(machine: Machine) -> None:

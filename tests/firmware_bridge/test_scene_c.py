@@ -13,7 +13,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.graph.reference import run
-from tinyscene.firmware_bridge.emit import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.native import NativeScene
 
 CLIP = 32_000
@@ -179,7 +179,7 @@ def test_null_pointers_are_refused(scene: NativeScene, clip: NDArray[np.int16]) 
 @pytest.mark.parametrize(("less", "offset", "status"), [(1, 0, SIZE), (0, 1, ALIGNMENT), (0, 8, ALIGNMENT), (0, 0, OK)])
 def test_memory_that_is_short_or_misaligned_is_refused(scene: NativeScene, less: int, offset: int, status: int) -> None:
     size, instance = int(scene.config["BYTES"]), ctypes.c_void_p()
-    assert scene.c.tinyscene_arena_bytes() == size
+    assert scene.c.tinyscene_memory_bytes() == size
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 16 + offset
     assert (

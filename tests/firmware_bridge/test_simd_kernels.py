@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tests import ROOT
 from tinyscene.deploy.graph.graph import Add, Quantization, Tensor, quantize_multiplier
 from tinyscene.deploy.graph.reference import rescale, run_integer
-from tinyscene.firmware_bridge.memory.layouts import pointwise_scratch, simd
+from tinyscene.firmware_bridge.codegen.weight_layouts import pointwise_scratch, simd
 
 Array = NDArray[Any]
 RUNTIME = ROOT / "firmware_bridge" / "runtime"
@@ -225,9 +225,9 @@ def addition(draw: np.random.Generator, scales: tuple[float, float, float], relu
     scaled = quantize_multiplier(quantizations[1].scale / twice)
     last = quantize_multiplier(twice / (2**20 * quantizations[2].scale))
     arguments = (*zero_points[:2], scaled[0], -scaled[1], last[0], -last[1])
-    lowest = zero_points[2] if relu else -128
+    activation_min = zero_points[2] if relu else -128
     expected = run_integer(operator, tensors[:2], [a, b])
-    return Case(2, (*arguments, zero_points[2], lowest), (a, b), expected)
+    return Case(2, (*arguments, zero_points[2], activation_min), (a, b), expected)
 
 
 def pool(draw: np.random.Generator, window: tuple[int, int], channels: int, pixels: int, step: int) -> Case:

@@ -13,13 +13,13 @@ from elftools.elf.elffile import ELFFile
 from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.targets import toolchains
+from tinyscene.firmware_bridge.targets.elf import image_symbols
 from tinyscene.firmware_bridge.targets.toolchains import (
     HARNESS,
     TARGETS,
     build,
     find_toolchain,
     harness_sources,
-    section_sizes,
 )
 
 M4, HOST = TARGETS["cortex-m4"], TARGETS["host"]
@@ -156,7 +156,7 @@ def test_the_harness_compiles_without_a_warning(toolchain: str, target: str, tmp
 
 
 def test_sizes_name_functions_constants_values_and_zeros(sized: Path) -> None:
-    sizes = {piece.symbol: (piece.kind, piece.bytes) for piece in section_sizes(sized)}
+    sizes = {symbol.name: (symbol.kind, symbol.bytes) for symbol in image_symbols(sized)}
     assert sizes["sized_table"] == ("rodata", 1000)
     assert sizes["sized_values"] == ("data", 500)
     assert sizes["sized_zeros"] == ("bss", 3000)
@@ -169,26 +169,26 @@ def test_sizes_name_functions_constants_values_and_zeros(sized: Path) -> None:
 def test_symbols_stay_at_every_optimization(optimize: str, tmp_path: Path) -> None:
     sources = [write(tmp_path, SIZED), *harness_sources(M4)]
     image = build(find_toolchain("zig", M4), M4, sources, tmp_path / "sized.elf", optimize=optimize)
-    assert {"main", "sized_table", "sized_zeros", "harness_reset"} <= {piece.symbol for piece in section_sizes(image)}
+    assert {"main", "sized_table", "sized_zeros", "harness_reset"} <= {symbol.name for symbol in image_symbols(image)}
 
 
 def test_sizes_add_up_to_the_image(sized: Path) -> None:
     with sized.open("rb") as stream:
         sections = [each for each in ELFFile(stream).iter_sections() if each["sh_flags"] & 2]
-        sizes = [piece.bytes for piece in section_sizes(sized)]
+        sizes = [symbol.bytes for symbol in image_symbols(sized)]
         assert sum(sizes) == sum(each["sh_size"] for each in sections)
         assert min(sizes) > 0
 
 
 def test_sizes_tell_the_source_of_what_is_static(sized: Path) -> None:
-    files = {piece.symbol: piece.file for piece in section_sizes(sized)}
+    files = {symbol.name: symbol.file for symbol in image_symbols(sized)}
     assert files["vectors"] == "cortex_m.c"
     assert files["sized_table"] == ""
 
 
 def test_what_is_no_image_has_no_sizes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"program\.c: not an image"):
-        section_sizes(write(tmp_path, "no ELF"))
+        image_symbols(write(tmp_path, "no ELF"))
 
 
 def test_a_library_of_the_host_can_be_called(tmp_path: Path) -> None:

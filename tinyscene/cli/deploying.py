@@ -17,7 +17,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256, write_whole
 from tinyscene.deploy.common.terminal import Json, messages, show
 from tinyscene.deploy.frontend.audio import read_clips
-from tinyscene.firmware_bridge.emit import DEVICE_KERNELS
+from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
 from tinyscene.models import load
 
 app = typer.Typer()
@@ -184,9 +184,9 @@ def emulate(
     from tinyscene.firmware_bridge.emulate import emulate as run_emulation
     from tinyscene.firmware_bridge.emulate import require_equal
     from tinyscene.firmware_bridge.report import emulation_table
-    from tinyscene.firmware_bridge.targets.image import find_device
+    from tinyscene.firmware_bridge.targets.image import build_settings
 
-    devices = [find_device(each, toolchain, emulator, optimize, kernels) for each in target.split(",")]
+    devices = [build_settings(each, toolchain, emulator, optimize, kernels) for each in target.split(",")]
     bundle = open_bundle(folder)
     pcm = np.concatenate([bundle.vectors.pcm, read_clips(audio or [], bundle.front_end.sample_rate)])
     if data:

@@ -1,8 +1,8 @@
 """AVERAGE_POOL_2D: the mean of a window, its padding counted."""
 
 from tinyscene.deploy.graph.graph import AveragePool2D, Tensor
+from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.schedule import Steps, window_steps
-from tinyscene.firmware_bridge.ops.site import Code, Site
 
 MAX_AREA = 2**20  # of a window: beyond, the host's kernel would have to round twice
 FAST_AREA, FAST_CHANNELS = 255, 4  # what tinyscene_kernels.h asks for tinyscene_pool: no more, and no fewer
@@ -14,8 +14,8 @@ def plan(operator: AveragePool2D, source: Tensor) -> Steps:
     return window_steps(operator, source, operator.size, 0)
 
 
-def emit(operator: AveragePool2D, site: Site) -> Code:
+def emit(operator: AveragePool2D, context: CodegenContext) -> Code:
     (tall, wide), channels = operator.size, operator.output.shape[3]
     step = operator.stride[1] * channels
     kernel = "tinyscene_pool" if tall * wide <= FAST_AREA and channels >= FAST_CHANNELS else "tinyscene_pool_any"
-    return Code([*site.rows(), f"{kernel}(rows, {tall}, {wide}, {channels}, {site.width}, {step}, y);"])
+    return Code([*context.rows(), f"{kernel}(rows, {tall}, {wide}, {channels}, {context.width}, {step}, y);"])

@@ -8,10 +8,10 @@ where that lies. The parts' functions take turns as `schedule.py` does, so the p
 
 from collections.abc import Sequence
 
+from tinyscene.firmware_bridge.codegen.ops import code_of
+from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, comment, row_address
 from tinyscene.firmware_bridge.memory.planner import Plan
 from tinyscene.firmware_bridge.memory.schedule import Schedule
-from tinyscene.firmware_bridge.ops import code_of
-from tinyscene.firmware_bridge.ops.site import Code, Site, comment, row_address
 
 NETWORK_HEAD = """\
 #include "tinyscene_network.h"
@@ -40,7 +40,7 @@ NETWORK_HEAD = """\
 def network_files(plan: Plan, kernels: Sequence[str]) -> dict[str, str]:
     """The generated files of a network, with weights for these kernels."""
     operators = enumerate(plan.schedule.graph.operators, 1)
-    codes = [code_of(operator, Site(plan, operator, number, kernels)) for number, operator in operators]
+    codes = [code_of(operator, CodegenContext(plan, operator, number, kernels)) for number, operator in operators]
     weights = [_weights_head(kernels), *(code.tables for code in codes if code.tables)]
     return {"tinyscene_weights.c": "\n".join(weights), "tinyscene_network.c": _network_code(plan, codes)}
 

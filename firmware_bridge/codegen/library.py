@@ -19,14 +19,14 @@ from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.firmware_bridge.frontend_tables import frame_spans, frontend_config, frontend_tables
-from tinyscene.firmware_bridge.memory.arena_check import prove
+from tinyscene.firmware_bridge.codegen.frontend_tables import frame_spans, frontend_config, frontend_tables
+from tinyscene.firmware_bridge.codegen.network import network_files
+from tinyscene.firmware_bridge.codegen.ops import steps_of
+from tinyscene.firmware_bridge.memory.arena_check import check_arena
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Block, Plan, aligned, make_plan, work_block
 from tinyscene.firmware_bridge.memory.schedule import FIRST
-from tinyscene.firmware_bridge.network import network_files
-from tinyscene.firmware_bridge.ops import steps_of
 
-RUNTIME = Path(__file__).parent / "runtime"
+RUNTIME = Path(__file__).parent.parent / "runtime"
 DEVICE_KERNELS = ("plain", "dsp", "mve")  # chosen among by the compiler's feature macros
 NETWORK_FILES = ("tinyscene_kernels.h", "tinyscene_network.h", "tinyscene_plain.c")  # plain has what no other has
 SCENE_FILES = ("tinyscene.h", "tinyscene.c", "tinyscene_frontend.h", "tinyscene_frontend.c")
@@ -55,7 +55,7 @@ def make_library(
 ) -> Library:
     """The library of a network with its front end; it decides every `hop` seconds on the last second.
 
-    `model` names what it was made of, for whoever finds it in a device: the hash of a bundle's graph.
+    `model` names what it was made of, so that a firmware image can be traced to it: the hash of a bundle's graph.
     Raises InputError for a hop that the front end's frames do not fall on.
     """
     log_mel = input_log_mel(graph, front_end)
@@ -92,10 +92,17 @@ def make_network(graph: Graph, kernels: Sequence[str] = DEVICE_KERNELS) -> Libra
     return _finished(_network_library(plan, kernels), plan, _network_config(plan), kernels)
 
 
+def write_sources(library: Library, folder: Path) -> list[Path]:
+    """Write all files of a library; those that are compiled."""
+    for name, content in library.files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in library.files if name.endswith(".c")]
+
+
 def _plan(graph: Graph, kernels: Sequence[str], extras: Sequence[Block]) -> Plan:
     steps = [steps_of(operator, graph.sources(operator), kernels) for operator in graph.operators]
     plan = make_plan(graph, steps, extras)
-    prove(plan)
+    check_arena(plan)
     return plan
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, Mean, Tensor
+from tinyscene.firmware_bridge.codegen.ops import add, convolution, depthwise, mean, pool
+from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.schedule import Steps
-from tinyscene.firmware_bridge.ops import add, convolution, depthwise, mean, pool
-from tinyscene.firmware_bridge.ops.site import Code, Site
 
 
 def steps_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str]) -> Steps:
@@ -23,16 +23,16 @@ def steps_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str]) 
             return mean.plan(sources[0])
 
 
-def code_of(operator: Kind, site: Site) -> Code:
+def code_of(operator: Kind, context: CodegenContext) -> Code:
     """The C of an operator: its tables, and what it does in a step."""
     match operator:
         case Conv2D():
-            return convolution.emit(operator, site)
+            return convolution.emit(operator, context)
         case DepthwiseConv2D():
-            return depthwise.emit(operator, site)
+            return depthwise.emit(operator, context)
         case Add():
-            return add.emit(operator, site)
+            return add.emit(operator, context)
         case AveragePool2D():
-            return pool.emit(operator, site)
+            return pool.emit(operator, context)
         case Mean():
-            return mean.emit(operator, site)
+            return mean.emit(operator, context)

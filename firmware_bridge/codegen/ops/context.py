@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Convolution, Kind, Tensor, quantize_multiplier
-from tinyscene.firmware_bridge.memory.layouts import MAX_DEPTH
+from tinyscene.firmware_bridge.codegen.weight_layouts import MAX_DEPTH
 from tinyscene.firmware_bridge.memory.planner import Plan
 
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
@@ -27,7 +27,7 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Site:
+class CodegenContext:
     """An operator in a plan; `number` is that of the tensor that it makes, the graph's input being 0."""
 
     plan: Plan
@@ -103,7 +103,7 @@ def is_fast(operator: Convolution, source: Tensor) -> bool:
     """Whether the fast kernels are exact for a convolution: what tinyscene_kernels.h asks for tinyscene_pointwise."""
     multipliers, shifts = _rescalings(operator, source)
     least, most = FASTEST_SHIFTS
-    if not ((shifts >= least) & (shifts <= most)).all() or _lowest(operator) != -128:
+    if not ((shifts >= least) & (shifts <= most)).all() or _activation_min(operator) != -128:
         return False
     depth = operator.weights.size // len(operator.bias)
     sums = 128 * np.abs(operator.weights.astype(np.int64)).sum(operator.other_axes) + np.abs(
@@ -121,9 +121,9 @@ def folded_bias(operator: Convolution, source: Tensor) -> NDArray[np.int64]:
     )
 
 
-def convolution_tables(operator: Convolution, site: Site, weights: dict[str, NDArray[Any]]) -> Code:
+def convolution_tables(operator: Convolution, context: CodegenContext, weights: dict[str, NDArray[Any]]) -> Code:
     """The tables of a convolution, with its weights as each set of kernels reads them."""
-    number, source = site.number, site.sources[0]
+    number, source = context.number, context.sources[0]
     multipliers, shifts = _rescalings(operator, source)
     bias = folded_bias(operator, source).astype(np.uint64).astype(np.uint32).astype(np.int32)  # sums wrap around
     taken: list[str] = []
@@ -135,7 +135,7 @@ def convolution_tables(operator: Convolution, site: Site, weights: dict[str, NDA
     depth = operator.weights.size // len(operator.bias)
     fields = [
         *(f"{table}_{number}" for table in ("weights", "bias", "multiplier", "shift")),
-        *map(str, (depth, len(operator.bias), _rounding(operator), _lowest(operator))),
+        *map(str, (depth, len(operator.bias), _rounding(operator), _activation_min(operator))),
     ]
     tables = [
         f"/* {comment(operator.output.name)}: {' x '.join(map(str, operator.weights.shape))} */\n",
@@ -158,5 +158,5 @@ def _rounding(operator: Convolution) -> int:
     return 2 * operator.output.q.zero_point + 1
 
 
-def _lowest(operator: Convolution) -> int:
+def _activation_min(operator: Convolution) -> int:
     return operator.output.q.zero_point if operator.relu else -128

@@ -1,0 +1,27 @@
+"""ADD, by TFLite's rule: both inputs are shifted left by 20 and brought to twice the larger scale."""
+
+from tinyscene.deploy.graph.graph import Add, Tensor
+from tinyscene.deploy.graph.reference import ADD_SHIFT
+from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, rescaling
+from tinyscene.firmware_bridge.memory.schedule import Steps, row_steps
+
+
+def plan(source: Tensor) -> Steps:
+    return row_steps(source)
+
+
+def emit(operator: Add, context: CodegenContext) -> Code:
+    order = sorted((0, 1), key=lambda index: -context.sources[index].q.scale)  # the larger scale's input is just halved
+    sources, output = [context.sources[index] for index in order], operator.output.q
+    scale = 2.0 * sources[0].q.scale
+    scaled = rescaling(sources[1].q.scale / scale)
+    last = rescaling(scale / (2**ADD_SHIFT * output.scale))
+    activation_min = output.zero_point if operator.relu else -128
+    zero_points = ", ".join(str(tensor.q.zero_point) for tensor in sources)
+    values = (
+        f"{{{{{zero_points}}}, {scaled[0]}, {scaled[1]}, {last[0]}, {last[1]}, {output.zero_point}, {activation_min}}}"
+    )
+    count = context.plan.schedule.rows[operator.output.name].bytes
+    inputs = ", ".join(context.source(index) for index in order)
+    step = f"tinyscene_add(&sum_{context.number}, {inputs}, {count}, y);"
+    return Code([step], declarations=f"static const tinyscene_sum sum_{context.number} = {values};\n")
