@@ -1,12 +1,13 @@
-# make install   .venv with everything in it      make check     format, lint and types
+# make install   .venv with everything in it      make check     format, lint, types and the site
 # make demo      the whole pipeline, small        make test      check and the quick tests
 # make clean     remove what these made           make test-all  check and every test
+# make docs      generated pages and the site     (build/site/index.html)
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all check format tools clean
+.PHONY: install demo test test-all check docs format tools clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +24,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: install
+	$(BIN)/python -m docs.generator
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: install
 	$(BIN)/ruff format .

@@ -23,7 +23,7 @@ from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
 
 SPLIT = "100"
-RESULTS = Path("benchmarks/results")
+PICTURES, RESULTS = Path("docs/images"), Path("benchmarks/results")
 ALL = 10**6
 DEVICES: list[tuple[str, str, str | None, int]] = [  # target, toolchain, kernels, clips
     ("host", "zig", None, ALL),
@@ -74,7 +74,7 @@ def _devices() -> list[tuple[BuildSettings, int]]:
 def _memory(bundle: Bundle) -> dict[str, Any]:
     """Bytes of RAM by hop, and the plan of the arena with windows that do not overlap."""
     libraries = {hop: make_library(bundle.graph, bundle.front_end, bundle.labels, hop=hop) for hop in HOPS}
-    write_whole(RESULTS / "arena.svg", plan_picture(libraries[1.0].plan))
+    write_whole(PICTURES / "arena.svg", plan_picture(libraries[1.0].plan))
     return {
         "bytes_by_hop": {str(hop): library.config["BYTES"] for hop, library in libraries.items()},
         "arena_of_the_network_alone": make_network(bundle.graph).config["ARENA_BYTES"],

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-RESULTS = Path("benchmarks/results")
+PICTURES, RESULTS = Path("docs/images"), Path("benchmarks/results")
 WIDTH, HEIGHT, SCALE = 1180, 900, 1.5  # of the window, in pixels of the page; and pixels of the picture for each
 COLOURS = 256
 
@@ -41,14 +41,14 @@ def pictures() -> None:
 @app.command()
 def web(bundle: Path, sound: Annotated[Path, typer.Option(help="What the page classifies.")]) -> None:
     """Make the picture of the web page."""
-    write_whole(RESULTS / "web.png", picture_of_web(bundle, sound))
+    write_whole(PICTURES / "web.png", picture_of_web(bundle, sound))
 
 
 @app.command()
 def report(folders: list[Path]) -> None:
     """Make the picture of the report."""
     picture, figures = picture_of_report(folders)
-    write_whole(RESULTS / "report.png", picture)
+    write_whole(PICTURES / "report.png", picture)
     write_result(RESULTS / "report.json", figures)
 
 

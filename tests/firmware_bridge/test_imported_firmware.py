@@ -72,7 +72,7 @@ def test_clips_are_equal_on_devices_within_the_limits(
 
 
 @pytest.mark.parametrize(
-    "target", ["cortex-m3", pytest.param("riscv32", marks=pytest.mark.xfail(strict=True, reason="3.42, see README"))]
+    "target", ["cortex-m3", pytest.param("riscv32", marks=pytest.mark.xfail(strict=True, reason="see docs/results.md"))]
 )
 def test_plain_kernels_keep_their_limit(imported_bundle: Bundle, clips: NDArray[np.int16], target: str) -> None:
     assert emulate(imported_bundle, clips[:1], build_settings(target))["instructions_per_mac"] <= PLAIN

@@ -1,0 +1,123 @@
+"""docs/results.md and the table at the head of README.md: the figures of `benchmarks/results/*.json`."""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from docs.generator.templates import render
+from tinyscene.train.budget import count_recipe
+from tinyscene.train.recipe import load_recipe
+from tinyscene.train.sweep.published import PUBLISHED_MACRO
+from tinyscene.train.sweep.report import ALL_FOLDS
+
+Content = dict[str, Any]
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+
+
+def results_page() -> str:
+    """The text of docs/results.md."""
+    measured = read_results()
+    return render(
+        "results.md.j2",
+        FILTERS,
+        **measured,
+        published=PUBLISHED_MACRO,
+        split_rows=split_rows(measured["splits"]),
+        esc10_rows=esc10_rows(measured),
+        frontier_rows=frontier_rows(measured["frontier"]),
+        decisions=decisions(measured),
+        origin=lambda name: origin(measured[name]["made_by"], name),
+    )
+
+
+def headline() -> str:
+    """The table at the head of README.md."""
+    measured = read_results()
+    return render("headline.md.j2", FILTERS, **measured, m4=decisions(measured)[0])
+
+
+def read_results() -> dict[str, Content]:
+    """Every file of results by its name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def origin(made_by: Content, name: str) -> str:
+    """Where figures come from: the file, and the machine, Python and commit that measured them."""
+    host = f"{made_by['cpu']}, {made_by['cores']} cores, Python {made_by['python']}"
+    return f"`benchmarks/results/{name}.json`; {host}; commit `{made_by['git']['commit'][:10]}`"
+
+
+def decisions(measured: dict[str, Content]) -> list[Content]:
+    """For each target that others were quoted for: the instructions of a whole decision, theirs and ours."""
+    rows = []
+    for peer in measured["peers"]["decisions"]:
+        devices = measured["firmware"]["devices"].values()
+        ours = min(
+            (row for row in devices if row["target"] == peer["target"] and row["optimize"] == "O2"),
+            key=lambda row: row["instructions"] + row["frontend_instructions"],
+        )
+        total, peer_total = (row["frontend_instructions"] + row["instructions"] for row in (ours, peer))
+        rows.append({"peer": peer, "ours": ours, "total": total, "peer_total": peer_total})
+    return rows
+
+
+def split_rows(splits: Content) -> list[Content]:
+    """The results of both runs by split."""
+    found = {(row["run"], row["split"]): row for row in splits["results"]}
+    names = splits["sweep"]["splits"]
+    return [{"split": name, "baseline": found["baseline", name], "student": found["student", name]} for name in names]
+
+
+def esc10_rows(measured: dict[str, Content]) -> list[Content]:
+    """Accuracy over the folds of ESC-10, by recipe."""
+    scratch = measured["from_scratch_esc10"]["summary"]["sounds"]["accuracy"]
+    rows = [{"run": "sounds", "macs": count_recipe(load_recipe("sounds")).macs, "accuracy": scratch}]
+    folds = [row for row in measured["esc10"]["results"] if row["split"] == ALL_FOLDS]
+    return rows + [{key: row[key] for key in ("run", "macs", "accuracy")} for row in folds]
+
+
+def frontier_rows(frontier: Content) -> list[Content]:
+    """Size and accuracy of the pruned networks, over the seeds."""
+    rows = []
+    for goal in dict.fromkeys(row["goal"] for row in frontier["rows"]):
+        members = [row for row in frontier["rows"] if row["goal"] == goal]
+        accuracies = {kind: [row[kind]["macro_accuracy"] for row in members] for kind in ("float", "int8")}
+        rows.append(
+            {
+                "goal": goal,
+                "macs": mean(row["macs"] for row in members),
+                "int8_bytes": mean(row["int8_bytes"] for row in members),
+                **{kind: {"mean": mean(values), "sd": stdev(values)} for kind, values in accuracies.items()},
+            }
+        )
+    return rows
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share in per cent."""
+    return f"{100 * share:.{digits}f}"
+
+
+def spread(statistic: Content, digits: int = 1) -> str:
+    """A share's mean and standard deviation, in per cent."""
+    return f"{percent(statistic['mean'], digits)} ± {percent(statistic['sd'], digits)}"
+
+
+def gain(row: Content, group: str) -> str:
+    """A difference to the baseline with its interval; nothing for the baseline itself."""
+    low, high = row[f"{group}_interval"]
+    return "" if row["rung"] == "baseline" else f"{row[f'{group}_gain']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def millions(count: float | None, digits: int = 1) -> str:
+    """A count in millions; nothing where it was not counted."""
+    return "" if count is None else f"{count / 1e6:.{digits}f} M"
+
+
+def number(value: float | None, form: str = ",") -> str:
+    """A number; nothing where it was not measured."""
+    return "" if value is None else format(value, form)
+
+
+FILTERS = {"percent": percent, "spread": spread, "gain": gain, "millions": millions, "number": number}
