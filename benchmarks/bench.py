@@ -16,6 +16,7 @@ bundle. What is missing on this machine is left out with the reason.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group
@@ -80,7 +81,7 @@ def _target(bundle: Bundle, name: str) -> dict[str, Any]:
     try:
         if name in vela.TARGETS:
             return vela.estimate(bundle, name)
-        return {"kind": "instructions", **emulate(bundle, bundle.vectors.pcm[SOUNDS], build_settings(name))}
+        return {"kind": "instructions", **asdict(emulate(bundle, bundle.vectors.pcm[SOUNDS], build_settings(name)))}
     except InputError as error:
         return {"missing": str(error)}
 

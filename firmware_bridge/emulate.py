@@ -1,11 +1,11 @@
 """Run the firmware on an emulated target and compare it with the reference bit for bit.
 
     result = emulate(bundle, pcm, build_settings("cortex-m4"))     # or any target of toolchains.py, the host among them
-    require_equal([result])                           # raises EmulationError at the first layer that differs
+    require_equal({result.target: result.difference})      # raises EmulationError with the first layer that differs
 
-The image is the library as a user gets it, with a small program (harness/scene_main.c) around it that reads sound from
-a file, pushes it, and writes logits, checksums of every activation and counts. What is counted are instructions, not
-cycles: emulators have no model of a pipeline or of flash.
+The image is the library as a user gets it and a small program (harness/scene_main.c) that reads PCM from a file, pushes
+it, and writes logits, checksums of every activation and counts. It counts instructions, not cycles: emulators do not
+model pipelines or flash.
 """
 
 import re
@@ -14,9 +14,10 @@ import subprocess
 import tempfile
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,10 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import TinysceneError
 from tinyscene.deploy.graph.reference import run_all
-from tinyscene.firmware_bridge.codegen.library import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.memory.schedule import macs
 from tinyscene.firmware_bridge.targets import emulators
-from tinyscene.firmware_bridge.targets.image import BuildSettings, build_image, build_settings, flash_bytes
+from tinyscene.firmware_bridge.targets.image import BuildSettings, FlashBytes, build_image, flash_bytes
 
 JOB = struct.Struct("<4s4I")  # magic, version, clips, samples a push, tensor to dump
 RESULT = struct.Struct("<4s7I")  # magic, version, windows, classes, tensors, memory, stack, reserved
@@ -44,7 +45,7 @@ class EmulationError(TinysceneError):
 
 @dataclass(frozen=True)
 class Answers:
-    """What the program wrote."""
+    """The output of the program."""
 
     logits: NDArray[np.int8]  # (window, classes)
     crc: NDArray[np.uint32]  # (window, tensors)
@@ -54,58 +55,71 @@ class Answers:
     dumped: bytes
 
 
-def emulate(bundle: Bundle, pcm: NDArray[np.int16], settings: BuildSettings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class EmulationResult:
+    """Whether a target's results equal the reference, and what they cost. Counts are none where nothing counts."""
+
+    target: str
+    toolchain: str
+    emulator: str | None
+    optimize: str
+    kernels: str
+    clips: int
+    equal: bool
+    difference: str | None  # in the first clip that differs
+    instructions: int | None  # of an inference
+    frontend_instructions: int | None  # of a clip
+    layers: list[int] | None  # instructions by activation
+    stack_bytes: int | None
+    instructions_per_mac: float | None
+    arena_bytes: int
+    state_bytes: int
+    memory_bytes: int  # arena and state: all that an instance needs
+    flash_bytes: int | None
+    flash: FlashBytes | None
+
+
+def emulate(bundle: Bundle, pcm: NDArray[np.int16], settings: BuildSettings) -> EmulationResult:
     """Run clips (clip, samples) on an emulated target and compare them with the reference.
 
-    Returns: target, toolchain, emulator, optimize, kernels, clips, equal, difference (of the first clip that differs),
-    instructions (of an inference), instructions_per_mac, frontend_instructions (of a clip), layers (instructions by
-    activation), arena_bytes, state_bytes, memory_bytes (all an instance needs), stack_bytes, flash_bytes, and flash
-    by code, weights and tables. Counts are none where nothing counts, as on the host. Raises InputError where the
-    emulator is missing or has no such core.
+    Raises InputError if the emulator is missing or does not support the core.
     """
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
     tensors = _reference(bundle, pcm)
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
         folder = Path(name)
-        image, traced = (_Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
+        image, traced = (Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
         difference = _first_difference(traced, pcm, tensors)
         counts = _count(image, pcm[:1])
         flash = flash_bytes(image.path, library) if settings.target.bare else None
-    config, run_count = library.config, counts["instructions"]
-    return {
-        "target": settings.target.name,
-        "toolchain": settings.toolchain.version(),
-        "emulator": settings.emulator,
-        "optimize": settings.optimize,
-        "kernels": settings.kernels,
-        "clips": len(pcm),
-        "equal": difference is None,
-        "difference": difference,
-        **counts,
-        "instructions_per_mac": None if run_count is None else run_count / macs(bundle.graph),
-        "arena_bytes": config["ARENA_BYTES"],
-        "state_bytes": config["STATE_BYTES"],
-        "memory_bytes": config["BYTES"],
-        "flash_bytes": None if flash is None else sum(flash.values()),
-        "flash": flash,
-    }
+    config = library.config
+    return EmulationResult(
+        target=settings.target.name,
+        toolchain=settings.toolchain.version(),
+        emulator=settings.emulator,
+        optimize=settings.optimize,
+        kernels=settings.kernels,
+        clips=len(pcm),
+        equal=difference is None,
+        difference=difference,
+        instructions=counts.inference,
+        frontend_instructions=counts.front_end,
+        layers=counts.layers,
+        stack_bytes=counts.stack_bytes,
+        instructions_per_mac=None if counts.inference is None else counts.inference / macs(bundle.graph),
+        arena_bytes=int(config["ARENA_BYTES"]),
+        state_bytes=int(config["STATE_BYTES"]),
+        memory_bytes=int(config["BYTES"]),
+        flash_bytes=None if flash is None else flash.total,
+        flash=flash,
+    )
 
 
-def emulate_network(library: Library, features: NDArray[np.int8], target: str) -> NDArray[np.int8]:
-    """The output of a network without a front end on an emulated target: features (batch, ...) -> (batch, ...)."""
-    settings = build_settings(target, kernels=library.kernels[0])
-    with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
-        path = build_image(library, settings, Path(folder), program="network")
-        job = JOB.pack(b"TSGN", VERSION, len(features), 0, NOTHING) + features.tobytes()
-        answers = _Image(path, settings).run(job)
-    return answers.logits.reshape(len(features), *library.plan.schedule.graph.output.shape[1:])
-
-
-def require_equal(results: list[dict[str, Any]]) -> None:
-    """Raise EmulationError if a target did not give the reference's results."""
-    for result in results:
-        if not result["equal"]:
-            raise EmulationError(f"{result['target']}: differs from the reference: {result['difference']}")
+def require_equal(differences: Mapping[str, str | None]) -> None:
+    """Raise EmulationError if a target differs from the reference: `differences` by target, none where it is equal."""
+    for target, difference in differences.items():
+        if difference is not None:
+            raise EmulationError(f"{target}: differs from the reference: {difference}")
 
 
 def _reference(bundle: Bundle, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.int8]]:
@@ -113,7 +127,9 @@ def _reference(bundle: Bundle, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.i
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
+    """A program of harness/ that is built for a target, ready to run jobs."""
+
     path: Path
     settings: BuildSettings
 
@@ -134,7 +150,7 @@ class _Image:
         return done.returncode, done.stdout + done.stderr
 
     def count(self, functions: str) -> Counter[str]:
-        """Instructions by function, of the job that was run last."""
+        """Instructions by function, of the last job."""
         total: Counter[str] = Counter()
         counted = emulators.run(
             self.path, self.settings.target, self.path.parent, "unicorn", counting=True, by_function=functions
@@ -145,12 +161,12 @@ class _Image:
 
 
 def job_of(pcm: NDArray[np.int16], dump: int = NOTHING) -> bytes:
-    """What harness/scene_main.c reads: clips (clip, samples), and the number of an activation to write out."""
+    """The input of harness/scene_main.c: clips (clip, samples), and the number of an activation to write out."""
     return JOB.pack(b"TSGJ", VERSION, len(pcm), CHUNK, dump) + pcm.astype("<i2").tobytes()
 
 
 def answers_of(content: bytes) -> Answers:
-    """What harness/scene_main.c wrote."""
+    """Read the output of harness/scene_main.c."""
     _, _, windows, classes, tensors, memory, stack, _ = RESULT.unpack_from(content)
     row = np.dtype(
         [("count", "<u8", (2,)), ("crc", "<u4", (tensors,)), ("logits", "i1", (classes,)), ("pad", "V", -classes % 4)]
@@ -160,16 +176,16 @@ def answers_of(content: bytes) -> Answers:
     return Answers(rows["logits"], rows["crc"], rows["count"], memory, stack, rest)
 
 
-def _first_difference(image: _Image, pcm: NDArray[np.int16], tensors: dict[str, NDArray[np.int8]]) -> str | None:
+def _first_difference(image: Image, pcm: NDArray[np.int16], tensors: dict[str, NDArray[np.int8]]) -> str | None:
     """The first layer that differs in the first clip that does, with the place and both values."""
-    found = image.run(job_of(pcm))
+    answers = image.run(job_of(pcm))
     logits = list(tensors.values())[-1]
     for clip in range(len(pcm)):
         for number, (name, values) in enumerate(tensors.items()):
-            if zlib.crc32(values[clip].tobytes()) != found.crc[clip, number]:
+            if zlib.crc32(values[clip].tobytes()) != answers.crc[clip, number]:
                 dumped = np.frombuffer(image.run(job_of(pcm[clip : clip + 1], number)).dumped, np.int8)
                 return f"clip {clip}, {name} {_differing(values[clip], dumped[: values[clip].size])}"
-        if (found.logits[clip] != logits[clip]).any():
+        if (answers.logits[clip] != logits[clip]).any():
             return f"clip {clip}: the scores that are given out are not the logits"
     return None
 
@@ -183,19 +199,25 @@ def _differing(expected: NDArray[np.int8], found: NDArray[np.int8]) -> str:
     return f"at {first} is {values}; {len(places)} of {expected.size} values differ"
 
 
-def _count(image: _Image, pcm: NDArray[np.int16]) -> dict[str, Any]:
-    """Instructions of a clip, on an image without checksums in it; and the most stack that was used."""
+class _Counts(NamedTuple):
+    """Instructions of a clip, and the bytes of stack that were used at most."""
+
+    inference: int | None
+    front_end: int | None
+    layers: list[int] | None
+    stack_bytes: int | None
+
+
+def _count(image: Image, pcm: NDArray[np.int16]) -> _Counts:
+    """Count on an image without checksums."""
     answers = image.run(job_of(pcm))
-    counts: dict[str, Any] = {"instructions": None, "frontend_instructions": None, "layers": None}
+    stack = answers.stack or None
     if image.settings.emulator == "qemu":
-        run, push = answers.instructions[0].tolist()
-        counts |= {"instructions": run, "frontend_instructions": push}
+        inference, front_end = answers.instructions[0].tolist()
+        return _Counts(inference, front_end, None, stack)
     if image.settings.emulator == "unicorn":
         total = image.count(rf"tinyscene_(run|push)|{ROW.pattern}")
         layers = {int(match[1]): count for name, count in total.items() if (match := ROW.fullmatch(name))}
-        counts = {
-            "instructions": total["tinyscene_run"],
-            "frontend_instructions": total["tinyscene_push"],
-            "layers": [layers[number] for number in sorted(layers)],
-        }
-    return counts | {"stack_bytes": answers.stack or None}
+        by_layer = [layers[number] for number in sorted(layers)]
+        return _Counts(total["tinyscene_run"], total["tinyscene_push"], by_layer, stack)
+    return _Counts(None, None, None, stack)

@@ -1,11 +1,12 @@
-"""`tinyscene firmware`: a bundle as a folder of C sources, or as a package, with a report.
+"""`tinyscene firmware`: write a bundle as a folder of C sources or as a package, with a report.
 
-report = write_firmware(bundle, Path("fw"))
+firmware = write_firmware(bundle, Path("fw"))
 """
 
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,31 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
 from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS
-from tinyscene.firmware_bridge.packaging import TEMPLATES, package
-from tinyscene.firmware_bridge.report import describe, plan_picture, readme
+from tinyscene.firmware_bridge.packaging import package
+from tinyscene.firmware_bridge.report import (
+    LibraryReport,
+    MeasuredFlash,
+    MissingFlash,
+    describe,
+    plan_picture,
+    readme,
+)
 from tinyscene.firmware_bridge.targets.image import build_image, build_settings, flash_bytes
+from tinyscene.firmware_bridge.templates import license_text
 
 MEASURED_ON = "cortex-m4"
+
+
+@dataclass(frozen=True)
+class WrittenFirmware:
+    """What was written, and its figures."""
+
+    report: LibraryReport
+    folder: str
+    files: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        return self.report.as_json() | {"folder": self.folder, "files": self.files}
 
 
 def write_firmware(
@@ -28,40 +49,39 @@ def write_firmware(
     kind: str | None = None,
     kernels: Sequence[str] = DEVICE_KERNELS,
     hop: float = 1.0,
-) -> dict[str, Any]:
-    """Write sources, or a package of that kind, whole or not at all; what the report says of them.
+) -> WrittenFirmware:
+    """Write C sources, or a package of a kind, whole or not at all.
 
-    Raises InputError for kernels, a kind or a hop that there are not.
+    Raises InputError for unknown kernels, an unknown kind or an impossible hop.
     """
     require_free(out)
-    unknown = [each for each in kernels if each not in LAYOUTS]
+    unknown = [name for name in kernels if name not in LAYOUTS]
     if unknown or not kernels:
         raise InputError(f"--kernels {','.join(kernels)}: known are {', '.join(LAYOUTS)}")
     model = bundle.content["files"][f"{GRAPH}.safetensors"]
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model)
     report = describe(library, _measure_flash(library))
-    shared = {"report.json": json.dumps(report, indent=2) + "\n", "plan.svg": plan_picture(library.plan)}
     if kind:
-        files = package(library, kind, metadata.version("tinyscene")) | shared
+        files = package(library, kind, metadata.version("tinyscene"))
     else:
-        licence = (TEMPLATES / "LICENSE").read_text(encoding="utf-8")
-        files = library.files | shared | {"README.md": readme(report), "LICENSE": licence}
+        files = library.files | {"README.md": readme(report), "LICENSE": license_text()}
+    files |= {"report.json": json.dumps(report.as_json(), indent=2) + "\n", "plan.svg": plan_picture(library.plan)}
     with replacing_folder(out) as temporary:
         for name, content in files.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return report | {"folder": str(out), "files": sorted(files)}
+    return WrittenFirmware(report, str(out), sorted(files))
 
 
-def _measure_flash(library: Library) -> dict[str, Any]:
-    """Flash of the library on one target; or, under `missing`, why it cannot be measured here."""
+def _measure_flash(library: Library) -> MeasuredFlash | MissingFlash:
+    """Flash of the library on one target, or why it cannot be measured here."""
     try:
         settings = build_settings(MEASURED_ON)
         if settings.kernels not in library.kernels:
-            return {"missing": f"the library has no kernels for {MEASURED_ON}"}
+            return MissingFlash(f"the library has no kernels for {MEASURED_ON}")
         with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
-            sizes = flash_bytes(build_image(library, settings, Path(folder)), library)
+            flash = flash_bytes(build_image(library, settings, Path(folder)), library)
     except InputError as error:
-        return {"missing": str(error)}
-    return {"target": MEASURED_ON, "toolchain": settings.toolchain.version(), "optimize": settings.optimize, **sizes}
+        return MissingFlash(str(error))
+    return MeasuredFlash(MEASURED_ON, settings.toolchain.version(), settings.optimize, flash)

@@ -1,11 +1,13 @@
-"""What a library takes and where: the plan of its arena as a table and a picture, its flash, what made it.
+"""Figures of a library: its arena plan as a table and a picture, its flash, and how it was generated.
 
-report = describe(library, flash)             # for report.json
+report = describe(library, flash)             # report.as_json() is report.json
 plan_picture(library.plan)                    # SVG: memory upwards, time to the right
-readme(report)                                # for whoever owns the C from now on
+readme(report)                                # README.md of the C sources
 """
 
 import colorsys
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 from xml.etree import ElementTree as Xml
 
@@ -14,8 +16,11 @@ from rich.table import Table
 
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.firmware_bridge.codegen.library import Library
+from tinyscene.firmware_bridge.emulate import EmulationResult
 from tinyscene.firmware_bridge.memory.planner import Plan
 from tinyscene.firmware_bridge.memory.schedule import FIRST
+from tinyscene.firmware_bridge.targets.image import FlashBytes
+from tinyscene.firmware_bridge.templates import render
 
 COLUMNS = ("block", "offset", "bytes", "rows", "from", "to")  # of the plan's table
 WIDTH, HEIGHT = 1000, 560  # of the picture, without its margins
@@ -23,95 +28,153 @@ MARGIN = 40
 FRONT_END = 0.12  # of the width, for the time before the network runs
 
 
-def describe(library: Library, flash: dict[str, Any] | None) -> dict[str, Any]:
-    """All that is known of a library. `flash` is what `image.py` measured, with its target and toolchain."""
+@dataclass(frozen=True)
+class MeasuredFlash:
+    """Flash of a library, and the build that it was measured on."""
+
+    target: str
+    toolchain: str
+    optimize: str
+    flash: FlashBytes
+
+    def as_json(self) -> dict[str, Any]:
+        return {"target": self.target, "toolchain": self.toolchain, "optimize": self.optimize, **asdict(self.flash)}
+
+
+@dataclass(frozen=True)
+class MissingFlash:
+    """Why flash could not be measured."""
+
+    missing: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A block of the arena, in the order of COLUMNS."""
+
+    block: str
+    offset: int
+    bytes: int
+    rows: str  # rows that are held, of how many; empty for working memory
+    first_use: int  # step
+    last_use: int
+
+    def as_json(self) -> dict[str, int | str]:
+        return dict(zip(COLUMNS, astuple(self), strict=True))
+
+    def cells(self) -> list[str]:
+        return [f"{value:,}" if isinstance(value, int) else value for value in astuple(self)]
+
+
+@dataclass(frozen=True)
+class LibraryReport:
+    """All figures of a library."""
+
+    model: str | None  # hash of the bundle's graph
+    kernels: tuple[str, ...]
+    hop_seconds: float
+    memory_bytes: int  # arena and state
+    arena_bytes: int
+    state_bytes: int
+    flash: MeasuredFlash | MissingFlash
+    plan: list[PlanRow]
+    made_by: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        plan = [row.as_json() for row in self.plan]
+        return {**vars(self), "kernels": list(self.kernels), "flash": self.flash.as_json(), "plan": plan}
+
+
+def describe(library: Library, flash: MeasuredFlash | MissingFlash) -> LibraryReport:
+    """Collect the figures of a library."""
     config = library.config
-    return {
-        "model": config["MODEL"].strip('"') if isinstance(config["MODEL"], str) else None,
-        "kernels": list(library.kernels),
-        "hop_seconds": float(config["HOP_SAMPLES"]) / float(config["SAMPLE_RATE"]),
-        "memory_bytes": config["BYTES"],
-        "arena_bytes": config["ARENA_BYTES"],
-        "state_bytes": config["STATE_BYTES"],
-        "flash": flash,
-        "plan": plan_rows(library.plan),
-        "made_by": provenance(),
-    }
+    return LibraryReport(
+        model=config["MODEL"].strip('"') if isinstance(config["MODEL"], str) else None,
+        kernels=library.kernels,
+        hop_seconds=float(config["HOP_SAMPLES"]) / float(config["SAMPLE_RATE"]),
+        memory_bytes=int(config["BYTES"]),
+        arena_bytes=int(config["ARENA_BYTES"]),
+        state_bytes=int(config["STATE_BYTES"]),
+        flash=flash,
+        plan=plan_rows(library.plan),
+        made_by=provenance(),
+    )
 
 
-def plan_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Every block of the arena, from the bottom up: offset, bytes, rows held of how many, steps it lives in."""
+def plan_rows(plan: Plan) -> list[PlanRow]:
+    """Every block of the arena, from the lowest offset up."""
     rows = []
     for name, block in sorted(plan.blocks.items(), key=lambda item: plan.offsets[item[0]]):
-        held = plan.schedule.rows.get(name)
+        activation = plan.schedule.rows.get(name)
         rows.append(
-            {
-                "block": name.strip("\t"),
-                "offset": plan.offsets[name],
-                "bytes": block.bytes,
-                "rows": f"{plan.slots[name]} of {held.count}" if held else "",
-                "from": max(block.first_use, FIRST),
-                "to": min(block.last_use, len(plan.schedule.order)),
-            }
+            PlanRow(
+                block=name.strip("\t"),
+                offset=plan.offsets[name],
+                bytes=block.bytes,
+                rows=f"{plan.slots[name]} of {activation.count}" if activation else "",
+                first_use=max(block.first_use, FIRST),
+                last_use=min(block.last_use, len(plan.schedule.order)),
+            )
         )
     return rows
 
 
-def report_tables(report: dict[str, Any]) -> Group:
+def report_tables(report: LibraryReport) -> Group:
     """A report for a terminal."""
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "block" else "right", no_wrap=True)
-    for row in report["plan"]:
-        table.add_row(*_cells(row))
-    return Group(table, *_summary(report))
+    for row in report.plan:
+        table.add_row(*row.cells())
+    return Group(table, _memory_line(report), _flash_line(report.flash))
 
 
-def emulation_table(results: list[dict[str, Any]]) -> Group:
-    """What `emulate.py` found, for a terminal."""
+def emulation_table(results: Sequence[EmulationResult]) -> Group:
+    """Results of `emulate` for a terminal."""
     table = Table(box=None, pad_edge=False)
     for column in ("target", "toolchain", "emulator", "clips", "equal", "inference", "a MAC", "front end"):
         table.add_column(column, no_wrap=True)
     for column in ("RAM", "stack", "flash"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:
-        counts = (result[key] for key in ("instructions", "frontend_instructions"))
+        counts = (result.instructions, result.frontend_instructions)
         inference, front_end = ("" if count is None else f"{count / 1e6:.2f} M" for count in counts)
-        per_mac, sizes = result["instructions_per_mac"], ("memory_bytes", "stack_bytes", "flash_bytes")
+        per_mac, sizes = result.instructions_per_mac, (result.memory_bytes, result.stack_bytes, result.flash_bytes)
         table.add_row(
-            result["target"],
-            f"{result['toolchain']} -{result['optimize']} {result['kernels']}",
-            result["emulator"] or "",
-            str(result["clips"]),
-            "yes" if result["equal"] else "NO",
+            result.target,
+            f"{result.toolchain} -{result.optimize} {result.kernels}",
+            result.emulator or "",
+            str(result.clips),
+            "yes" if result.equal else "NO",
             inference,
             "" if per_mac is None else f"{per_mac:.2f}",
             front_end,
-            *("" if result[key] is None else f"{result[key]:,}" for key in sizes),
+            *("" if size is None else f"{size:,}" for size in sizes),
         )
-    return Group(table, "Inference and front end are in instructions, which are not cycles.")
+    return Group(table, "Inference and front end are counted in instructions, not cycles.")
 
 
-def _summary(report: dict[str, Any]) -> list[str]:
-    memory = (
-        f"{report['memory_bytes']:,} bytes of RAM: an arena of {report['arena_bytes']:,} and a state of "
-        f"{report['state_bytes']}; a decision every {report['hop_seconds']:g} s"
+def _memory_line(report: LibraryReport) -> str:
+    return (
+        f"{report.memory_bytes:,} bytes of RAM: an arena of {report.arena_bytes:,} and a state of "
+        f"{report.state_bytes}; a decision every {report.hop_seconds:g} s"
     )
-    flash = report["flash"]
-    if "missing" in flash:
-        return [memory, f"flash not measured: {flash['missing']}"]
-    total = sum(flash[part] for part in ("code", "weights", "tables"))
-    where = f"{flash['target']} ({flash['toolchain']}, -{flash['optimize']})"
-    parts = f"code {flash['code']:,}, weights {flash['weights']:,}, tables {flash['tables']:,}"
-    return [memory, f"{total:,} bytes of flash on {where}: {parts}"]
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    return [f"{row[column]:,}" if isinstance(row[column], int) else row[column] for column in COLUMNS]
+def _flash_line(measured: MeasuredFlash | MissingFlash) -> str:
+    if isinstance(measured, MissingFlash):
+        return f"flash not measured: {measured.missing}"
+    flash = measured.flash
+    where = f"{measured.target} ({measured.toolchain}, -{measured.optimize})"
+    parts = f"code {flash.code:,}, weights {flash.weights:,}, tables {flash.tables:,}"
+    return f"{flash.total:,} bytes of flash on {where}: {parts}"
 
 
 def plan_picture(plan: Plan) -> str:
-    """The arena over time, as SVG: each row of each block as long as it lives."""
+    """The arena over time as SVG: each row of each block over its live range."""
     steps = len(plan.schedule.order)
     up = HEIGHT / plan.arena_bytes
     begin = WIDTH * FRONT_END
@@ -127,7 +190,7 @@ def plan_picture(plan: Plan) -> str:
     area = Xml.SubElement(root, "g", transform=f"translate({MARGIN} {MARGIN})")
     Xml.SubElement(area, "rect", width=str(WIDTH), height=str(HEIGHT), fill="none", stroke="#888")
     for index, (name, block) in enumerate(plan.blocks.items()):
-        red, green, blue = (round(255 * each) for each in colorsys.hls_to_rgb(index * 0.382 % 1, 0.68, 0.55))
+        red, green, blue = (round(255 * channel) for channel in colorsys.hls_to_rgb(index * 0.382 % 1, 0.68, 0.55))
         shape = Xml.SubElement(area, "g", fill=f"#{red:02x}{green:02x}{blue:02x}")
         Xml.SubElement(shape, "title").text = f"{name.strip()}: {block.bytes:,} bytes at {plan.offsets[name]:,}"
         for start, stop, first_use, last_use in block.rows.tolist():
@@ -153,55 +216,14 @@ def plan_picture(plan: Plan) -> str:
     return Xml.tostring(root, encoding="unicode") + "\n"
 
 
-def readme(report: dict[str, Any]) -> str:
-    """The README.md beside the sources."""
-    table = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-    for row in report["plan"]:
-        table.append("| " + " | ".join(cell.replace("|", "/") for cell in _cells(row)) + " |")
-    memory, flash = _summary(report)
-    return README.format(
-        model=report["model"],
-        memory=memory,
-        flash=flash,
-        kernels=", ".join(report["kernels"]),
-        table="\n".join(table),
-    )
-
-
-README = """\
-# An acoustic scene classifier in C99
-
-Sound in, a scene out: `tinyscene.h` is the only file to include, and says what is promised. Compile every `.c` file;
-nothing else is needed, no C library either but `memcpy` and its like.
-
-```c
-static TINYSCENE_ALIGNED uint8_t memory[TINYSCENE_BYTES];
-tinyscene *scene;
-
-tinyscene_init(memory, sizeof memory, &scene);
-if (tinyscene_push(scene, pcm, samples, &taken) == TINYSCENE_READY && tinyscene_run(scene) == TINYSCENE_OK)
-    puts(tinyscene_label((size_t)tinyscene_best(scene)));
-```
-
-- {memory}.
-- {flash}.
-- Kernels: {kernels}. The compiler's feature macros choose; `-DTINYSCENE_PLAIN` asks for plain C.
-- Made from the graph {model}; `report.json` has the rest.
-
-| file | |
-|---|---|
-| `tinyscene.h`, `tinyscene.c` | the library: sound in, decisions out |
-| `tinyscene_frontend.*`, `tinyscene_tables.c` | the fixed-point log-mel |
-| `tinyscene_network.*`, `tinyscene_weights.c` | the network, generated: calls of kernels in the order of the plan |
-| `tinyscene_kernels.h`, the other `.c` | the kernels: plain C99, and those for what a processor has beyond it |
-| `tinyscene_config.h`, `tinyscene_labels.c` | sizes and names, generated |
-| `plan.svg`, `report.json` | the arena over time; figures, versions |
-
-## The arena
-
-Activations are made row by row, a row being a mel band with all its frames. Most are never held whole: a ring of the
-rows that are still wanted does. Blocks may overlap where no two rows live at the same time. Offsets and sizes are in
-bytes, times in steps (a row of an operator each), the front end's being -1.
-
-{table}
-"""
+def readme(report: LibraryReport) -> str:
+    """README.md of the C sources."""
+    values = {
+        "model": report.model,
+        "memory": _memory_line(report),
+        "flash": _flash_line(report.flash),
+        "kernels": ", ".join(report.kernels),
+        "columns": COLUMNS,
+        "rows": [[cell.replace("|", "/") for cell in row.cells()] for row in report.plan],
+    }
+    return render("sources/README.md.j2", values)

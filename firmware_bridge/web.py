@@ -1,21 +1,20 @@
-"""`tinyscene web`: a bundle as a page that classifies sound in the browser, from the disk or from any static server.
+"""`tinyscene web`: write a page that classifies sound in the browser, opened from disk or from any static server.
 
-    site = write_site(bundle, Path("site"))         # site/index.html, and a licence
+    site = write_site(bundle, Path("site"))         # site/index.html and a license
 
-The page is one file. The C of the firmware, compiled to WebAssembly, is in it, with the weights; so are style and
-JavaScript, from packages/web/, where each module is a file of its own. A page from the disk may load no other files,
-and this one asks for nothing at all: its Content-Security-Policy forbids every connection, and every script but the one
-that is named in it by hash. `data:` is there for the AudioWorklet, which must have a URL.
+The page is one file. It embeds the firmware's C compiled to WebAssembly, the weights, the style and the JavaScript
+modules of packages/web/, because a page opened from disk may load no other files. Its Content-Security-Policy forbids
+every connection and every script except its own, which it names by hash. `data:` is allowed for the AudioWorklet, which
+must have a URL.
 """
 
 import base64
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,52 +23,60 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.firmware_bridge.codegen.library import make_library
-from tinyscene.firmware_bridge.packaging import TEMPLATES, package
+from tinyscene.firmware_bridge.packaging import package
+from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render
 
 PAGE = TEMPLATES / "web"
-MODULES = ("resample.mjs", "recording.mjs", "microphone.mjs", "picture.mjs", "page.mjs")  # each needs those before it
+MODULES = (
+    "resample.mjs",
+    "recording.mjs",
+    "microphone.mjs",
+    "picture.mjs",
+    "page.mjs",
+)  # each may import those before it
 HOP = 0.25  # seconds between decisions on the microphone, about
 MARKED = (0, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, named beside the picture
-APART = 0.06  # of the picture's height, at least between two of them
+APART = 0.06  # minimum distance of two marks, as a share of the picture's height
 
 
-def write_site(bundle: Bundle, out: Path) -> dict[str, Any]:
-    """Write the folder, whole or not at all; what is in it.
+@dataclass(frozen=True)
+class Site:
+    """What was written."""
 
-    Raises InputError where the folder is not free or what makes the page is not installed.
+    folder: str
+    files: list[str]
+    bytes: int
+    wasm_bytes: int
+    hop_seconds: float
+
+
+def write_site(bundle: Bundle, out: Path) -> Site:
+    """Write the folder, whole or not at all.
+
+    Raises InputError if the folder is not empty or a tool that builds the page is not installed.
     """
     require_free(out)
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), page_hop(bundle.front_end))
-    parts = package(library, "wasm", metadata.version("tinyscene"))
-    module, binding, licence = parts["tinyscene.wasm"], parts["tinyscene.mjs"], parts["LICENSE"]
+    hop = page_hop(bundle.front_end)
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop)
+    wasm_package = package(library, "wasm", metadata.version("tinyscene"))
+    module, binding = wasm_package["tinyscene.wasm"], wasm_package["tinyscene.mjs"]
     assert isinstance(module, bytes)
     page = make_page(bundle, module, str(binding))
-    files = {"index.html": page.encode(), "LICENSE": str(licence).encode()}
+    files = {"index.html": page.encode(), "LICENSE": license_text().encode()}
     with replacing_folder(out) as temporary:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-    return {
-        "folder": str(out),
-        "files": sorted(files),
-        "bytes": sum(map(len, files.values())),
-        "wasm_bytes": len(module),
-        "hop_seconds": page_hop(bundle.front_end),
-    }
+    return Site(str(out), sorted(files), sum(map(len, files.values())), len(module), hop)
 
 
 def page_hop(front_end: FrontEnd) -> float:
-    """Seconds between decisions on the microphone: what HOP comes nearest to in whole frames."""
+    """Seconds between decisions on the microphone: the whole number of frames that is nearest to HOP."""
     frames = max(1, round(HOP * front_end.sample_rate / front_end.hop_length))
     return min(1.0, frames * front_end.hop_length / front_end.sample_rate)
 
 
 def make_page(bundle: Bundle, module: bytes, binding: str) -> str:
-    """The HTML, with WebAssembly `module` and its JavaScript `binding` in it."""
-    missing = [each for each in ("jinja2", "markdown_it") if find_spec(each) is None]
-    if missing:
-        raise InputError(f"{missing[0]} is not installed: pip install 'tinyscene[web]'")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+    """The HTML, with WebAssembly `module` and its JavaScript `binding` embedded."""
     graph = bundle.metadata["graph_sha256"]
     script = join_modules([binding, *((PAGE / name).read_text(encoding="utf-8") for name in MODULES)])
     style = (PAGE / "page.css").read_text(encoding="utf-8")
@@ -80,51 +87,56 @@ def make_page(bundle: Bundle, module: bytes, binding: str) -> str:
         "wasm": base64.b64encode(module).decode(),
         "worklet": f"data:text/javascript;base64,{base64.b64encode((PAGE / 'worklet.js').read_bytes()).decode()}",
     }
-    card = (bundle.folder / CARD).read_text(encoding="utf-8")
-    template = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
-    ).get_template("index.html")
-    return template.render(
-        name=bundle.content["recipe"].get("name", "tinyscene"),
-        labels=[label.replace("_", " ") for label in bundle.labels],
-        mels=bundle.front_end.n_mels,
-        frames=bundle.front_end.frames,
-        budget=bundle.content["budget"],
-        made_by=bundle.content["quantized"].get("made_by", {"versions": {}, "git": None}),
-        graph=graph,
-        wasm_bytes=len(module),
-        policy=policy(script, style),
-        style=style,
-        script=script,
-        model=json.dumps(model).replace("<", "\\u003c"),
-        card=render_card(card),
-    )
+    values = {
+        "name": bundle.content["recipe"].get("name", "tinyscene"),
+        "labels": [label.replace("_", " ") for label in bundle.labels],
+        "mels": bundle.front_end.n_mels,
+        "frames": bundle.front_end.frames,
+        "budget": bundle.content["budget"],
+        "made_by": bundle.content["quantized"].get("made_by", {"versions": {}, "git": None}),
+        "graph": graph,
+        "wasm_bytes": len(module),
+        "policy": policy(script, style),
+        "style": style,
+        "script": script,
+        "model": json.dumps(model).replace("<", "\\u003c"),
+        "card": render_card((bundle.folder / CARD).read_text(encoding="utf-8")),
+    }
+    return render("web/index.html.j2", values)
 
 
 def render_card(card: str) -> str:
-    """Markdown as HTML that any card may bring onto the page: none of its own, no style, headings below the page's."""
-    from markdown_it import MarkdownIt
+    """Markdown as HTML that is safe on the page: no raw HTML, no style, headings below the page's own.
+
+    Raises InputError if markdown-it-py is not installed.
+    """
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError:
+        raise InputError("markdown_it is not installed: pip install 'tinyscene[web]'") from None
 
     markdown = MarkdownIt("js-default")
-    tokens = markdown.parse(re.sub(r"\A---\n.*?^---\n", "", card, flags=re.DOTALL | re.MULTILINE))  # hubs read that
+    tokens = markdown.parse(
+        re.sub(r"\A---\n.*?^---\n", "", card, flags=re.DOTALL | re.MULTILINE)
+    )  # front matter is for model hubs
     for index, token in enumerate(tokens):
         token.attrs.pop("style", None)  # the alignment of a table's cells, which the page's policy forbids
         if token.type.startswith("heading"):
             token.tag = f"h{min(6, int(token.tag[1:]) + 2)}"
-        if token.type == "th_open" and not tokens[index + 1].content:  # a cell that heads nothing
+        if token.type == "th_open" and not tokens[index + 1].content:  # an empty header cell
             token.tag = tokens[index + 2].tag = "td"
     return markdown.renderer.render(tokens, markdown.options, {})
 
 
 def join_modules(modules: list[str]) -> str:
-    """Modules that import names of each other, each of those before it, as the one script that a page may hold."""
+    """Join modules, each of which imports only from those before it, into the one script that a page may hold."""
     script = "\n".join(modules)
     script = re.sub(r'^import \{[^}]*\} from "\./\w+\.mjs";\n', "", script, flags=re.MULTILINE)
     return re.sub(r"^export ", "", script, flags=re.MULTILINE)
 
 
 def policy(script: str, style: str) -> str:
-    """A Content-Security-Policy under which the page can be itself and speak to nobody."""
+    """A Content-Security-Policy that allows the page's own script and style, and no connections."""
     allowed = {
         "default-src": "'none'",
         "script-src": f"{_source(script)} 'wasm-unsafe-eval' data:",

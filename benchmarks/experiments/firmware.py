@@ -6,6 +6,7 @@ Builds the bundle for each device, compares logits and layers with the reference
 of split 100, counts instructions, which are not cycles, and draws the arena. A killed run goes on.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ def devices(bundle: Path, data: Annotated[Path, typer.Option(help="Folder of a d
         name = f"{device.target.name} {device.toolchain.name} {device.optimize} {device.kernels}"
         if name not in rows:
             spread = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).astype(int)
-            rows[name] = emulate(opened, clips.pcm[chosen[spread]], device)
+            rows[name] = asdict(emulate(opened, clips.pcm[chosen[spread]], device))
             write_result(out, result)
         typer.echo(f"{name}: {rows[name]['clips']} clips {'equal' if rows[name]['equal'] else 'DIFFER'}")
 
@@ -78,7 +79,7 @@ def _memory(bundle: Bundle) -> dict[str, Any]:
     return {
         "bytes_by_hop": {str(hop): library.config["BYTES"] for hop, library in libraries.items()},
         "arena_of_the_network_alone": make_network(bundle.graph).config["ARENA_BYTES"],
-        "plan": plan_rows(libraries[1.0].plan),
+        "plan": [row.as_json() for row in plan_rows(libraries[1.0].plan)],
     }
 
 

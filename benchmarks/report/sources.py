@@ -251,7 +251,7 @@ def _memory(bundle: Bundle) -> Content:
         "memory_bytes": library.config["BYTES"],
         **sizes,
         "steps": len(library.plan.schedule.order),
-        "plan": plan_rows(library.plan),
+        "plan": [row.as_json() for row in plan_rows(library.plan)],
         "picture": plan_picture(library.plan),
     }
 

@@ -5,6 +5,7 @@ image = build_image(library, settings, folder)
 flash_bytes(image, library)               # code, weights, tables
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,31 @@ from tinyscene.firmware_bridge.targets.toolchains import (
 
 OPTIMIZE = "O2"
 LEVELS = ("O0", "O1", "O2", "O3", "Os")
+KERNEL_DEFINES = {"plain": ["TINYSCENE_PLAIN"], "simd": ["TINYSCENE_HOST"]}  # others are selected by the compiler
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """A target with the toolchain and kernels that an image is built with."""
+    """A target with the toolchain and kernels that an image is built with, and the emulator that runs it."""
 
     target: Target
     toolchain: Toolchain
     emulator: str | None  # none for the host, which needs none
     optimize: str
     kernels: str
+
+
+@dataclass(frozen=True)
+class FlashBytes:
+    """Bytes of the library in flash."""
+
+    code: int
+    weights: int  # of the network
+    tables: int  # all other constants
+
+    @property
+    def total(self) -> int:
+        return self.code + self.weights + self.tables
 
 
 def build_settings(
@@ -53,17 +68,16 @@ def build_settings(
         raise InputError(f"--target {target}: known are {', '.join(TARGETS)}")
     if optimize not in LEVELS:
         raise InputError(f"--optimize {optimize}: known are {', '.join(LEVELS)}")
-    chosen = TARGETS[target]
-    if kernels not in (None, "plain", chosen.kernels):
-        raise InputError(f"--kernels {kernels}: {target} runs {' and '.join(dict.fromkeys(('plain', chosen.kernels)))}")
-    if emulator and not chosen.bare:
+    core = TARGETS[target]
+    if kernels not in (None, "plain", core.kernels):
+        raise InputError(f"--kernels {kernels}: {target} runs {' and '.join(dict.fromkeys(('plain', core.kernels)))}")
+    if emulator and not core.bare:
         raise InputError(f"--emulator {emulator}: {target} runs on this machine itself")
     if emulator not in (None, *EMULATORS):
         raise InputError(f"--emulator {emulator}: known are {', '.join(EMULATORS)}")
-    usual = ("unicorn" if chosen.unicorn else "qemu") if chosen.bare else None
-    return BuildSettings(
-        chosen, find_toolchain(toolchain, chosen), emulator or usual, optimize, kernels or chosen.kernels
-    )
+    default = ("unicorn" if core.unicorn else "qemu") if core.bare else None
+    compiler = find_toolchain(toolchain, core)
+    return BuildSettings(core, compiler, emulator or default, optimize, kernels or core.kernels)
 
 
 def build_image(
@@ -74,29 +88,28 @@ def build_image(
     program: Literal["scene", "network"] = "scene",
     flags: Sequence[str] = (),
 ) -> Path:
-    """Build the library with a program of harness/ around it, in a folder of its own in `folder`."""
+    """Build the library with a program of harness/, in a new folder within `folder`."""
     sources = folder / ("traced" if trace else "plain")
     sources.mkdir()
-    chosen = {"plain": ["TINYSCENE_PLAIN"], "simd": ["TINYSCENE_HOST"]}.get(settings.kernels, [])
     return build(
         settings.toolchain,
         settings.target,
         [*write_sources(library, sources), *harness_sources(settings.target, program)],
         sources / f"{program}.elf",
         includes=[sources],
-        defines=[*chosen, *(["TINYSCENE_TRACE"] if trace else [])],
+        defines=[*KERNEL_DEFINES.get(settings.kernels, []), *(["TINYSCENE_TRACE"] if trace else [])],
         optimize=settings.optimize,
         flags=flags,
     )
 
 
-def flash_bytes(image: Path, library: Library) -> dict[str, int]:
-    """Bytes of the library in flash: its code, the network's weights, all other constants."""
-    kept = {"code": 0, "weights": 0, "tables": 0}
+def flash_bytes(image: Path, library: Library) -> FlashBytes:
+    """What the library takes of an image's flash."""
+    sizes: Counter[str] = Counter()
     for symbol in image_symbols(image):
         of_library = symbol.file in library.files or symbol.name.startswith("tinyscene_")
         if symbol.kind == "bss" or (not of_library and not symbol.name.startswith(".")):
             continue
         of_network = symbol.file == "tinyscene_weights.c" or symbol.name.startswith("tinyscene_conv_")
-        kept["code" if symbol.kind == "text" else "weights" if of_network else "tables"] += symbol.bytes
-    return kept
+        sizes["code" if symbol.kind == "text" else "weights" if of_network else "tables"] += symbol.bytes
+    return FlashBytes(sizes["code"], sizes["weights"], sizes["tables"])

@@ -35,7 +35,7 @@ class Target:
     """A processor: how to compile for it and what emulates it."""
 
     name: str
-    what: str
+    description: str
     kernels: Kernels  # which of the runtime's kernels its compiler chooses
     zig: tuple[str, ...]  # flags
     gcc: tuple[str, ...]
@@ -51,12 +51,12 @@ class Target:
         return self.linker_script is not None
 
 
-def _cortex_m(name: str, what: str, kernels: Kernels, zig: str, gcc: str, **more: Any) -> Target:
+def _cortex_m(name: str, description: str, kernels: Kernels, zig: str, gcc: str, **more: Any) -> Target:
     core = zig.partition("+")[0]
     abi = "eabi" if "soft" in gcc else "eabihf"
     return Target(
         name=name,
-        what=what,
+        description=description,
         kernels=kernels,
         zig=(f"--target=thumb-freestanding-{abi}", f"-mcpu={zig}"),
         gcc=(f"-mcpu={core.replace('_', '-')}", "-mthumb", *gcc.split()),
@@ -64,8 +64,10 @@ def _cortex_m(name: str, what: str, kernels: Kernels, zig: str, gcc: str, **more
     )
 
 
-def _host(name: str, what: str, kernels: Kernels, zig: str, gcc: tuple[str, ...]) -> Target:
-    return Target(name, what, kernels, (f"-mcpu={zig}",), gcc, "gcc", "gcc", startup="host.c", linker_script=None)
+def _host(name: str, description: str, kernels: Kernels, zig: str, gcc: tuple[str, ...]) -> Target:
+    return Target(
+        name, description, kernels, (f"-mcpu={zig}",), gcc, "gcc", "gcc", startup="host.c", linker_script=None
+    )
 
 
 # The FPUs make no difference to us, who compute with integers, but an image for a core with one is built for it.

@@ -95,8 +95,8 @@ def test_a_board_counts_what_the_emulator_counts_from_outside(bundle: Bundle, on
     found = measure_board(bundle, boot(on_m4, "cortex-m4"))
     assert (found["equal"], found["unit"]) == (True, "instructions")
     outside = emulate(bundle, bundle.vectors.pcm[:1], build_settings("cortex-m4"))
-    assert found["network"] == pytest.approx(outside["instructions"], rel=0.01)
-    assert found["frontend"] == pytest.approx(outside["frontend_instructions"], rel=0.01)
+    assert found["network"] == pytest.approx(outside.instructions, rel=0.01)
+    assert found["frontend"] == pytest.approx(outside.frontend_instructions, rel=0.01)
 
 
 # the host's side, on a line of its own

@@ -22,7 +22,7 @@ from tinyscene.firmware_bridge.targets.toolchains import TARGETS, build, find_to
 @pytest.fixture(scope="module")
 def written(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("firmware") / "fw"
-    return folder, write_firmware(bundle, folder)
+    return folder, write_firmware(bundle, folder).as_json()
 
 
 def test_the_folder_holds_the_sources_a_readme_a_report_and_a_picture(written: tuple[Path, dict]) -> None:

@@ -22,7 +22,8 @@ from tests import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
-from tinyscene.firmware_bridge.packaging import PACKAGES, TEMPLATES, WASM_EXPORTS, package
+from tinyscene.firmware_bridge.packaging import PACKAGES, WASM_EXPORTS, package
+from tinyscene.firmware_bridge.templates import TEMPLATES
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 STRICT = ("-Wall", "-Wextra", "-Werror")
@@ -125,7 +126,8 @@ def _check_common(folder: Path, library: Library) -> None:
     assert "**Not tested:**" in readme
     for path in folder.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
-        assert not re.search(rb"@[A-Z_]+@", content) or path.suffix == ".wasm", path
+        assert not re.search(rb"\{\{ \w+ \}\}|\{[%#] ", content) or path.suffix == ".wasm", path
+        assert path.suffix != ".j2"
         assert not re.search(rb"/tmp|/home/|/root/|" + re.escape(str(ROOT)).encode(), content), path
 
 
@@ -142,7 +144,8 @@ def test_a_version_that_an_ecosystem_would_not_take_is_refused(version: str, lib
 
 
 def test_every_template_is_of_a_known_package() -> None:
-    assert {path.name for path in TEMPLATES.iterdir()} == {*PACKAGES, "web", "LICENSE", "needs.md"}
+    shared = {"LICENSE", "needs.md.j2", "sketch.ino.j2"}
+    assert {path.name for path in TEMPLATES.iterdir()} == {*PACKAGES, "sources", "web", *shared}
 
 
 # CMake

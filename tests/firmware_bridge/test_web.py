@@ -1,11 +1,13 @@
 """The web page in a browser: its logits are the reference's, the microphone works, and nothing is asked of anybody."""
 
 import base64
+import dataclasses
 import functools
 import http.server
 import importlib.util
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -96,7 +98,7 @@ def site(bundle: Bundle, microphone: Path, tmp_path_factory: pytest.TempPathFact
         pytest.skip("ziglang is not installed")
     with browser_or_skip(*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={microphone}") as browser:
         folder = tmp_path_factory.mktemp("web") / "a site"
-        made = write_site(bundle, folder)
+        made = dataclasses.asdict(write_site(bundle, folder))
         yield Site(folder, made, browser, (folder / "index.html").as_uri())
 
 
@@ -539,6 +541,6 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
 
 
 def test_what_is_not_installed_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyscene.firmware_bridge.web.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "markdown_it", None)
     with pytest.raises(InputError, match=re.escape("pip install 'tinyscene[web]'")):
         make_page(bundle, b"", "")

@@ -1,5 +1,6 @@
 """The commands that prove, deploy and show a bundle. Needs no torch before one of them runs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -147,9 +148,9 @@ def firmware(
     from tinyscene.firmware_bridge.firmware import write_firmware
     from tinyscene.firmware_bridge.report import report_tables
 
-    report = write_firmware(open_bundle(folder), out, package, kernels.split(","), hop)
-    show(report, as_json, report_tables(report))
-    messages.print(f"{out}: {len(report['files'])} files written", soft_wrap=True)
+    written = write_firmware(open_bundle(folder), out, package, kernels.split(","), hop)
+    show(written.as_json(), as_json, report_tables(written.report))
+    messages.print(f"{out}: {len(written.files)} files written", soft_wrap=True)
 
 
 @app.command()
@@ -162,7 +163,7 @@ def web(
     from tinyscene.firmware_bridge.web import write_site
 
     site = write_site(open_bundle(folder), out)
-    show(site, as_json, f"{out / 'index.html'}: {site['bytes']:,} bytes written; open it in a browser")
+    show(asdict(site), as_json, f"{out / 'index.html'}: {site.bytes:,} bytes written; open it in a browser")
 
 
 @app.command()
@@ -195,8 +196,9 @@ def emulate(
         count = min(clips or len(chosen), len(chosen))
         pcm = np.concatenate([pcm, prepared.pcm[chosen[np.linspace(0, len(chosen) - 1, count).astype(int)]]])
     results = [run_emulation(bundle, pcm, device) for device in devices]
-    show(results if len(results) > 1 else results[0], as_json, emulation_table(results))
-    require_equal(results)
+    rows = [asdict(result) for result in results]
+    show(rows if len(rows) > 1 else rows[0], as_json, emulation_table(results))
+    require_equal({result.target: result.difference for result in results})
 
 
 @app.command()
@@ -227,7 +229,7 @@ def bench(
         test = clips, dataset.split(split or bundle.content["quantized"]["split"])[1]
     result = run_bench(bundle, targets.split(","), test, serial)
     show(result, as_json, bench_table(result))
-    require_equal([row for row in result["targets"].values() if "equal" in row])
+    require_equal({row["target"]: row["difference"] for row in result["targets"].values() if "equal" in row})
 
 
 @app.command()
