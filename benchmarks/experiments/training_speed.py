@@ -23,7 +23,8 @@ import typer
 from torch import Tensor
 
 from tinyscene.benchmarks.experiments.results import write_result
-from tinyscene.deploy.frontend.log_mel import PHASES_A_BLOCK, FrontEnd, sinc_blocks
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.frontend.resample import PHASES_A_BLOCK, TAP_ONE, sinc_filter
 from tinyscene.train import augment
 from tinyscene.train.checkpoint import Place
 from tinyscene.train.data.cache import Clips, prepare
@@ -88,11 +89,12 @@ class _DenseResampler:
     def __init__(self, source_rate: int, target_rate: int) -> None:
         divisor = math.gcd(source_rate, target_rate)
         self.source, self.target = source_rate // divisor, target_rate // divisor
-        self.width, blocks = sinc_blocks(self.source, self.target)
+        self.width, blocks = sinc_filter(self.source, self.target)
         self.kernels = torch.zeros(self.target, 1, 2 * self.width + self.source)  # (phase, 1, tap)
-        for index, (low, weights) in enumerate(blocks):
-            first = index * PHASES_A_BLOCK
-            self.kernels[first : first + weights.shape[1], 0, low : low + len(weights)] = torch.from_numpy(weights.T)
+        for index, (first, taps) in enumerate(blocks):
+            phase = index * PHASES_A_BLOCK
+            weights = torch.from_numpy(taps.T / TAP_ONE)  # (phase, tap)
+            self.kernels[phase : phase + taps.shape[1], 0, first : first + len(taps)] = weights
 
     def __call__(self, signal: Tensor) -> Tensor:
         padded = F.pad(signal, (self.width, self.width + self.source))[:, None]

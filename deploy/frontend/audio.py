@@ -1,8 +1,13 @@
-"""Audio files as one-second int16 clips: the one way in, for training and for classification.
+"""Audio files as one-second int16 clips, for training and for classification.
 
 A recording is cut into seconds at its own rate, then each second is mixed down to mono, resampled and
 rounded to int16, so every clip is treated as the one-second files of TAU are. What is left at the end is
-padded with zeros to a clip if it lasts half a second or more, or if it is all there is; otherwise dropped.
+padded with zeros to a clip if it lasts half a second or more, or if it is the whole recording; otherwise dropped.
+
+The clips of a lossless file (WAV, FLAC, AIFF) are the same on every processor and in the web page, because every
+step is exact or rounds elementwise: mixing down (`mix_down`), resampling (`resample.py`), and rounding to int16, a tie
+to the even value. Lossy files (MP3, Ogg) are decoded to floating point by libsndfile's codecs, whose last bits may
+depend on its version and on the processor; from there on the same holds.
 """
 
 from collections.abc import Iterator
@@ -15,7 +20,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE, SOURCE_RATES, resample
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.frontend.resample import SOURCE_RATES, resample
 
 SAMPLES_A_BYTE = 10_000  # more than any format packs, digital silence in FLAC (5,461) included
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
@@ -102,6 +108,7 @@ def read_clips(paths: list[Path], sample_rate: int) -> NDArray[np.int16]:
 def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Samples (samples,) or (samples, channels), int16 or float within +-1 -> mono float32 (samples,).
 
+    Channels are added in float64, one after the other, and their mean is rounded to float32.
     Raises InputError for any other shape or type, and for NaN or infinite samples.
     """
     samples = np.asarray(samples)
@@ -110,10 +117,14 @@ def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
     if 0 in samples.shape[1:]:
         raise InputError("samples of no channel")
     real = samples / PCM_SCALE if samples.dtype == np.int16 else samples.astype(np.float32)
-    mono = real if real.ndim == 1 else real.mean(axis=1)
-    if not np.isfinite(mono).all():
+    if not np.isfinite(real).all():
         raise InputError("samples hold NaN or infinite values")
-    return mono
+    if real.ndim == 1:
+        return real
+    total = np.zeros(len(real))
+    for channel in real.T:
+        total += channel
+    return (total / real.shape[1]).astype(np.float32)
 
 
 def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[NDArray[np.int16], bool]:

@@ -1,9 +1,12 @@
-"""The front end: every feature constant, named once, and the numpy log-mel that needs nothing but numpy.
+"""The front end: every feature constant, named once, and the log-mel in floating point by numpy alone.
 
 One second of sound at `sample_rate` becomes a log-mel of `n_mels` bands by `frames` frames:
 reflect-padded and centred frames, periodic Hann window, power spectrum, HTK mel triangles without
 normalisation, log(x + log_offset). These are the settings of the DCASE 2024 Task 1 baseline and the
-definitions of torchaudio's `MelSpectrogram` and `Resample`, to which the tests hold them.
+definitions of torchaudio's `MelSpectrogram`, to which the tests hold them.
+
+The log-mel in floating point is what float ONNX models take. Its last bits depend on the processor, because numpy's
+FFT, matrix product and logarithm do. Bundles take that of `fixed_point.py`, which is the same everywhere.
 """
 
 import math
@@ -19,11 +22,6 @@ from tinyscene.deploy.common.errors import InputError
 Float32 = NDArray[np.float32]
 
 PCM_SCALE = np.float32(32768.0)  # int16 full scale; a float waveform is PCM / PCM_SCALE
-SOURCE_RATES = (1_000, 768_000)  # Hz a recording may have: beyond is a broken header, not sound
-
-SINC_ZERO_CROSSINGS = 6  # torchaudio's lowpass_filter_width
-SINC_ROLLOFF = 0.99
-PHASES_A_BLOCK = 16  # phases of the resampler computed in one matrix product
 
 
 @dataclass(frozen=True)
@@ -136,54 +134,3 @@ def _constants(front_end: FrontEnd) -> tuple[Float32, Float32]:
     padded = np.zeros(front_end.n_fft, np.float32)
     padded[left : left + front_end.win_length] = front_end.window()
     return padded, front_end.filterbank()
-
-
-@lru_cache(maxsize=16)
-def sinc_blocks(source: int, target: int) -> tuple[int, list[tuple[int, Float32]]]:
-    """Windowed-sinc kernels for the reduced ratio source:target, as torchaudio's `Resample` computes them.
-
-    Returns the padding on the left and, for each block of phases, the first tap used and the weights
-    (tap, phase). A phase has few taps that are not zero, so a block of neighbours is narrow, and even
-    a ratio without common factors costs little memory.
-    """
-    base = min(source, target) * SINC_ROLLOFF
-    width = math.ceil(SINC_ZERO_CROSSINGS * source / base)
-    # torchaudio divides the phase in float32 and everything else in float64; so do we
-    phases = (-np.arange(target, dtype=np.float32) / np.float32(target)).astype(np.float64)
-    blocks = []
-    for first in range(0, target, PHASES_A_BLOCK):
-        phase = phases[first : first + PHASES_A_BLOCK]
-        low = math.floor(-phase[0] * source)  # the earliest tap of the block, counted from -width
-        high = math.ceil(-phase[-1] * source) + 2 * width + 1
-        taps = np.arange(low - width, high - width, dtype=np.float64) / source
-        t = np.clip((phase[None, :] + taps[:, None]) * base, -SINC_ZERO_CROSSINGS, SINC_ZERO_CROSSINGS)
-        hann = np.cos(t * np.pi / SINC_ZERO_CROSSINGS / 2) ** 2
-        blocks.append((low, (np.sinc(t) * hann * base / source).astype(np.float32)))  # (tap, phase)
-    return width, blocks
-
-
-def resample(signal: Float32, source_rate: int, target_rate: int) -> Float32:
-    """Resample a float signal (samples,) by windowed sinc; ceil(samples * target / source) samples come back.
-
-    Equal to torchaudio's `Resample` with its defaults to float32 rounding (golden values in the tests).
-    """
-    if not SOURCE_RATES[0] <= source_rate <= SOURCE_RATES[1]:
-        raise InputError(
-            f"a sample rate of {source_rate} Hz: it must lie in {SOURCE_RATES[0]:,} to {SOURCE_RATES[1]:,} Hz"
-        )
-    if source_rate == target_rate:
-        return signal
-    divisor = math.gcd(source_rate, target_rate)
-    source, target = source_rate // divisor, target_rate // divisor
-    width, blocks = sinc_blocks(source, target)
-    steps = len(signal) // source + 1  # each step makes `target` samples from `source` new ones
-    widest = max(low + len(weights) for low, weights in blocks)
-    padded = np.pad(signal, (width, steps * source + widest))
-    resampled = np.empty((steps, target), np.float32)
-    for index, (low, weights) in enumerate(blocks):
-        first = index * PHASES_A_BLOCK
-        windows = np.lib.stride_tricks.as_strided(
-            padded[low:], (steps, len(weights)), (padded.strides[0] * source, padded.strides[0])
-        )
-        resampled[:, first : first + weights.shape[1]] = windows @ weights
-    return resampled.reshape(-1)[: math.ceil(len(signal) * target / source)]

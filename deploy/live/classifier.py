@@ -23,7 +23,8 @@ from tinyscene.deploy.bundle.runners import make_runner, onnx_session, scene_run
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE, SOURCE_RATES, FrontEnd
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
+from tinyscene.deploy.frontend.resample import SOURCE_RATES
 
 BATCH = 16  # seconds of a recording classified at once
 MAX_ONNX = 2**28  # bytes

@@ -1,5 +1,7 @@
 """Reading audio files: the rule of cutting, what reaches a clip bit for bit, and what becomes of broken files."""
 
+import functools
+import operator
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import soundfile
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.audio import Recording, clip_count
+from tinyscene.deploy.frontend.audio import Recording, clip_count, mix_down
 
 RATE = 32_000
 
@@ -77,10 +79,14 @@ def test_what_is_left_over_is_padded_with_zeros_and_noted(tmp_path: Path) -> Non
 def test_channels_are_averaged_and_noted(tmp_path: Path) -> None:
     samples = noise(1, channels=3)
     (clip,), notes = read(write(tmp_path / "a.wav", samples))
-    expected = np.rint(samples.astype(np.float64).sum(axis=1) / 3)
-    assert np.abs(clip - expected).max() <= 1  # float32 halves may round either way
-    assert (clip == expected).mean() > 0.99
+    np.testing.assert_array_equal(clip, np.rint(samples.astype(np.float64).sum(axis=1) / 3))
     assert notes == ["3 channels mixed down"]
+
+
+def test_channels_are_added_in_float64_in_their_order() -> None:
+    samples = np.random.default_rng(1).normal(0, 0.1, (1_000, 33)).astype(np.float32)
+    expected = [np.float32(functools.reduce(operator.add, frame) / 33) for frame in samples.tolist()]  # Python's floats
+    np.testing.assert_array_equal(mix_down(samples), expected)
 
 
 def test_each_second_is_resampled_on_its_own(tmp_path: Path) -> None:

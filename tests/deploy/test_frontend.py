@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.log_mel import FrontEnd, resample
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 
 WIDE = [FrontEnd(n_mels=40), FrontEnd(n_mels=23, f_min=300.0, f_max=8000.0), FrontEnd(sample_rate=16_000, n_mels=64)]
 
@@ -21,10 +21,6 @@ def htk_centres(front_end: FrontEnd) -> list[float]:
 
 def sine(frequency: float, rate: int, samples: int) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * frequency * np.arange(samples) / rate)
-
-
-def test_resampling_equals_torchaudio(golden: dict[str, np.ndarray]) -> None:
-    np.testing.assert_allclose(resample(golden["x"][0], 44_100, 32_000), golden["r"][0], rtol=0, atol=1e-6)
 
 
 def test_log_mel_equals_torchaudio(golden: dict[str, np.ndarray]) -> None:
@@ -61,52 +57,6 @@ def test_a_clip_alone_gives_what_it_gives_in_a_batch(golden: dict[str, np.ndarra
     clips = np.concatenate([golden["r"], golden["r"][:, ::-1] * np.float32(0.1)])
     alone = [FrontEnd().log_mel(clips[[index]])[0] for index in range(2)]
     np.testing.assert_array_equal(FrontEnd().log_mel(clips), np.stack(alone))
-
-
-@pytest.mark.parametrize("frequency", [440, 1000])
-@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_101, 48_000, 96_000])
-def test_a_sine_keeps_frequency_and_amplitude(rate: int, frequency: int) -> None:
-    resampled = resample(sine(frequency, rate, rate).astype(np.float32), rate, 32_000)
-    expected = sine(frequency, 32_000, 32_000)
-    np.testing.assert_allclose(resampled[500:-500], expected[500:-500], rtol=0, atol=1e-3)
-
-
-def test_a_sine_beyond_the_new_nyquist_frequency_is_gone() -> None:
-    resampled = resample(sine(30_000, 96_000, 96_000).astype(np.float32), 96_000, 32_000)
-    assert np.abs(resampled[500:-500]).max() < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("samples", "source", "target", "expected"),
-    [
-        (44_100, 44_100, 32_000, 32_000),
-        (1000, 48_000, 32_000, 667),
-        (441, 44_100, 32_000, 320),
-        (442, 44_100, 32_000, 321),
-        (3, 8_000, 32_000, 12),
-        (1, 96_000, 32_000, 1),
-        (1, 44_101, 32_000, 1),
-        (0, 44_100, 32_000, 0),
-    ],
-)
-def test_the_resampled_length_is_rounded_up(samples: int, source: int, target: int, expected: int) -> None:
-    assert len(resample(np.ones(samples, np.float32), source, target)) == expected
-
-
-def test_equal_rates_return_the_signal(golden: dict[str, np.ndarray]) -> None:
-    np.testing.assert_array_equal(resample(golden["x"][0], 44_100, 44_100), golden["x"][0])
-
-
-@pytest.mark.parametrize("rate", [-44_100, 0, 999, 768_001])
-def test_a_source_rate_that_is_not_sound_is_refused(rate: int) -> None:
-    with pytest.raises(InputError, match=str(rate)):
-        resample(np.zeros(10, np.float32), rate, rate)
-
-
-@pytest.mark.parametrize("rate", [1_000, 768_000])
-def test_the_extreme_source_rates_resample(rate: int) -> None:
-    resampled = resample(np.ones(rate, np.float32), rate, 32_000)
-    np.testing.assert_allclose(resampled[500:-500], 1.0, atol=2e-3)
 
 
 @pytest.mark.parametrize(

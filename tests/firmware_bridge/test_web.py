@@ -25,7 +25,7 @@ from tinyscene.deploy.bundle.bundle import INDEX, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.audio import read_clips
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
-from tinyscene.deploy.frontend.log_mel import FrontEnd, resample
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.web import (
     MODULES,
@@ -433,31 +433,6 @@ def test_the_foot_of_the_page_says_what_runs_and_whose_it_is(watched: Watched, b
 
 
 # the parts
-
-
-def test_the_resampler_gives_numpys_samples(site: Site) -> None:
-    noise = np.random.default_rng(0).standard_normal(4_001).astype(np.float32)
-    page = site.browser.new_page()
-    source = "data:text/javascript;base64," + base64.b64encode((PAGE / "resample.mjs").read_bytes()).decode()
-    for rate, target in ((44_100, 32_000), (48_000, 32_000), (8_000, 32_000), (96_000, 32_000), (11_025, 16_000)):
-        whole, streamed = page.evaluate(
-            """async ([source, noise, rate, target]) => {
-                const { Resampler } = await import(source);
-                const signal = Float32Array.from(noise);
-                const stream = new Resampler(rate, target);
-                const parts = [];
-                for (let at = 0; at < signal.length; at += 777)
-                    parts.push(...stream.push(signal.subarray(at, at + 777)));
-                return [[...new Resampler(rate, target).whole(signal)], parts];
-            }""",
-            [source, noise.tolist(), rate, target],
-        )
-        expected = resample(noise, rate, target)
-        assert len(whole) == len(expected)
-        np.testing.assert_allclose(whole, expected, rtol=0, atol=2e-6)
-        assert 0 < len(streamed) <= len(whole)
-        assert streamed == whole[: len(streamed)], "of which the end is still to come"
-    page.close()
 
 
 def test_modules_are_joined_in_an_order_in_which_each_finds_what_it_imports() -> None:

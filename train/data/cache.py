@@ -32,7 +32,7 @@ from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.train.data.datasets import Dataset, Entry
 from tinyscene.train.progress import progress
 
-FORMAT = 1  # of the cache; part of its key
+FORMAT = 2  # of the cache and of how it is decoded; part of its key. 1 resampled in float32
 
 
 class CachedRecording(BaseModel):
@@ -54,7 +54,7 @@ class CachedRecording(BaseModel):
 class Index(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1]
+    format: Literal[2]
     sample_rate: int
     labels: tuple[str, ...]
     total_clips: int  # room in pcm.i16

@@ -3,7 +3,7 @@
 // The browser decodes. It would also resample, with a filter of its own; so it is asked for the file's own rate, which
 // only the headers of WAV and FLAC are read for. It scales integers to floats, and some browsers the positive ones by
 // 32767; so they are taken back to what the file holds. What cannot be taken back is noted.
-import { Resampler } from "./resample.mjs";
+import { Resampler, roundToEven } from "./resample.mjs";
 
 const FULL_SCALE = 32768;
 const LARGEST = 64 * 2 ** 20; // bytes; decoded, four times as many
@@ -92,20 +92,17 @@ export function* makeClips(recording, sceneRate) {
     }
 }
 
-/** Channels, Float32Array each -> their mean, rounded to float32 as numpy does. */
+/** Channels, Float32Array each -> their mean: added in float64, one after the other, and rounded to float32. */
 export function mixDown(channels) {
     if (channels.length === 1) return channels[0];
-    const mono = Float32Array.from(channels[0]);
-    for (const samples of channels.slice(1)) for (let i = 0; i < mono.length; i++) mono[i] += samples[i];
-    return mono.map((sum) => sum / channels.length);
+    const total = Float64Array.from(channels[0]);
+    for (const samples of channels.slice(1)) for (let i = 0; i < total.length; i++) total[i] += samples[i];
+    return Float32Array.from(total, (sum) => sum / channels.length);
 }
 
 /** Floats within +-1 -> int16, a tie to the even one, clipped at full scale. */
 export function toPcm(samples) {
-    return Int16Array.from(samples, (value) => {
-        const steps = Math.max(-FULL_SCALE, Math.min(FULL_SCALE - 1, value * FULL_SCALE));
-        const below = Math.floor(steps);
-        const above = steps - below;
-        return above > 0.5 || (above === 0.5 && below % 2 !== 0) ? below + 1 : below;
-    });
+    return Int16Array.from(samples, (value) =>
+        roundToEven(Math.max(-FULL_SCALE, Math.min(FULL_SCALE - 1, value * FULL_SCALE))),
+    );
 }

@@ -1,29 +1,58 @@
-// The resampler of deploy/frontend/log_mel.py: torchaudio's windowed sinc. Products and sums are rounded to float32, tap after
-// tap, as numpy's are, so that a recording becomes the same samples here as there.
+// The resampler of deploy/frontend/resample.py, step by step: torchaudio's windowed sinc in integers that float64 holds
+// exactly, so that a recording becomes the same samples here as there. The reasons are given in that file.
 
 const ZERO_CROSSINGS = 6;
 const ROLLOFF = 0.99;
+const SAMPLE_ONE = 2 ** 23;
+const LARGEST_SAMPLE = 4 * SAMPLE_ONE;
+const TAP_ONE = 2 ** 24;
+const SINE = Array.from({ length: 11 }, (_, k) => (-1) ** k / factorial(2 * k + 1)).reverse();
+const COSINE = Array.from({ length: 12 }, (_, k) => (-1) ** k / factorial(2 * k)).reverse();
+
+function factorial(n) {
+    return n > 1 ? n * factorial(n - 1) : 1;
+}
 
 function greatestCommonDivisor(a, b) {
     return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }
 
-/** The filter's taps that are not zero, for each of `target` phases: the first one's place, and the weights. */
+/** The nearest integer, a tie to the even one. */
+export function roundToEven(value) {
+    const below = Math.floor(value);
+    const above = value - below;
+    return above > 0.5 || (above === 0.5 && below % 2 !== 0) ? below + 1 : below;
+}
+
+/** A polynomial in x^2 by Horner's rule. */
+function series(coefficients, x) {
+    const square = x * x;
+    return coefficients.reduce((total, coefficient) => total * square + coefficient);
+}
+
+function sinc(t) {
+    if (t === 0) return 1;
+    const nearest = roundToEven(t);
+    const angle = (t - nearest) * Math.PI;
+    return (angle * series(SINE, angle) * (nearest % 2 === 0 ? 1 : -1)) / (t * Math.PI);
+}
+
+/** The filter's taps within its zero crossings, for each of `target` phases: the first one's place, and the taps. */
 function sincFilter(source, target, width) {
     const base = Math.min(source, target) * ROLLOFF;
     return Array.from({ length: target }, (_, index) => {
         const phase = Math.fround(-index / target);
-        const weights = [];
+        const centre = Math.floor((index * source) / target);
+        const taps = [];
         let first = null;
-        for (let tap = -width; tap <= source + width; tap++) {
+        for (let tap = centre - width; tap <= centre + width + 1; tap++) {
             const t = (phase + tap / source) * base;
             if (Math.abs(t) >= ZERO_CROSSINGS) continue;
             first ??= tap;
-            const sinc = t === 0 ? 1 : Math.sin(Math.PI * t) / (Math.PI * t);
-            const hann = Math.cos((t * Math.PI) / ZERO_CROSSINGS / 2) ** 2;
-            weights.push((sinc * hann * base) / source);
+            const hann = series(COSINE, t * (Math.PI / (2 * ZERO_CROSSINGS)));
+            taps.push(roundToEven(((sinc(t) * (hann * hann) * base) / source) * TAP_ONE));
         }
-        return { first, weights: Float32Array.from(weights) };
+        return { first, taps: Float64Array.from(taps) };
     });
 }
 
@@ -33,7 +62,7 @@ export class Resampler {
     #target;
     #width;
     #filter;
-    #held; // the samples that the next step still needs
+    #held; // the samples that the next step still needs, as integers
 
     constructor(sourceRate, targetRate) {
         const divisor = greatestCommonDivisor(sourceRate, targetRate);
@@ -41,20 +70,20 @@ export class Resampler {
         this.#target = targetRate / divisor;
         this.#width = Math.ceil((ZERO_CROSSINGS * this.#source) / (Math.min(this.#source, this.#target) * ROLLOFF));
         this.#filter = sincFilter(this.#source, this.#target, this.#width);
-        this.#held = new Float32Array(this.#width); // silence comes before the first
+        this.#held = new Float64Array(this.#width); // silence comes before the first
     }
 
-    /** Take a Float32Array; the samples that it completes, Float32Array. */
+    /** Take a Float32Array; the samples that it completes, Float64Array. */
     push(samples) {
         const reach = this.#source + 2 * this.#width + 1;
-        const sound = new Float32Array(this.#held.length + samples.length);
+        const sound = new Float64Array(this.#held.length + samples.length);
         sound.set(this.#held);
-        sound.set(samples, this.#held.length);
+        for (let i = 0; i < samples.length; i++) sound[this.#held.length + i] = toInteger(samples[i]);
         const steps = Math.max(0, Math.floor((sound.length - reach) / this.#source) + 1);
-        const made = new Float32Array(steps * this.#target);
+        const made = new Float64Array(steps * this.#target);
         for (let step = 0, at = 0; step < steps; step++) {
             const origin = step * this.#source + this.#width;
-            for (const { first, weights } of this.#filter) made[at++] = weightedSum(sound, origin + first, weights);
+            for (const { first, taps } of this.#filter) made[at++] = weightedSum(sound, origin + first, taps);
         }
         this.#held = sound.slice(steps * this.#source);
         return made;
@@ -65,13 +94,17 @@ export class Resampler {
         const padded = new Float32Array(signal.length + 2 * this.#source + 2 * this.#width + 1);
         padded.set(signal);
         const made = this.push(padded).slice(0, Math.ceil((signal.length * this.#target) / this.#source));
-        this.#held = new Float32Array(this.#width);
+        this.#held = new Float64Array(this.#width);
         return made;
     }
 }
 
-function weightedSum(sound, start, weights) {
+function toInteger(sample) {
+    return Math.max(-LARGEST_SAMPLE, Math.min(LARGEST_SAMPLE, roundToEven(sample * SAMPLE_ONE)));
+}
+
+function weightedSum(sound, start, taps) {
     let sum = 0;
-    for (let k = 0; k < weights.length; k++) sum = Math.fround(sum + Math.fround(sound[start + k] * weights[k]));
-    return sum;
+    for (let k = 0; k < taps.length; k++) sum += sound[start + k] * taps[k];
+    return sum / (SAMPLE_ONE * TAP_ONE);
 }
