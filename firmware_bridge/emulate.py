@@ -26,7 +26,6 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import TinysceneError
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.firmware_bridge.codegen.library import make_library
-from tinyscene.firmware_bridge.memory.schedule import macs
 from tinyscene.firmware_bridge.targets import emulators
 from tinyscene.firmware_bridge.targets.image import BuildSettings, FlashBytes, build_image, flash_bytes
 
@@ -106,7 +105,7 @@ def emulate(bundle: Bundle, pcm: NDArray[np.int16], settings: BuildSettings) -> 
         frontend_instructions=counts.front_end,
         layers=counts.layers,
         stack_bytes=counts.stack_bytes,
-        instructions_per_mac=None if counts.inference is None else counts.inference / macs(bundle.graph),
+        instructions_per_mac=None if counts.inference is None else counts.inference / bundle.graph.macs,
         arena_bytes=int(config["ARENA_BYTES"]),
         state_bytes=int(config["STATE_BYTES"]),
         memory_bytes=int(config["BYTES"]),

@@ -25,7 +25,6 @@ from tinyscene.benchmarks.experiments.training_speed import our_step
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, summarize
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, make_network
-from tinyscene.firmware_bridge.memory.schedule import macs
 from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import SCENES, open_dataset
@@ -81,7 +80,7 @@ def inference(rounds: int) -> list[dict[str, Any]]:
         {
             "setting": key[0],
             "value": key[1],
-            "macs": macs(graph),
+            "macs": graph.macs,
             "arena_bytes": make_network(graph, DEVICE_KERNELS).config["ARENA_BYTES"],
             **figures[key],
         }

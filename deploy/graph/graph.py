@@ -356,6 +356,11 @@ class Graph:
     def output(self) -> Tensor:
         return self.operators[-1].output
 
+    @property
+    def macs(self) -> int:
+        """Multiplications of one inference."""
+        return sum(getattr(operator, "macs", 0) for operator in self.operators)
+
     def sources(self, operator: Kind) -> list[Tensor]:
         """The tensors that an operator reads."""
         return [self.tensors[name] for name in operator.inputs]

@@ -1,4 +1,4 @@
-"""The constants and tables that `runtime/tinyscene_frontend.c` is compiled with."""
+"""Constants and tables for `runtime/tinyscene_frontend.c`."""
 
 import textwrap
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from tinyscene.deploy.frontend.log_mel import FrontEnd
 
 
 class FrameSpan(NamedTuple):
-    """Samples of the clip that a frame is made of; its window may begin before the clip and end beyond it."""
+    """The samples of the clip that a frame needs; its window may begin before the clip and end beyond it."""
 
     at: int  # where the window begins
     first: int  # the earliest sample that it needs, after reflection
@@ -56,7 +56,7 @@ def frontend_config(log_mel: FixedPointLogMel) -> dict[str, int]:
 
 
 def frontend_tables(log_mel: FixedPointLogMel) -> str:
-    """The front end's part of `tinyscene_tables.c`."""
+    """The content of `tinyscene_tables.c`."""
     n_fft, win_length = log_mel.front_end.n_fft, log_mel.front_end.win_length
     places, low = _places(log_mel), _place_low(n_fft)
     tables = [
@@ -76,7 +76,7 @@ def frontend_tables(log_mel: FixedPointLogMel) -> str:
         _table("uint16_t", "mel_weights", "MEL_BINS", "each bin's rising weight, Q16", _mel_weights(log_mel)),
         _table("int64_t", "thresholds", None, "the least energy for each feature above -128", log_mel.thresholds),
     ]
-    return "\n".join(tables)
+    return '#include "tinyscene_frontend.h"\n\n' + "\n".join(tables)
 
 
 def _place_low(n_fft: int) -> int:

@@ -1,9 +1,9 @@
-"""The network in C: a function a row of each activation, one a part of the schedule, and the tables.
+"""The network in C: one function per operator that computes a row, one per part of the schedule, and the tables.
 
     network_files(plan, kernels)      # name -> content
 
-`tinyscene_network.c` is written for a reader: sizes and places are numbers, each function says what it makes and
-where that lies. The parts' functions take turns as `schedule.py` does, so the plan's proof holds for them.
+`tinyscene_network.c` is readable: sizes and offsets are numbers, and a comment describes the output of each function.
+The functions of the parts take turns exactly as `schedule.py` does, so the check of the plan covers them.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,33 @@ NETWORK_HEAD = """\
 """
 
 
+Config = dict[str, int | float | str]  # constants of tinyscene_config.h, without TINYSCENE_
+
+
+def network_config(plan: Plan) -> Config:
+    """Constants of the network."""
+    graph = plan.schedule.graph
+    first, last = plan.schedule.rows[graph.input.name], plan.schedule.rows[graph.output.name]
+    return {
+        "TENSORS": len(graph.tensors),
+        "ARENA_BYTES": plan.arena_bytes,
+        "INPUT": first_value(plan, graph.input.name),
+        "INPUT_ROWS": first.size[0],
+        "INPUT_ROW_BYTES": first.bytes,
+        "INPUT_STRIDE": first.stride,
+        "OUTPUT": first_value(plan, graph.output.name),
+        "OUTPUT_ROWS": last.size[0],
+        "OUTPUT_ROW_BYTES": last.bytes,
+        "OUTPUT_STRIDE": last.stride,
+    }
+
+
+def first_value(plan: Plan, name: str) -> int:
+    """The offset of the first value of an activation that is held whole, after its padding."""
+    rows = plan.schedule.rows[name]
+    return plan.row_offset(name, rows.padding[0]) + rows.left
+
+
 def network_files(plan: Plan, kernels: Sequence[str]) -> dict[str, str]:
     """The generated files of a network, with weights for these kernels."""
     operators = enumerate(plan.schedule.graph.operators, 1)
@@ -46,7 +73,7 @@ def network_files(plan: Plan, kernels: Sequence[str]) -> dict[str, str]:
 
 
 def _weights_head(kernels: Sequence[str]) -> str:
-    known = " && ".join(f"!defined(TINYSCENE_{each.upper()})" for each in kernels)
+    known = " && ".join(f"!defined(TINYSCENE_{name.upper()})" for name in kernels)
     return f"""\
 #include "tinyscene_kernels.h"
 
@@ -84,18 +111,24 @@ def _network_code(plan: Plan, codes: Sequence[Code]) -> str:
     ]
     functions = [_row_function(plan, index, code) for index, code in enumerate(codes)]
     functions += [_part_function(plan, part) for part in parts]
-    pieces = [NETWORK_HEAD, "".join(code.declarations for code in codes), *functions, "\n".join(clear), "\n".join(run)]
-    return "\n".join(piece if piece.endswith("\n") else piece + "\n" for piece in pieces)
+    sections = [
+        NETWORK_HEAD,
+        "".join(code.declarations for code in codes),
+        *functions,
+        "\n".join(clear),
+        "\n".join(run),
+    ]
+    return "\n".join(section if section.endswith("\n") else section + "\n" for section in sections)
 
 
 def _row_function(plan: Plan, index: int, code: Code) -> str:
-    """A step of an operator: a row of padding, or a row of its own with the padding at its ends."""
+    """The function of an operator's step: it writes a row of padding, or a row of values with padding at its ends."""
     schedule, operator, number = plan.schedule, plan.schedule.graph.operators[index], index + 1
     name = operator.output.name
-    rows, steps = schedule.rows[name], schedule.steps[index]
+    rows, access = schedule.rows[name], schedule.access[index]
     (top, _, left, right), (_, width, channels) = rows.padding, rows.size
-    zero, makes_rows = operator.output.q.zero_point, schedule.turns(index) == rows.count
-    turn = "turn" if makes_rows else "0"
+    zero, row_per_turn = operator.output.q.zero_point, schedule.turns(index) == rows.count
+    turn = "turn" if row_per_turn else "0"
     body = [f"TRACE_STEP({number}, turn);", f"int8_t *const y = {row_address(plan, name, turn, rows.left)};"]
     start = f"y - {rows.left}" if rows.left else "y"
     if rows.count > rows.size[0]:
@@ -113,13 +146,13 @@ def _row_function(plan: Plan, index: int, code: Code) -> str:
         body.append(f"tinyscene_fill(y + {width * channels}, {zero}, {right * channels});")
     body += code.step
     traced = f"TRACE_ROW({number}, row, y, {rows.bytes});"
-    if makes_rows:
+    if row_per_turn:
         body.append(traced)
     else:
-        body += [f"if (row == {steps.count - 1})", f"    {traced.replace(', row,', ', 0,')}"]
-    shape, held = " x ".join(map(str, operator.output.shape[1:])), f"{plan.slots[name]} of {rows.count}"
+        body += [f"if (row == {access.count - 1})", f"    {traced.replace(', row,', ', 0,')}"]
+    shape, ring = " x ".join(map(str, operator.output.shape[1:])), f"{plan.slots[name]} of {rows.count}"
     head = (
-        f"/* {operator.kind} {comment(name)}: {shape}; {held} rows of {rows.stride} bytes are held. */\n"
+        f"/* {operator.kind} {comment(name)}: {shape}; {ring} rows of {rows.stride} bytes are held. */\n"
         f"TINYSCENE_STEP tinyscene_row_{number}(int8_t *arena, int32_t turn)\n"
     )
     return head + "{\n" + "".join(f"    {line}\n" for line in body) + "}\n"
@@ -133,29 +166,30 @@ def _part_function(plan: Plan, part: int) -> str:
     lines = [
         f"static void part_{part}(int8_t *arena)",
         "{",
-        f"    int32_t {', '.join(f'made_{index + 1} = 0' for index in operators)};",
+        f"    int32_t {', '.join(f'turn_{index + 1} = 0' for index in operators)};",
         f"    for (int32_t pass = 1; pass <= {schedule.passes[part]}; pass++) {{",
     ]
     for index in operators:
-        conditions = [f"made_{index + 1} < {schedule.turns(index)}"]
+        conditions = [f"turn_{index + 1} < {schedule.turns(index)}"]
         for name in dict.fromkeys(graph.operators[index].inputs):
-            there = "pass" if name in whole else f"made_{numbers[name]}"
-            conditions += _needs(schedule, index, name, there)
+            available = "pass" if name in whole else f"turn_{numbers[name]}"
+            conditions += _needs(schedule, index, name, available)
         lines += [
             f"        if ({' && '.join(conditions)})",
-            f"            tinyscene_row_{index + 1}(arena, made_{index + 1}++);",
+            f"            tinyscene_row_{index + 1}(arena, turn_{index + 1}++);",
         ]
     return "\n".join([*lines, "    }", "}"])
 
 
-def _needs(schedule: Schedule, index: int, name: str, there: str) -> list[str]:
-    """That enough rows of a source are there: all of them, or those that the next turn reads."""
+def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[str]:
+    """The condition that enough rows of a source are available: all, or those that the next turn reads."""
     factor, addend, most = schedule.need(index, name)
-    maker = next((i for i, each in enumerate(schedule.graph.operators) if each.output.name == name), None)
-    turns = most if maker is None else schedule.turns(maker)
-    made = f"made_{index + 1}"
-    scaled = made if factor == 1 else f"{factor} * {made}"
+    operators = schedule.graph.operators
+    writer = next((number for number, operator in enumerate(operators) if operator.output.name == name), None)
+    turns = most if writer is None else schedule.turns(writer)
+    turn = f"turn_{index + 1}"
+    scaled = turn if factor == 1 else f"{factor} * {turn}"
     need = f"{scaled} + {addend}" if addend >= 0 else f"{scaled} - {-addend}"
-    if turns != most:  # a mean makes its row in its last turn
-        return [f"{there} == {turns}"]
-    return [f"({there} >= {need} || {there} >= {most})"]
+    if turns != most:  # a mean writes its row in its last turn
+        return [f"{available} == {turns}"]
+    return [f"({available} >= {need} || {available} >= {most})"]

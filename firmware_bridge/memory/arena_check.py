@@ -1,23 +1,23 @@
-"""The proof of a plan: its whole schedule is run on an arena of labels instead of values.
+"""The check of a plan: its whole schedule is run on an arena of labels instead of values.
 
-    check_arena(plan)       # raises ArenaError, or says nothing
+    check_arena(plan)       # raises ArenaError if a step reads or writes memory that it must not
 
-Each byte carries the label of what was written there last. A step may read only bytes that carry the label of the row
-that it means to read, so it matters not how the plan came about, nor who else wrote in between; it may write only
-inside the arena and not over what it still reads. Nothing depends on data: what holds for labels holds for every
-inference. An address sanitizer could not tell, for to it the arena is one object.
+Each byte holds the label of what was last written there. A step may read only bytes whose label is that of the row that
+it means to read, however the plan was computed and whatever was written in between; it may write only inside the arena
+and not over what it still reads. Nothing depends on data: what holds for labels holds for every inference. An address
+sanitizer could not find these errors, because the arena is one object to it.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
 
-from tinyscene.firmware_bridge.memory.planner import ALWAYS, SCRATCH, Block, Plan, kept_name
+from tinyscene.firmware_bridge.memory.planner import ALWAYS, SCRATCH, Block, Plan, accumulator_block
 from tinyscene.firmware_bridge.memory.schedule import FIRST, Step
 
 
 class ArenaError(AssertionError):
-    """A plan in which a step reads or writes what it must not: a mistake of ours, never of a user's."""
+    """A plan in which a step reads or writes memory that it must not: a fault of the planner, never of a user."""
 
 
 def check_arena(plan: Plan) -> None:
@@ -31,31 +31,31 @@ def check_arena(plan: Plan) -> None:
         arena.write_row(graph.input.name, row)
     arena.require_whole(block for block in before if block.last_use >= FIRST)
     for step in schedule.order:
-        _take(arena, step)
+        _run(arena, step)
     for row in range(schedule.rows[graph.output.name].count):
         arena.require_row(graph.output.name, row, 0, schedule.rows[graph.output.name].stride)
     arena.require_whole(block for block in before if block.last_use == ALWAYS)
 
 
-def _take(arena: "_Arena", step: Step) -> None:
-    """A step: working memory, then reads, then the row that it makes; and nothing of that harms the rest."""
+def _run(arena: "_Arena", step: Step) -> None:
+    """Run a step: working memory, reads, and the row that it writes must not overwrite each other."""
     plan, schedule = arena.plan, arena.plan.schedule
-    operator, steps = schedule.graph.operators[step.operator], schedule.steps[step.operator]
-    working = [plan.blocks[SCRATCH]] if steps.scratch else []
+    operator, access = schedule.graph.operators[step.operator], schedule.access[step.operator]
+    working = [plan.blocks[SCRATCH]] if access.scratch else []
     for block in working:
         arena.fill(block)
-    if steps.kept:
-        kept = plan.blocks[kept_name(operator)]
-        working.append(kept)
+    if access.accumulators:
+        sums = plan.blocks[accumulator_block(operator)]
+        working.append(sums)
         if step.turn == 0:
-            arena.fill(kept)
-    row = schedule.made(step)
-    for written in (False, True):  # what is read is there, also while the row is being written
+            arena.fill(sums)
+    row = schedule.output_row(step)
+    for written in (False, True):  # sources must be intact before and after the row is written
         if written and row is not None:
             arena.write_row(operator.output.name, row)
         for name in operator.inputs:
-            for each in schedule.reads(step, name):
-                arena.require_row(name, each, *plan.read_bytes(step.operator, name))
+            for source_row in schedule.reads(step, name):
+                arena.require_row(name, source_row, *plan.read_bytes(step.operator, name))
         arena.require_whole(working)
 
 
@@ -72,7 +72,7 @@ class _Arena:
         self._write(self.plan.row_offset(name, row), self.plan.schedule.rows[name].stride, self.base[name] + row)
 
     def require_row(self, name: str, row: int, start: int, stop: int) -> None:
-        """Make sure that bytes of a row are as they were written."""
+        """Raise ArenaError if bytes of a row were overwritten."""
         if not 0 <= start < stop <= self.plan.schedule.rows[name].stride:
             raise ArenaError(f"bytes {start} to {stop} of a row of {name} are not its own")
         self._require(self.plan.row_offset(name, row) + start, stop - start, self.base[name] + row, f"{name} row {row}")
@@ -87,8 +87,8 @@ class _Arena:
         self.labels[start : start + size] = label
 
     def _require(self, start: int, size: int, label: int, what: str) -> None:
-        found = self.labels[start : start + size]
-        if len(found) != size or (found != label).any():
+        labels = self.labels[start : start + size]
+        if len(labels) != size or (labels != label).any():
             names = list(self.plan.blocks)
-            harmed = sorted({names[int(each >> 32) - 1] if each else "nothing" for each in found[found != label]})
-            raise ArenaError(f"{what}, read at {start}, holds {', '.join(harmed)}")
+            others = sorted({names[int(other >> 32) - 1] if other else "nothing" for other in labels[labels != label]})
+            raise ArenaError(f"{what}, read at {start}, holds {', '.join(others)}")

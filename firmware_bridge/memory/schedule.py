@@ -1,76 +1,26 @@
-"""The schedule: in which order the rows of all activations are made, and from when to when each row is needed.
+"""The schedule: the order in which the rows of all activations are computed, and the live range of each row.
 
-    schedule = make_schedule(graph, steps, cuts)
+    schedule = make_schedule(graph, access, cuts)
 
-An operator makes one row (one mel band, all frames) a step, from the few rows of its sources that its window covers.
-Operators take turns, each as soon as the rows that it reads are there. So an activation between two operators need not
-be held whole: a ring of the rows that are still wanted does. A cut before an operator ends that: all before it is
-finished first. Where to cut is the planner's choice (`planner.py`), for what must be held
-whole may lie where other things lay before.
-
-Rows of an activation are counted with its padding: `top` rows of zeros come before the first, `bottom` after the last,
-and each row has `left` and `right` pixels of zeros. They are made in their turn like all others, so that no kernel
-knows of borders.
+In one step an operator computes one row from the few rows of its sources that its window covers. Operators take turns,
+each as soon as the rows that it reads are available. So an activation between two operators need not be held whole: a
+ring of the rows that are still needed suffices. A cut before an operator ends this: everything before the cut is
+completed first. The planner (`planner.py`) chooses the cuts, because an activation that must be held whole may reuse
+memory of earlier ones.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tinyscene.deploy.graph.graph import Graph, Kind, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.firmware_bridge.memory.rows import AccessPattern, Rows, padded_rows
 
-FIRST = -1  # the time when the graph's input is there
-Padding = tuple[int, int, int, int]  # top, bottom, left, right
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How an operator works through its rows, the same for each of its sources."""
-
-    count: int
-    tall: int  # rows of a source that a step reads,
-    stride: int  # and how many rows further the next step does
-    wide: int  # pixels of these rows that are read
-    padding: Padding  # that is read around a source; top and left as the operator has them, bottom and right as needed
-    scratch: int = 0  # bytes needed during a step
-    kept: int = 0  # bytes needed from the first step to the last
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of an activation, with padding."""
-
-    tensor: Tensor
-    padding: Padding
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """Height, width and channels, without padding."""
-        height, width, channels = (1, 1, *self.tensor.shape[1:])[-3:]
-        return height, width, channels
-
-    @property
-    def count(self) -> int:
-        return self.size[0] + self.padding[0] + self.padding[1]
-
-    @property
-    def stride(self) -> int:
-        """Bytes from a row to the next."""
-        return (self.size[1] + self.padding[2] + self.padding[3]) * self.size[2]
-
-    @property
-    def left(self) -> int:
-        """Bytes of padding before a row's first value."""
-        return self.padding[2] * self.size[2]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of a row's values."""
-        return self.size[1] * self.size[2]
+FIRST = -1  # the time when the graph's input is available
 
 
 @dataclass(frozen=True)
 class Step:
-    """One turn: an operator, how many it made before, and the part (between cuts) that it belongs to."""
+    """One turn of an operator, counted from 0, in a part of the schedule (between two cuts)."""
 
     operator: int
     turn: int
@@ -79,10 +29,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All steps in order, and the time (a step's number) of each row's making and of its last reading."""
+    """All steps in order, and the live range of each row: the steps that first write and last read it."""
 
     graph: Graph
-    steps: Sequence[Steps]  # of each operator
+    access: Sequence[AccessPattern]  # of each operator
     rows: dict[str, Rows]  # of each activation, by name
     cuts: tuple[int, ...]  # the first operator of each part, 0 first
     passes: list[int]  # of each part
@@ -91,37 +41,38 @@ class Schedule:
     last_use: dict[str, list[int]]
 
     def slots(self, name: str) -> int:
-        """Rows of an activation that a ring must hold so that none is overwritten before it last_use."""
+        """Rows that a ring must hold so that none is overwritten before its last use."""
         first_use, last_use = self.first_use[name], self.last_use[name]
         needed, later = 1, 0
-        for row, death in enumerate(last_use):
-            while later < len(first_use) and first_use[later] <= death:
+        for row, last in enumerate(last_use):
+            while later < len(first_use) and first_use[later] <= last:
                 later += 1
             needed = max(needed, later - row)
         return needed
 
     def turns(self, operator: int) -> int:
-        """Turns of an operator: its steps, and the rows of padding around what it makes."""
+        """Turns of an operator: its steps and the rows of padding around its output."""
         top, bottom, _, _ = self.rows[self.graph.operators[operator].output.name].padding
-        return top + self.steps[operator].count + bottom
+        return top + self.access[operator].count + bottom
 
     def need(self, operator: int, source: str) -> tuple[int, int, int]:
         """Turn t of an operator needs min(a * t + b, c) rows of a source: (a, b, c)."""
-        steps = self.steps[operator]
+        access = self.access[operator]
         above = self.rows[self.graph.operators[operator].output.name].padding[0]
-        first = self.rows[source].padding[0] - steps.padding[0]
-        return steps.stride, first + steps.tall - steps.stride * above, self.rows[source].count
+        first = self.rows[source].padding[0] - access.padding[0]
+        return access.stride, first + access.tall - access.stride * above, self.rows[source].count
 
     def reads(self, step: Step, source: str) -> range:
         """The rows of a source that a step reads."""
-        steps, above = self.steps[step.operator], self.rows[self.graph.operators[step.operator].output.name].padding[0]
-        if not 0 <= step.turn - above < steps.count:
+        access = self.access[step.operator]
+        above = self.rows[self.graph.operators[step.operator].output.name].padding[0]
+        if not 0 <= step.turn - above < access.count:
             return range(0)
-        first = (step.turn - above) * steps.stride + self.rows[source].padding[0] - steps.padding[0]
-        return range(first, first + steps.tall)
+        first = (step.turn - above) * access.stride + self.rows[source].padding[0] - access.padding[0]
+        return range(first, first + access.tall)
 
-    def made(self, step: Step) -> int | None:
-        """The row that a step makes; a mean makes its only one last."""
+    def output_row(self, step: Step) -> int | None:
+        """The row that a step writes; a mean writes its only row in its last step."""
         rows = self.rows[self.graph.operators[step.operator].output.name]
         if self.turns(step.operator) == rows.count:
             return step.turn
@@ -133,29 +84,19 @@ class Schedule:
         return range(self.cuts[part], ends[part])
 
     def sources(self, part: int) -> list[str]:
-        """The activations that a part reads and that were whole before it began."""
+        """The activations that a part reads and that are complete before it begins."""
         operators = [self.graph.operators[index] for index in self.operators(part)]
-        made = {operator.output.name for operator in operators}
-        return sorted({name for operator in operators for name in operator.inputs} - made)
+        own = {operator.output.name for operator in operators}
+        return sorted({name for operator in operators for name in operator.inputs} - own)
 
 
-def padded_rows(graph: Graph, steps: Sequence[Steps]) -> dict[str, Rows]:
-    """Each activation with the padding that its readers need at most."""
-    padding: dict[str, Padding] = dict.fromkeys(graph.tensors, (0, 0, 0, 0))
-    for operator, each in zip(graph.operators, steps, strict=True):
-        for name in operator.inputs:
-            top, bottom, left, right = map(max, padding[name], each.padding)
-            padding[name] = (top, bottom, left, right)
-    return {name: Rows(tensor, padding[name]) for name, tensor in graph.tensors.items()}
-
-
-def make_schedule(graph: Graph, steps: Sequence[Steps], cuts: tuple[int, ...]) -> Schedule:
-    """Let the operators take turns, part by part."""
-    rows = padded_rows(graph, steps)
+def make_schedule(graph: Graph, access: Sequence[AccessPattern], cuts: tuple[int, ...]) -> Schedule:
+    """Schedule the operators in turns, part by part."""
+    rows = padded_rows(graph, access)
     first_use: dict[str, list[int]] = {name: [] for name in rows}
-    last_use: dict[str, list[int]] = {name: [FIRST] * each.count for name, each in rows.items()}
+    last_use: dict[str, list[int]] = {name: [FIRST] * activation.count for name, activation in rows.items()}
     first_use[graph.input.name] = [FIRST] * rows[graph.input.name].count
-    schedule = Schedule(graph, steps, rows, cuts, [0] * len(cuts), [], first_use, last_use)
+    schedule = Schedule(graph, access, rows, cuts, [0] * len(cuts), [], first_use, last_use)
     for part in range(len(cuts)):
         _run_part(schedule, part)
     end = len(schedule.order)
@@ -164,65 +105,36 @@ def make_schedule(graph: Graph, steps: Sequence[Steps], cuts: tuple[int, ...]) -
 
 
 def _run_part(schedule: Schedule, part: int) -> None:
-    """Pass after pass, one more row of the whole sources may be read, and each operator that can takes one turn."""
+    """Each pass makes one more row of the complete sources available; every operator that can run takes one turn."""
     operators = schedule.operators(part)
     turns = dict.fromkeys(operators, 0)
-    there = dict.fromkeys(schedule.sources(part), 0)
+    available = dict.fromkeys(schedule.sources(part), 0)
     while any(turns[operator] < schedule.turns(operator) for operator in operators):
-        there |= {name: there[name] + 1 for name in schedule.sources(part)}
+        available |= {name: available[name] + 1 for name in schedule.sources(part)}
         for operator in operators:
-            if _can_work(schedule, operator, turns[operator], there):
-                _take(schedule, Step(operator, turns[operator], part))
+            if _can_run(schedule, operator, turns[operator], available):
+                _add(schedule, Step(operator, turns[operator], part))
                 turns[operator] += 1
                 name = schedule.graph.operators[operator].output.name
-                there[name] = len(schedule.first_use[name])
+                available[name] = len(schedule.first_use[name])
         schedule.passes[part] += 1
 
 
-def _can_work(schedule: Schedule, operator: int, turn: int, there: dict[str, int]) -> bool:
+def _can_run(schedule: Schedule, operator: int, turn: int, available: dict[str, int]) -> bool:
     if turn == schedule.turns(operator):
         return False
     needs = ((name, *schedule.need(operator, name)) for name in schedule.graph.operators[operator].inputs)
-    return all(min(a * turn + b, c) <= there.get(name, 0) for name, a, b, c in needs)
+    return all(min(a * turn + b, c) <= available.get(name, 0) for name, a, b, c in needs)
 
 
-def _take(schedule: Schedule, step: Step) -> None:
+def _add(schedule: Schedule, step: Step) -> None:
     now = len(schedule.order)
     schedule.order.append(step)
     operator = schedule.graph.operators[step.operator]
     for name in operator.inputs:
         for row in schedule.reads(step, name):
             schedule.last_use[name][row] = now
-    row = schedule.made(step)
+    row = schedule.output_row(step)
     if row is not None:
         schedule.first_use[operator.output.name].append(now)
         schedule.last_use[operator.output.name][row] = now
-
-
-def window_steps(operator: Kind, source: Tensor, size: tuple[int, int], scratch: int) -> Steps:
-    """The steps of an operator that slides a window of (mel, frame)."""
-    _, height, width, _ = source.shape
-    _, tall_out, wide_out, _ = operator.output.shape
-    top, _, left, _ = operator.padding  # type: ignore[union-attr]
-    down, across = operator.stride  # type: ignore[union-attr]
-    bottom = (tall_out - 1) * down + size[0] - top - height
-    right = (wide_out - 1) * across + size[1] - left - width
-    return Steps(
-        count=tall_out,
-        tall=size[0],
-        stride=down,
-        wide=(wide_out - 1) * across + size[1],
-        padding=(top, max(bottom, 0), left, max(right, 0)),
-        scratch=scratch,
-    )
-
-
-def row_steps(source: Tensor, kept: int = 0) -> Steps:
-    """The steps of an operator that takes its sources row by row."""
-    height, width, _ = (1, 1, *source.shape[1:])[-3:]
-    return Steps(count=height, tall=1, stride=1, wide=width, padding=(0, 0, 0, 0), kept=kept)
-
-
-def macs(graph: Graph) -> int:
-    """Multiplications of one inference."""
-    return sum(getattr(operator, "macs", 0) for operator in graph.operators)

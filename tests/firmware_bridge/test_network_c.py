@@ -15,7 +15,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.firmware_bridge.codegen.library import Library, make_network
-from tinyscene.firmware_bridge.memory.planner import SCRATCH, kept_name
+from tinyscene.firmware_bridge.memory.planner import SCRATCH, accumulator_block
 from tinyscene.firmware_bridge.native import NativeNetwork, compile_native
 
 HOOKS = Path(__file__).parent / "trace_hooks.c"
@@ -102,7 +102,7 @@ class Poison:
                 self.events.setdefault(schedule.first_use[name][row], []).append((True, *span))
                 self.events.setdefault(schedule.last_use[name][row], []).append((False, *span))
         for operator in schedule.graph.operators:
-            block = self.plan.blocks.get(kept_name(operator))
+            block = self.plan.blocks.get(accumulator_block(operator))
             if block:
                 span = self.plan.offsets[block.name], block.bytes
                 self.events.setdefault(block.first_use, []).append((True, *span))
@@ -128,13 +128,13 @@ class Poison:
     def check_writes(self, time: int) -> None:
         schedule = self.plan.schedule
         step = schedule.order[time]
-        operator, steps = schedule.graph.operators[step.operator], schedule.steps[step.operator]
+        operator, access = schedule.graph.operators[step.operator], schedule.access[step.operator]
         allowed = np.zeros(len(self.arena), bool)
-        row = schedule.made(step)
+        row = schedule.output_row(step)
         if row is not None:
             start = self.plan.row_offset(operator.output.name, row)
             allowed[start : start + schedule.rows[operator.output.name].stride] = True
-        for name, size in ((SCRATCH, steps.scratch), (kept_name(operator), steps.kept)):
+        for name, size in ((SCRATCH, access.scratch), (accumulator_block(operator), access.accumulators)):
             if size:
                 allowed[self.plan.offsets[name] :][:size] = True
         if (self.arena != self.shadow)[~allowed].any():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.graphs import integer_graphs
 from tinyscene.deploy.graph.graph import Add, Conv2D, DepthwiseConv2D, Graph, Mean, Quantization, Tensor
-from tinyscene.firmware_bridge.codegen.ops import steps_of
+from tinyscene.firmware_bridge.codegen.ops import access_of
 from tinyscene.firmware_bridge.memory.arena_check import ArenaError, check_arena
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Plan, make_plan, work_block
 from tinyscene.firmware_bridge.memory.schedule import FIRST, make_schedule
@@ -47,8 +47,8 @@ def depthwise(source: Tensor, name: str, stride: int = 1) -> DepthwiseConv2D:
 
 
 def plan_of(graph: Graph, extras: tuple = ()) -> Plan:
-    steps = [steps_of(operator, graph.sources(operator), KERNELS) for operator in graph.operators]
-    return make_plan(graph, steps, extras)
+    access = [access_of(operator, graph.sources(operator), KERNELS) for operator in graph.operators]
+    return make_plan(graph, access, extras)
 
 
 def block(height: int = 32, width: int = 8, channels: int = 4, expansion: int = 6) -> Graph:
@@ -169,8 +169,8 @@ def test_what_lives_always_shares_memory_with_nothing() -> None:
 
 def test_every_operator_ends_and_none_is_cut_short() -> None:
     graph = block()
-    steps = [steps_of(operator, graph.sources(operator), KERNELS) for operator in graph.operators]
+    access = [access_of(operator, graph.sources(operator), KERNELS) for operator in graph.operators]
     for cuts in [(0,), (0, 1), (0, 1, 2, 3)]:
-        schedule = make_schedule(graph, steps, cuts)
+        schedule = make_schedule(graph, access, cuts)
         for index in range(len(graph.operators)):
             assert sum(step.operator == index for step in schedule.order) == schedule.turns(index)

@@ -3,11 +3,11 @@
 from tinyscene.deploy.graph.graph import Add, Tensor
 from tinyscene.deploy.graph.reference import ADD_SHIFT
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, rescaling
-from tinyscene.firmware_bridge.memory.schedule import Steps, row_steps
+from tinyscene.firmware_bridge.memory.rows import AccessPattern, row_access
 
 
-def plan(source: Tensor) -> Steps:
-    return row_steps(source)
+def access(source: Tensor) -> AccessPattern:
+    return row_access(source)
 
 
 def emit(operator: Add, context: CodegenContext) -> Code:

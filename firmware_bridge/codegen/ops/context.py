@@ -1,4 +1,4 @@
-"""Where an operator finds its rows in the arena, as C expressions, and the tables that operators share."""
+"""C expressions for an operator's rows in the arena, and the tables of convolutions."""
 
 import re
 import textwrap
@@ -14,12 +14,12 @@ from tinyscene.firmware_bridge.codegen.weight_layouts import MAX_DEPTH
 from tinyscene.firmware_bridge.memory.planner import Plan
 
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
-FASTEST_SHIFTS = (1, 22)  # of the fast kernels: to the right
+FAST_SHIFTS = (1, 22)  # to the right, that the fast kernels support
 
 
 @dataclass(frozen=True)
 class Code:
-    """C of an operator. `turn` counts the rows that are made, `row` those of the operator itself."""
+    """C of an operator. In it, `turn` counts rows with padding, `row` those without."""
 
     step: list[str]  # statements
     tables: str = ""  # definitions, in the file of weights
@@ -28,7 +28,7 @@ class Code:
 
 @dataclass(frozen=True)
 class CodegenContext:
-    """An operator in a plan; `number` is that of the tensor that it makes, the graph's input being 0."""
+    """An operator in a plan; `number` is that of its output tensor, the graph's input being 0."""
 
     plan: Plan
     operator: Kind
@@ -41,35 +41,35 @@ class CodegenContext:
 
     @property
     def width(self) -> int:
-        """Pixels of a row that is made."""
+        """Pixels of an output row."""
         return self.plan.schedule.rows[self.operator.output.name].size[1]
 
     def source(self, index: int, below: int = 0) -> str:
-        """The first byte that a step reads of a source's row, `below` its first one."""
+        """The address of the first byte that a step reads of a source, `below` rows below the first row."""
         schedule, name = self.plan.schedule, self.operator.inputs[index]
-        steps = schedule.steps[self.number - 1]
+        access = schedule.access[self.number - 1]
         start, _ = self.plan.read_bytes(self.number - 1, name)
-        first = schedule.rows[name].padding[0] - steps.padding[0] + below
-        return row_address(self.plan, name, _scaled("row", steps.stride, first), start)
+        first = schedule.rows[name].padding[0] - access.padding[0] + below
+        return row_address(self.plan, name, _scaled("row", access.stride, first), start)
 
     def rows(self) -> list[str]:
-        """The declaration of `rows`: where a window's rows begin."""
-        tall = self.plan.schedule.steps[self.number - 1].tall
+        """The declaration of `rows`: the addresses of a window's rows."""
+        tall = self.plan.schedule.access[self.number - 1].tall
         lines = ",\n".join(f"    {self.source(0, below)}" for below in range(tall))
         return [f"const int8_t *const rows[{tall}] = {{", *lines.splitlines(), "};"]
 
     def address(self, block: str, start: int = 0) -> str:
-        """A byte of a block; of one that there is not, null."""
+        """The address of a byte of a block, or NULL if the plan has no such block."""
         return f"arena + {self.plan.offsets[block] + start}" if block in self.plan.offsets else "NULL"
 
 
 def row_address(plan: Plan, name: str, row: str, start: int) -> str:
     """The address of byte `start` of a row, counted with padding."""
     slots, rows = plan.slots[name], plan.schedule.rows[name]
-    place = row if rows.count == slots else f"{_bracketed(row)} % {slots}"
+    slot = row if rows.count == slots else f"{_bracketed(row)} % {slots}"
     if slots == 1:
         return f"arena + {plan.offsets[name] + start}"
-    return f"arena + {plan.offsets[name] + start} + {place if '%' in place else _bracketed(place)} * {rows.stride}"
+    return f"arena + {plan.offsets[name] + start} + {slot if '%' in slot else _bracketed(slot)} * {rows.stride}"
 
 
 def _scaled(variable: str, factor: int, addend: int) -> str:
@@ -82,7 +82,7 @@ def _bracketed(expression: str) -> str:
 
 
 def comment(name: str) -> str:
-    """A tensor's name as it may stand in a comment: it comes from a file, and must not end the comment."""
+    """A tensor's name, safe in a C comment: it comes from a file and must not end the comment."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
@@ -100,10 +100,10 @@ def rescaling(real: float) -> tuple[int, int]:
 
 
 def is_fast(operator: Convolution, source: Tensor) -> bool:
-    """Whether the fast kernels are exact for a convolution: what tinyscene_kernels.h asks for tinyscene_pointwise."""
+    """Whether the fast kernels are exact: the conditions of tinyscene_pointwise in tinyscene_kernels.h."""
     multipliers, shifts = _rescalings(operator, source)
-    least, most = FASTEST_SHIFTS
-    if not ((shifts >= least) & (shifts <= most)).all() or _activation_min(operator) != -128:
+    minimum, maximum = FAST_SHIFTS
+    if not ((shifts >= minimum) & (shifts <= maximum)).all() or _activation_min(operator) != -128:
         return False
     depth = operator.weights.size // len(operator.bias)
     sums = 128 * np.abs(operator.weights.astype(np.int64)).sum(operator.other_axes) + np.abs(
@@ -115,23 +115,23 @@ def is_fast(operator: Convolution, source: Tensor) -> bool:
 
 
 def folded_bias(operator: Convolution, source: Tensor) -> NDArray[np.int64]:
-    """The bias less what the input's zero point adds to each sum."""
+    """The bias minus the contribution of the input's zero point to each sum."""
     return operator.bias.astype(np.int64) - source.q.zero_point * operator.weights.astype(np.int64).sum(
         operator.other_axes
     )
 
 
 def convolution_tables(operator: Convolution, context: CodegenContext, weights: dict[str, NDArray[Any]]) -> Code:
-    """The tables of a convolution, with its weights as each set of kernels reads them."""
+    """The tables of a convolution, with its weights in the layout of each set of kernels."""
     number, source = context.number, context.sources[0]
     multipliers, shifts = _rescalings(operator, source)
     bias = folded_bias(operator, source).astype(np.uint64).astype(np.uint32).astype(np.int32)  # sums wrap around
-    taken: list[str] = []
+    variants: list[str] = []
     for index, (kernels, values) in enumerate(weights.items()):
         if len(weights) > 1:
-            taken.append(f"#{'el' if index else ''}if defined(TINYSCENE_{kernels.upper()})\n")
-        taken.append(array(f"weights_{number}", values))
-    taken.append("#endif\n" if len(weights) > 1 else "")
+            variants.append(f"#{'el' if index else ''}if defined(TINYSCENE_{kernels.upper()})\n")
+        variants.append(array(f"weights_{number}", values))
+    variants.append("#endif\n" if len(weights) > 1 else "")
     depth = operator.weights.size // len(operator.bias)
     fields = [
         *(f"{table}_{number}" for table in ("weights", "bias", "multiplier", "shift")),
@@ -139,7 +139,7 @@ def convolution_tables(operator: Convolution, context: CodegenContext, weights: 
     ]
     tables = [
         f"/* {comment(operator.output.name)}: {' x '.join(map(str, operator.weights.shape))} */\n",
-        *taken,
+        *variants,
         array(f"bias_{number}", bias),
         array(f"multiplier_{number}", multipliers.astype(np.int32)),
         array(f"shift_{number}", shifts.astype(np.int8)),

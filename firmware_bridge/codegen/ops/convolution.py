@@ -1,4 +1,4 @@
-"""CONV_2D: windows are gathered side by side, unless they are single pixels, and then multiplied as 1 x 1 ones."""
+"""CONV_2D: windows of more than one pixel are gathered (im2col), then multiplied as in a 1 x 1 convolution."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,23 @@ from tinyscene.deploy.graph.graph import Conv2D, Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, convolution_tables, is_fast
 from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS, pointwise_scratch
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, aligned
-from tinyscene.firmware_bridge.memory.schedule import Steps, window_steps
+from tinyscene.firmware_bridge.memory.rows import AccessPattern, window_access
 
-PATCHES = 6  # windows gathered at once, which kernels take by twos or threes; a host gathers a row
+PATCHES = 6  # windows gathered at once: kernels process two or three together; a host gathers a whole row
 
 
-def plan(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> Steps:
+def access(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> AccessPattern:
     width, depth = operator.output.shape[2], operator.weights[0].size
     patches = 0 if _is_pointwise(operator) else aligned(_patches(operator, kernels) * depth)
     pixels = width if _is_pointwise(operator) else _patches(operator, kernels)
-    needs = [pointwise_scratch(each, depth, pixels) for each in kernels] if is_fast(operator, source) else [0]
-    return window_steps(operator, source, operator.size, patches + max(needs))
+    needs = [pointwise_scratch(name, depth, pixels) for name in kernels] if is_fast(operator, source) else [0]
+    return window_access(operator, source, operator.size, patches + max(needs))
 
 
 def emit(operator: Conv2D, context: CodegenContext) -> Code:
     fast = is_fast(operator, context.sources[0])
     flat = operator.weights.reshape(len(operator.bias), -1)
-    weights = {each: LAYOUTS[each](flat) for each in context.kernels} if fast else {"plain": flat.reshape(-1)}
+    weights = {name: LAYOUTS[name](flat) for name in context.kernels} if fast else {"plain": flat.reshape(-1)}
     code = convolution_tables(operator, context, weights)
     if _is_pointwise(operator):
         step = [_multiply(context, fast, context.source(0), str(context.width), "y", 0)]
@@ -52,11 +52,11 @@ def _gathered(operator: Conv2D, context: CodegenContext, fast: bool) -> list[str
 
 
 def _scratch_check(operator: Conv2D, context: CodegenContext) -> str:
-    """That the kernel which is compiled needs no more working memory than was planned."""
+    """A compile-time check that the kernel needs no more working memory than was planned."""
     depth, direct = operator.weights[0].size, _is_pointwise(operator)
     pixels = context.width if direct else _patches(operator, context.kernels)
     used = 0 if direct else aligned(pixels * depth)
-    room = context.plan.schedule.steps[context.number - 1].scratch - used
+    room = context.plan.schedule.access[context.number - 1].scratch - used
     size = f"TINYSCENE_POINTWISE_SCRATCH({depth}, {pixels})"
     return f"typedef char scratch_{context.number}_suffices[{size} <= {room} ? 1 : -1];\n"
 

@@ -2,11 +2,11 @@
 
 from tinyscene.deploy.graph.graph import DepthwiseConv2D, Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, convolution_tables, is_fast
-from tinyscene.firmware_bridge.memory.schedule import Steps, window_steps
+from tinyscene.firmware_bridge.memory.rows import AccessPattern, window_access
 
 
-def plan(operator: DepthwiseConv2D, source: Tensor) -> Steps:
-    return window_steps(operator, source, operator.size, 0)
+def access(operator: DepthwiseConv2D, source: Tensor) -> AccessPattern:
+    return window_access(operator, source, operator.size, 0)
 
 
 def emit(operator: DepthwiseConv2D, context: CodegenContext) -> Code:

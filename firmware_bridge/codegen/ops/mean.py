@@ -1,13 +1,13 @@
-"""MEAN over mel and frame: sums grow row by row, the last row makes the result of them."""
+"""MEAN over mel and frame: sums are accumulated row by row; the last row computes the result."""
 
 from tinyscene.deploy.graph.graph import Mean, Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, rescaling
-from tinyscene.firmware_bridge.memory.planner import kept_name
-from tinyscene.firmware_bridge.memory.schedule import Steps, row_steps
+from tinyscene.firmware_bridge.memory.planner import accumulator_block
+from tinyscene.firmware_bridge.memory.rows import AccessPattern, row_access
 
 
-def plan(source: Tensor) -> Steps:
-    return row_steps(source, kept=4 * source.shape[3])
+def access(source: Tensor) -> AccessPattern:
+    return row_access(source, accumulators=4 * source.shape[3])
 
 
 def emit(operator: Mean, context: CodegenContext) -> Code:
@@ -15,9 +15,11 @@ def emit(operator: Mean, context: CodegenContext) -> Code:
     _, height, width, channels = source.shape
     count = height * width
     multiplier, shift = rescaling(source.q.scale / output.scale)
-    kept = min(count.bit_length() - 1, 31 - shift)  # bits of precision, before the multiplier is divided by the count
-    values = f"{{{count * source.q.zero_point}, {(multiplier << kept) // count}, {shift + kept}, {output.zero_point}}}"
-    sums = f"(int32_t *)(void *)({context.address(kept_name(operator))})"
+    extra = min(count.bit_length() - 1, 31 - shift)  # bits of precision: the multiplier is divided by the count
+    values = (
+        f"{{{count * source.q.zero_point}, {(multiplier << extra) // count}, {shift + extra}, {output.zero_point}}}"
+    )
+    sums = f"(int32_t *)(void *)({context.address(accumulator_block(operator))})"
     step = [
         f"int32_t *const sums = {sums};",
         "if (row == 0)",

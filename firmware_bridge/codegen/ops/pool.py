@@ -2,16 +2,16 @@
 
 from tinyscene.deploy.graph.graph import AveragePool2D, Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
-from tinyscene.firmware_bridge.memory.schedule import Steps, window_steps
+from tinyscene.firmware_bridge.memory.rows import AccessPattern, window_access
 
 MAX_AREA = 2**20  # of a window: beyond, the host's kernel would have to round twice
 FAST_AREA, FAST_CHANNELS = 255, 4  # what tinyscene_kernels.h asks for tinyscene_pool: no more, and no fewer
 
 
-def plan(operator: AveragePool2D, source: Tensor) -> Steps:
+def access(operator: AveragePool2D, source: Tensor) -> AccessPattern:
     area = operator.size[0] * operator.size[1]
     operator.require(area < MAX_AREA, f"a window of {area:,} values; the firmware's hold less than {MAX_AREA:,}")
-    return window_steps(operator, source, operator.size, 0)
+    return window_access(operator, source, operator.size, 0)
 
 
 def emit(operator: AveragePool2D, context: CodegenContext) -> Code:

@@ -1,0 +1,82 @@
+"""The library around the network: windows of PCM, memory of the front end, and their constants in the C."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.firmware_bridge.codegen.frontend_tables import frame_spans
+from tinyscene.firmware_bridge.codegen.network import Config, first_value
+from tinyscene.firmware_bridge.memory.planner import ALWAYS, Block, Plan, aligned, work_block
+from tinyscene.firmware_bridge.memory.schedule import FIRST
+
+STATE_WORDS = 6  # of struct tinyscene, besides its scores
+
+
+def window_config(front_end: FrontEnd, start_frames: int, hop: float) -> dict[str, int]:
+    """Constants of windows that start every `hop` seconds.
+
+    PENDING counts the frames at the starts of later windows that are computed before a window is complete.
+    Raises InputError for a hop that is not a whole number of frames.
+    """
+    clip = front_end.clip_samples
+    samples = round(hop * front_end.sample_rate) if 0 < hop <= 1 else 0
+    if not 0 < samples <= clip or (samples < clip and samples % front_end.hop_length):
+        step = front_end.hop_length / front_end.sample_rate
+        raise InputError(f"a hop of {hop:g} seconds: it must be 1, or less and a multiple of {step:g} (a frame)")
+    spans = frame_spans(front_end)
+    due = np.arange(samples, clip + 1, samples)[:, None] + [span.due for span in spans[:start_frames]]
+    return {"HOP_SAMPLES": samples, "LEAD": -spans[0].at, "PENDING": int((due <= clip).sum())}
+
+
+def front_end_blocks(sizes: dict[str, int]) -> list[Block]:
+    """Memory of the front end. If windows overlap, features and PCM persist while the network runs."""
+    ring, work = 2 * sizes["RING_SAMPLES"], 4 * sizes["N_FFT"]
+    if sizes["HOP_SAMPLES"] == sizes["CLIP_SAMPLES"]:
+        return [work_block("\tpcm", ring, FIRST, FIRST), work_block("\tfft", work, FIRST, FIRST)]
+    before = FIRST - 1
+    persistent = {
+        "pcm": ring,
+        "features": sizes["MELS"] * sizes["FRAMES"],
+        "starts": sizes["PENDING"] * sizes["MELS"],
+    }
+    return [
+        work_block("\tfft", work, before, before),
+        *(work_block(f"\t{name}", size, before, ALWAYS) for name, size in persistent.items() if size),
+    ]
+
+
+def scene_config(sizes: dict[str, int], plan: Plan, classes: int) -> Config:
+    """Constants of the instance, and where the front end's memory is in the arena."""
+    name = plan.schedule.graph.input.name
+    overlaps = sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]
+    state = aligned(4 * STATE_WORDS + classes)
+    return {
+        "CLASSES": classes,
+        "STATE_BYTES": state,
+        "BYTES": state + plan.arena_bytes,
+        "PCM": plan.offsets["\tpcm"],
+        "WORK": plan.offsets["\tfft"],
+        "FEATURES": plan.offsets["\tfeatures"] if overlaps else first_value(plan, name),
+        "FEATURES_STRIDE": sizes["FRAMES"] if overlaps else plan.schedule.rows[name].stride,
+        **({"STARTS": plan.offsets["\tstarts"]} if sizes["PENDING"] else {}),
+    }
+
+
+def labels_file(labels: Sequence[str]) -> str:
+    """The C of tinyscene_label."""
+    names = "".join(f"    {_c_string(label)},\n" for label in labels)
+    return (
+        '#include "tinyscene.h"\n\n'
+        f"static const char *const labels[TINYSCENE_CLASSES] = {{\n{names}}};\n\n"
+        "const char *tinyscene_label(size_t index)\n{\n"
+        "    return index < TINYSCENE_CLASSES ? labels[index] : NULL;\n}\n"
+    )
+
+
+def _c_string(text: str) -> str:
+    """Text as a C string in UTF-8; all but plain characters are escaped."""
+    plain = re.compile(rb"[A-Za-z0-9_. -]")
+    return '"' + "".join(chr(byte) if plain.match(bytes([byte])) else f"\\{byte:03o}" for byte in text.encode()) + '"'
