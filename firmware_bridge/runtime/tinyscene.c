@@ -1,9 +1,9 @@
-/* The instance: sound in, features frame by frame, a decision when a window is complete.
+/* The instance: PCM in, features frame by frame, a decision when a window is complete.
  *
- * Only the samples that a frame's window can still reach are held, in a ring. A frame is made when its last sample has
- * come. Windows may overlap: then their features are kept from one to the next, but not those at a window's ends, whose
- * frames reach beyond it and are reflected there: they are made for each window by themselves, the ones at its start
- * before the window in front of it is done, in `pending`.
+ * A ring holds only the samples that later frames still need. A frame is computed when its last sample has arrived. If
+ * windows overlap, features are reused from one window to the next, except at the ends of a window: those frames reach
+ * beyond it and are reflected there, so they are computed for each window. The frames at the start of later windows are
+ * computed before the current window is complete, and are counted by `pending`.
  */
 #include "tinyscene.h"
 
@@ -18,11 +18,11 @@
 
 struct tinyscene {
     uint32_t magic;
-    int32_t samples; /* of the window that have come, and maybe of those after it */
-    int32_t start;   /* where in the ring the window's first sample is, or was */
-    int32_t frames;  /* of the window that are made */
-    int32_t pending; /* frames at the starts of the windows after it that are made */
-    int32_t decided; /* whether there are scores */
+    int32_t samples; /* received of this window, and possibly of later ones */
+    int32_t start;   /* place in the ring of the window's first sample, which may be overwritten already */
+    int32_t frames;  /* computed of this window */
+    int32_t pending; /* computed at the starts of later windows */
+    int32_t decided; /* whether `scores` is valid */
     int8_t scores[TINYSCENE_CLASSES];
 };
 
@@ -39,7 +39,7 @@ static int32_t frame_at(int32_t frame)
     return frame * TINYSCENE_HOP_LENGTH - TINYSCENE_LEAD;
 }
 
-/* How many samples of its clip a frame needs: its own, and those that are reflected into it. */
+/* How many samples of its clip a frame needs: its own, and those reflected into it. */
 static int32_t frame_due(int32_t frame)
 {
     const int32_t at = frame_at(frame), end = at + TINYSCENE_WIN_LENGTH;
@@ -58,7 +58,7 @@ static void make_frame(tinyscene *instance, int32_t first, int32_t frame, int8_t
 
 #if TINYSCENE_PENDING > 0
 
-/* How many samples of the window must have come for the next pending frame. */
+/* How many samples of the window must have arrived for the next pending frame. */
 static int32_t pending_due(const tinyscene *instance)
 {
     const int32_t window = 1 + instance->pending / TINYSCENE_START_FRAMES;
@@ -75,7 +75,7 @@ static void make_pending(tinyscene *instance)
 
 #endif
 
-/* The features of the window that is over make place for those of the next; what they share stays. */
+/* Move on to the next window, keeping the features that both windows share. */
 static void next_window(tinyscene *instance)
 {
     int8_t *arena = arena_of(instance);

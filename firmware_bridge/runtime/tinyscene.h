@@ -1,4 +1,4 @@
-/* tinyscene: where a device is, from the sound around it.
+/* tinyscene: acoustic scene classification from PCM.
  *
  *     static TINYSCENE_ALIGNED uint8_t memory[TINYSCENE_BYTES];
  *     tinyscene *scene;
@@ -13,17 +13,17 @@
  *         pcm += taken, samples -= taken;
  *     }
  *
- * Sound is 16-bit mono PCM at TINYSCENE_SAMPLE_RATE. A decision is made on TINYSCENE_CLIP_SAMPLES of it, and a new one
- * every TINYSCENE_HOP_SAMPLES.
+ * Input is 16-bit mono PCM at TINYSCENE_SAMPLE_RATE. Each decision uses a window of TINYSCENE_CLIP_SAMPLES; a new
+ * window is complete every TINYSCENE_HOP_SAMPLES.
  *
- * What is promised, and tested:
- *   - logits equal to the ones that the quantized model has on a host, bit for bit, on any machine with a C99 compiler,
- *     however the sound is cut into pushes;
- *   - integers only; no heap, no stdio, no recursion, no libc but memcpy and its like, which compilers themselves call;
- *   - no state but in the memory handed over, so that instances run side by side; constants are const;
- *   - every function checks its arguments and the memory's state, and returns a status; none faults on any of them;
- *   - memory is a constant, TINYSCENE_BYTES, and the stack is bounded: `tinyscene emulate` measures it.
- * An instance is not reentrant: push and run from one thread, or lock around them.
+ * Guarantees, each of them tested:
+ *   - logits equal those of the quantized model on a host bit for bit, on any machine with a C99 compiler, for any
+ *     division of the PCM into pushes;
+ *   - integers only; no heap, stdio or recursion; of libc only memcpy, memmove and memset, which compilers call anyway;
+ *   - all state is in the caller's memory, so several instances can run side by side; constants are const;
+ *   - every function checks its arguments and the instance and returns a status; invalid ones never cause a fault;
+ *   - memory is the constant TINYSCENE_BYTES; the stack is bounded, and `tinyscene emulate` measures it.
+ * An instance is not reentrant: call push and run from one thread, or use a lock.
  */
 #ifndef TINYSCENE_H
 #define TINYSCENE_H
@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-/* Statuses: 0 is good, a positive one asks for something, a negative one refuses. */
+/* Statuses: 0 is success, a positive one requests an action, a negative one is an error. */
 typedef enum {
     TINYSCENE_OK = 0,
     TINYSCENE_READY = 1,             /* a window is complete: call tinyscene_run */
@@ -45,41 +45,41 @@ typedef enum {
     TINYSCENE_ERROR_ALIGNMENT = -2,  /* memory is not aligned to TINYSCENE_ALIGNMENT */
     TINYSCENE_ERROR_SIZE = -3,       /* memory is smaller than TINYSCENE_BYTES, or scores not TINYSCENE_CLASSES */
     TINYSCENE_ERROR_INSTANCE = -4,   /* not an instance that tinyscene_init made */
-    TINYSCENE_ERROR_NOT_READY = -5   /* not enough sound for a decision yet, or none made */
+    TINYSCENE_ERROR_NOT_READY = -5   /* not enough PCM for a decision yet, or no decision yet */
 } tinyscene_status;
 
 #define TINYSCENE_ALIGNMENT 16
 #if defined(__GNUC__)
 #define TINYSCENE_ALIGNED __attribute__((aligned(TINYSCENE_ALIGNMENT)))
 #else
-#define TINYSCENE_ALIGNED /* align it by the compiler's own means */
+#define TINYSCENE_ALIGNED /* use the compiler's own means of alignment */
 #endif
 
 typedef struct tinyscene tinyscene;
 
-/* Bytes of memory that an instance needs: TINYSCENE_BYTES. */
+/* Bytes of memory that an instance needs, arena and state: TINYSCENE_BYTES. */
 size_t tinyscene_memory_bytes(void);
 
-/* Make an instance in `memory`, which it uses until it is no longer wanted; there is nothing to release. */
+/* Create an instance in `memory`, which it uses from then on; there is nothing to release. */
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance);
 
-/* Take samples until they are used up (TINYSCENE_OK) or a window is complete (TINYSCENE_READY); `taken` of them were.
- * While a window waits to be run nothing is taken. */
+/* Consume samples until none are left (TINYSCENE_OK) or a window is complete (TINYSCENE_READY); `taken` is the number
+ * of samples consumed. None are consumed while a complete window has not been run. */
 tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t samples, size_t *taken);
 
-/* Decide on the window that is complete. */
+/* Classify the complete window. */
 tinyscene_status tinyscene_run(tinyscene *instance);
 
-/* Forget all sound and any decision. */
+/* Discard all samples and the decision. */
 tinyscene_status tinyscene_reset(tinyscene *instance);
 
-/* The last decision's logits, one a class: real = TINYSCENE_LOGIT_SCALE * (logit - TINYSCENE_LOGIT_ZERO_POINT). */
+/* The last decision's logits, one per class: real = TINYSCENE_LOGIT_SCALE * (logit - TINYSCENE_LOGIT_ZERO_POINT). */
 tinyscene_status tinyscene_scores(const tinyscene *instance, int8_t *scores, size_t count);
 
-/* The class of the highest logit of the last decision, the first of equals; or a negative status. */
+/* The class of the highest logit of the last decision, the first if several are equal; or a negative status. */
 int tinyscene_best(const tinyscene *instance);
 
-/* A class's name, or a null pointer beyond the last. */
+/* The name of a class, or NULL if there is no such class. */
 const char *tinyscene_label(size_t index);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* The fixed-point log-mel front end. The steps are those of deploy/frontend/fixed_point.py, where it says why none overflows. */
+/* The fixed-point log-mel front end. The steps are those of deploy/frontend/fixed_point.py, which explains why none
+ * overflows. */
 #include "tinyscene_frontend.h"
 
 #if defined(__GNUC__)

@@ -1,7 +1,7 @@
 /* The fixed-point log-mel front end: int16 PCM in, int8 features out, integers only, no FPU.
  *
- * What it computes, to the bit, stands in deploy/frontend/fixed_point.py. Its sizes are the constants of tinyscene_config.h,
- * its tables those of tinyscene_tables.c, both generated.
+ * deploy/frontend/fixed_point.py defines the result bit for bit. Sizes are constants of tinyscene_config.h, tables are
+ * in tinyscene_tables.c; both are generated.
  */
 #ifndef TINYSCENE_FRONTEND_H
 #define TINYSCENE_FRONTEND_H
@@ -19,12 +19,12 @@ extern "C" {
 #define TINYSCENE_WORK_BYTES (4 * TINYSCENE_N_FFT)
 
 /* One frame. The clip's sample k, 0 <= k < TINYSCENE_CLIP_SAMPLES, lies at ring[(start + k) % TINYSCENE_RING_SAMPLES],
- * 0 <= start < TINYSCENE_RING_SAMPLES. The frame's window begins at sample `at` of the clip; what lies before the clip
- * or beyond its end is reflected there. Every sample that is read after reflection must be in the ring.
- * The feature of mel band m goes to features[m * stride]. */
+ * 0 <= start < TINYSCENE_RING_SAMPLES. The frame's window begins at sample `at` of the clip; samples before the
+ * clip or after its end are reflected. Every sample that is read after reflection must be in the ring.
+ * The feature of mel band m is written to features[m * stride]. */
 void tinyscene_frame(const int16_t *ring, int32_t start, int32_t at, void *work, int8_t *features, ptrdiff_t stride);
 
-/* Generated. By symmetry half of the window and a quarter of the circle do. Sample i of a frame goes to word
+/* Generated. By symmetry, half of the window and a quarter of the circle suffice. Sample i of a frame goes to word
  * place_low[i % PLACE_LOW] + place_high[i / PLACE_LOW] of `work`. */
 extern const int32_t tinyscene_window[TINYSCENE_WIN_LENGTH / 2 + 1]; /* Q31 */
 extern const int32_t tinyscene_cosine[TINYSCENE_N_FFT / 4 + 1];      /* Q31, of 2 pi j / N_FFT */

@@ -1,4 +1,4 @@
-/* The network: generated, with its plan of the arena. */
+/* The network, generated with its plan of the arena. */
 #ifndef TINYSCENE_NETWORK_H
 #define TINYSCENE_NETWORK_H
 
@@ -10,15 +10,15 @@
 extern "C" {
 #endif
 
-/* Run it. Its input lies in the arena: row y, TINYSCENE_INPUT_ROW_BYTES of it, begins at
- * TINYSCENE_INPUT + y * TINYSCENE_INPUT_STRIDE, with padding around that tinyscene_network_clear writes. Its output,
- * TINYSCENE_OUTPUT_ROWS of TINYSCENE_OUTPUT_ROW_BYTES, is laid out the same way. The input is used up.
- * The arena is TINYSCENE_ARENA_BYTES, aligned to 16. */
+/* Run the network. Its input is in the arena: row y has TINYSCENE_INPUT_ROW_BYTES from
+ * TINYSCENE_INPUT + y * TINYSCENE_INPUT_STRIDE on, surrounded by padding that tinyscene_network_clear writes. The
+ * output, TINYSCENE_OUTPUT_ROWS of TINYSCENE_OUTPUT_ROW_BYTES, has the same layout. Running overwrites the input.
+ * The arena has TINYSCENE_ARENA_BYTES and is aligned to 16. */
 void tinyscene_network_clear(int8_t *arena);
 void tinyscene_network_run(int8_t *arena);
 
 #ifdef TINYSCENE_TRACE
-/* Of test builds: called with each row that a tensor gets, and before each step. Not part of the library. */
+/* Only in test builds: called with each row that is written, and before each step. Not part of the library. */
 void tinyscene_trace_row(int32_t tensor, int32_t row, const int8_t *values, int32_t bytes);
 void tinyscene_trace_step(int8_t *arena, int32_t tensor, int32_t row);
 #endif

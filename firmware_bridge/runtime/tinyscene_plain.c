@@ -1,9 +1,9 @@
-/* The kernels in plain C99: what all others are held to. */
+/* The kernels in plain C99: the reference for all others. */
 #include "tinyscene_kernels.h"
 
 #include <string.h>
 
-/* Compilers make what is seldom called small rather than fast. */
+/* Compilers optimize cold functions for size. */
 #if defined(__GNUC__)
 #define SELDOM_CALLED __attribute__((cold))
 #define INLINE static inline __attribute__((always_inline))
@@ -43,7 +43,7 @@ static int8_t requantize_any(const tinyscene_conv *c, int32_t channel, uint32_t 
     return clamp(value + (c->rounding >> 1), c->activation_min); /* rounding is odd: half of it is the zero point */
 }
 
-/* Sums wrap around, for with the zero point folded in one may leave 32 bits before it comes back. */
+/* Sums wrap around: with the zero point folded in, a partial sum may exceed 32 bits. */
 void tinyscene_pointwise_any(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y)
 {
     for (; pixels > 0; pixels--, x += c->depth) {
@@ -112,7 +112,7 @@ INLINE int32_t high_product_of_half(int32_t twice, int32_t multiplier)
     return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
 }
 
-/* All sums stay below 2^29: deploy/graph/graph.py admits no others. */
+/* All sums stay below 2^29: deploy/graph/graph.py rejects other graphs. */
 void tinyscene_add(const tinyscene_sum *sum_of, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
 {
     const tinyscene_sum own = *sum_of, *const s = &own; /* which no output that is written can change */
@@ -191,7 +191,7 @@ INLINE int8_t requantize(tinyscene_scale scale, int32_t accumulator)
 #if defined(__arm__) /* which clamps to constants by an instruction */
     const int32_t activation_min = -128, highest = 127;
 #else
-    const int32_t activation_min = scale.activation_min, highest = ~activation_min; /* the same, but kept in registers */
+    const int32_t activation_min = scale.activation_min, highest = ~activation_min; /* the same, in registers */
     if (accumulator < scale.least)
         return (int8_t)activation_min;
 #endif

@@ -26,6 +26,7 @@
  *   store_wide  four vectors in that order -> bytes, clamped
  * Loads and stores with a count touch that many elements and no more; what is not loaded is 0. */
 
+/* tinyscene_simd_x86.h has what AVX2 and AVX-512 share. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include "tinyscene_simd_avx512.h"
 #elif defined(__AVX2__)

@@ -11,14 +11,22 @@ enum { LANES = 8, FLIP = 0, BIAS = 1 << 30, MOST_PIXELS = 4, MOST_BLOCKS = 1, HA
 #endif
 typedef __m256i vector;
 typedef __m256i wide_bytes;
-typedef struct {
-    vector even, odd, even_offset, odd_offset, sign, shift;
-} scaling;
 
-INLINE vector load(const void *from)
+#define X86(op) _mm256_##op
+#define X86_WHOLE(op) _mm256_##op##_si256
+#define X86_SPLAT64(value) _mm256_set1_epi64x(value)
+
+INLINE vector odd_lanes(vector x)
 {
-    return _mm256_loadu_si256(from);
+    return _mm256_srli_epi64(x, 32);
 }
+
+INLINE vector high_halves(vector even, vector odd)
+{
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+}
+
+#include "tinyscene_simd_x86.h"
 
 INLINE vector load_words(const int32_t *from, int32_t count)
 {
@@ -47,36 +55,6 @@ INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
     return load(part);
 }
 
-INLINE vector splat(int32_t value)
-{
-    return _mm256_set1_epi32(value);
-}
-
-INLINE wide_bytes flip(wide_bytes x)
-{
-    return _mm256_xor_si256(x, _mm256_set1_epi8((char)FLIP));
-}
-
-INLINE vector add(vector a, vector b)
-{
-    return _mm256_add_epi32(a, b);
-}
-
-INLINE vector subtract(vector a, vector b)
-{
-    return _mm256_sub_epi32(a, b);
-}
-
-INLINE vector shift_left(vector a, int32_t count)
-{
-    return _mm256_sll_epi32(a, _mm_cvtsi32_si128(count));
-}
-
-INLINE vector larger(vector a, vector b)
-{
-    return _mm256_max_epi32(a, b);
-}
-
 INLINE vector dot(vector sums, vector x, vector weights)
 {
 #if defined(__AVXVNNI__)
@@ -86,37 +64,6 @@ INLINE vector dot(vector sums, vector x, vector weights)
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #endif
-}
-
-/* (sum + BIAS) * 2 * multiplier is without a sign. Its upper half, BIAS's share taken off, is the product; what rounds
- * the shift is added to it beforehand. */
-INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
-{
-    const __m256i away = _mm256_min_epi32(shift, _mm256_set1_epi32(symmetric)); /* from zero are halves rounded */
-    const __m256i term = _mm256_srai_epi32(_mm256_sllv_epi32(_mm256_set1_epi32(rounding), shift), 1);
-    const __m256i odd_term = _mm256_srli_epi64(_mm256_sub_epi32(term, away), 32);
-    const __m256i twice = _mm256_slli_epi32(multiplier, 1), odd_twice = _mm256_srli_epi64(twice, 32);
-    const __m256i half = _mm256_set1_epi64x(INT64_C(1) << 31), share = _mm256_set1_epi32(BIAS);
-    return (scaling){
-        twice,
-        odd_twice,
-        _mm256_sub_epi64(_mm256_add_epi64(_mm256_slli_epi64(_mm256_sub_epi32(term, away), 32), half),
-                         _mm256_mul_epu32(twice, share)),
-        _mm256_sub_epi64(_mm256_add_epi64(_mm256_slli_epi64(odd_term, 32), half), _mm256_mul_epu32(odd_twice, share)),
-        _mm256_sub_epi32(_mm256_set1_epi32(31), away),
-        shift,
-    };
-}
-
-/* Of a negative sum 1 is taken off. (Its product, rounded, may be 0 and not negative: then that changes nothing.) */
-INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
-{
-    const __m256i even = _mm256_add_epi64(_mm256_mul_epu32(sums, s->even), s->even_offset);
-    const __m256i odd_sums = _mm256_srli_epi64(sums, 32);
-    const __m256i odd = _mm256_add_epi64(_mm256_mul_epu32(odd_sums, s->odd), s->odd_offset);
-    const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-    const __m256i rounded = symmetric ? _mm256_add_epi32(high, _mm256_srlv_epi32(sums, s->sign)) : high;
-    return _mm256_srav_epi32(rounded, s->shift);
 }
 
 INLINE void store_block(int8_t *y, const vector sums[2], int32_t count)
@@ -133,16 +80,6 @@ INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const ve
                        const int symmetric)
 {
     (void)first, (void)second, (void)s, (void)a, (void)b, (void)symmetric; /* stores by blocks are as good */
-}
-
-INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])
-{
-    const __m256i ab_low = _mm256_unpacklo_epi8(a, b), ab_high = _mm256_unpackhi_epi8(a, b);
-    const __m256i cd_low = _mm256_unpacklo_epi8(c, d), cd_high = _mm256_unpackhi_epi8(c, d);
-    out[0] = _mm256_unpacklo_epi16(ab_low, cd_low);
-    out[1] = _mm256_unpackhi_epi16(ab_low, cd_low);
-    out[2] = _mm256_unpacklo_epi16(ab_high, cd_high);
-    out[3] = _mm256_unpackhi_epi16(ab_high, cd_high);
 }
 
 INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)

@@ -1,0 +1,90 @@
+/* What AVX2 and AVX-512 share: the same operations on vectors of another width. The header of an instruction set
+ * includes this one after it has defined the types and
+ *   X86(op), X86_WHOLE(op)   the intrinsic of an operation on lanes, or on a whole vector
+ *   X86_SPLAT64(value)       64-bit lanes that all hold a value
+ *   odd_lanes(x)             lanes 1, 3, ... of x at the even places
+ *   high_halves(even, odd)   the upper 32 bits of 64-bit products, of even and of odd lanes, in the order of lanes
+ */
+#ifndef TINYSCENE_SIMD_X86_H
+#define TINYSCENE_SIMD_X86_H
+
+typedef struct {
+    vector even, odd, even_offset, odd_offset, sign, shift;
+} scaling;
+
+INLINE vector load(const void *from)
+{
+    return X86_WHOLE(loadu)(from);
+}
+
+INLINE vector splat(int32_t value)
+{
+    return X86(set1_epi32)(value);
+}
+
+INLINE wide_bytes flip(wide_bytes x)
+{
+    return X86_WHOLE(xor)(x, X86(set1_epi8)((char)FLIP));
+}
+
+INLINE vector add(vector a, vector b)
+{
+    return X86(add_epi32)(a, b);
+}
+
+INLINE vector subtract(vector a, vector b)
+{
+    return X86(sub_epi32)(a, b);
+}
+
+INLINE vector shift_left(vector a, int32_t count)
+{
+    return X86(sll_epi32)(a, _mm_cvtsi32_si128(count));
+}
+
+INLINE vector larger(vector a, vector b)
+{
+    return X86(max_epi32)(a, b);
+}
+
+/* (sum + BIAS) * 2 * multiplier is without a sign. Its upper half, BIAS's share taken off, is the product; what rounds
+ * the shift is added to it beforehand. */
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
+{
+    const vector away = X86(min_epi32)(shift, X86(set1_epi32)(symmetric)); /* from zero are halves rounded */
+    const vector term = X86(srai_epi32)(X86(sllv_epi32)(X86(set1_epi32)(rounding), shift), 1);
+    const vector odd_term = X86(srli_epi64)(X86(sub_epi32)(term, away), 32);
+    const vector twice = X86(slli_epi32)(multiplier, 1), odd_twice = X86(srli_epi64)(twice, 32);
+    const vector half = X86_SPLAT64(INT64_C(1) << 31), share = X86(set1_epi32)(BIAS);
+    return (scaling){
+        twice,
+        odd_twice,
+        X86(sub_epi64)(X86(add_epi64)(X86(slli_epi64)(X86(sub_epi32)(term, away), 32), half),
+                         X86(mul_epu32)(twice, share)),
+        X86(sub_epi64)(X86(add_epi64)(X86(slli_epi64)(odd_term, 32), half), X86(mul_epu32)(odd_twice, share)),
+        X86(sub_epi32)(X86(set1_epi32)(31), away),
+        shift,
+    };
+}
+
+/* 1 is subtracted from a negative sum. (Its rounded product may be 0 instead of negative: then this has no effect.) */
+INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
+{
+    const vector even = X86(add_epi64)(X86(mul_epu32)(sums, s->even), s->even_offset);
+    const vector odd = X86(add_epi64)(X86(mul_epu32)(odd_lanes(sums), s->odd), s->odd_offset);
+    const vector high = high_halves(even, odd);
+    const vector rounded = symmetric ? X86(add_epi32)(high, X86(srlv_epi32)(sums, s->sign)) : high;
+    return X86(srav_epi32)(rounded, s->shift);
+}
+
+INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])
+{
+    const vector ab_low = X86(unpacklo_epi8)(a, b), ab_high = X86(unpackhi_epi8)(a, b);
+    const vector cd_low = X86(unpacklo_epi8)(c, d), cd_high = X86(unpackhi_epi8)(c, d);
+    out[0] = X86(unpacklo_epi16)(ab_low, cd_low);
+    out[1] = X86(unpackhi_epi16)(ab_low, cd_low);
+    out[2] = X86(unpacklo_epi16)(ab_high, cd_high);
+    out[3] = X86(unpackhi_epi16)(ab_high, cd_high);
+}
+
+#endif
