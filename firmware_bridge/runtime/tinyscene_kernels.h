@@ -71,7 +71,7 @@ extern "C" {
 #endif
 
 /* x (pixel, depth) -> y (pixel, output). For convolutions where every shift is 1 to 22, `activation_min` is -128 and
- * twice any accumulator, and any rounded product with its rounding term, fits 32 bits: the code generator checks this. */
+ * twice any accumulator, and any rounded product with its rounding term, fits 32 bits. The code generator checks it. */
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
 
 /* The same for 3 x 3 windows by channel: rows[i] holds the window's row i; the next pixel's window lies `step` bytes
