@@ -27,8 +27,8 @@ from tinyscene.train.sweep.status import GROUPS
 NO_BENCH: Content = {"latency": {}, "targets": {}, "accuracy": None}
 UNKNOWN = "unknown: the weights were imported"
 ORIENTATION = (
-    "The published figures stand beside for orientation only: they were measured on TAU's test list, not all of ours "
-    "were."
+    "The published figures are listed for orientation only: they were measured on the full test list of TAU, and not "
+    "all of ours were."
 )
 
 
@@ -41,7 +41,7 @@ def bundle_section(bundle: Content, ident: str, source: str) -> Section:
         ("layers", "Layers", _layers(bundle)),
         ("memory", "Memory", _memory(bundle)),
         ("latency", "Latency", _latency(bundle, bench)),
-        ("devices", "Devices", _devices(bundle, bench["targets"])),
+        ("devices", "Targets", _devices(bundle, bench["targets"])),
         ("provenance", "Provenance", _provenance(bundle)),
     ):
         parts.append(Section(f"{ident}-{name}", title, blocks))
@@ -93,8 +93,8 @@ def _accuracy(bundle: Content, source: str) -> list[Block]:
     if metrics["by_class"]:
         blocks.append(_groups_figure(bundle))
     else:
-        blocks.append(Missing("By class and device it was not recorded.", evaluate_command(bundle)))
-    return [*blocks, Table(f"Accuracy by class and device: {said}", [header, *rows])]
+        blocks.append(Missing("Accuracy by class and recording device was not recorded.", evaluate_command(bundle)))
+    return [*blocks, Table(f"Accuracy by class and recording device: {said}", [header, *rows])]
 
 
 def _intervals(accuracy: Content | None) -> list[Block]:
@@ -106,15 +106,15 @@ def _intervals(accuracy: Content | None) -> list[Block]:
         for title, row in (
             ("float", accuracy["float"]),
             ("int8", accuracy["int8"]),
-            ("int8 less float", accuracy["difference"]),
+            ("int8 - float", accuracy["difference"]),
         )
     ]
     note = (
         f"{accuracy['clips']:,} clips of {accuracy['recordings']:,} recordings. Intervals of {accuracy['coverage']:g} %"
-        " by a bootstrap that draws recordings, not clips."
+        " by a bootstrap over recordings, not clips."
     )
     header = ["", "macro-average accuracy, %", "interval from", "to"]
-    return [Table("Float and integers", [header, *rows], note)]
+    return [Table("Float and int8", [header, *rows], note)]
 
 
 def _published(published: Content, name: tuple[str, str] | None) -> str:
@@ -153,8 +153,8 @@ def _confusion(bundle: Content) -> list[Block]:
     counts = metrics["confusion"]
     shades = [[count / max(sum(row), 1) for count in row] for row in counts]
     rows = [[label, *map(count, row)] for label, row in zip(labels, counts, strict=True)]
-    caption = "Recordings by true class, a row each, and by the class they were given, a column each"
-    note = "The darker, the larger the share of the true class."
+    caption = "Recordings by true class (rows) and predicted class (columns)"
+    note = "Shades: share of the true class."
     return [Table(caption, [["true class", *labels], *rows], note, shades, look="matrix")]
 
 
@@ -169,7 +169,7 @@ def _budget(bundle: Content) -> list[Block]:
         rows.append([what, count(value), count(most), f"{100 * value / most:.1f}", verdict])
     note = (
         f"{budget['parameters']:,} parameters and the MACs are counted before BatchNorm is folded, as the challenge "
-        f"counts them; deployed, {budget['deployed_macs']:,} MACs are left."
+        f"counts them; the deployed network has {budget['deployed_macs']:,} MACs."
     )
     return [Table("Budget", [["", "counted", "limit", "share, %", ""], *rows], note)]
 
@@ -195,8 +195,8 @@ def _layers(bundle: Content) -> list[Block]:
     rows.append(["total", "", "", *map(count, (*total, *sums)), "", ""])
     shades.append([0] * (len(header) - 1))
     note = (
-        "SQNR: how far the error of the integers, gathered from the input to there, lies below the signal. Error alone:"
-        " the mean absolute error of the logits when only this layer is rounded. Shades: the share of the largest."
+        "SQNR: signal to quantization noise ratio, with the noise accumulated from the input on. Error alone: mean "
+        "absolute error of the logits when only this layer is quantized. Shades: share of the largest value."
     )
     blocks: list[Block] = [Table("Layers", [header, *rows], note, shades, look="dense", has_total=True)]
     if not counted:
@@ -213,8 +213,8 @@ def _memory(bundle: Content) -> list[Block]:
         f"the largest in bytes: {said}"
     )
     caption = (
-        "The arena: memory upwards, time to the right. Each block is drawn row by row, as long as the row is wanted; "
-        "blocks share memory where no two rows live at once."
+        "The arena: memory upwards, time to the right. Each block is drawn row by row, over the live range of the row; "
+        "blocks share memory where no two rows are live at the same time."
     )
     header = ["block", "offset", "bytes", "rows held", "from step", "to step"]
     rows = [
@@ -222,14 +222,14 @@ def _memory(bundle: Content) -> list[Block]:
         for row in memory["plan"]
     ]
     text = (
-        f"{memory['memory_bytes']:,} bytes of RAM are all that an instance needs: an arena of "
+        f"{memory['memory_bytes']:,} bytes of RAM are needed by an instance: an arena of "
         f"{memory['arena_bytes']:,}, which front end and network share, and a state of {memory['state_bytes']}."
     )
     picture = Markup(memory["picture"])  # noqa: S704 - written by an XML library
     return [
         Text(text),
         Figure(picture, alt, caption, look="wide"),
-        Table("Blocks of the arena", [header, *rows], "Step -1 is the front end's.", is_folded=True),
+        Table("Blocks of the arena", [header, *rows], "Step -1 is the front end.", is_folded=True),
     ]
 
 
@@ -245,9 +245,9 @@ def _latency(bundle: Content, bench: Content) -> list[Block]:
     if bench["front_end"]:
         blocks.append(_latency_table("Latency of the front end on the host", _by_median(bench["front_end"])))
     if energy := bench["energy"]:
-        said = f"at most {energy['network_mj']:.3f} mJ a run of the network; {energy['idle_watts']:.1f} W when idle"
+        said = f"at most {energy['network_mj']:.3f} mJ per inference; {energy['idle_watts']:.1f} W when idle"
         blocks.append(Text(f"Energy, by {energy['by']}: {said}."))
-    blocks += _left_out("Runtimes that were left out", bench["missing"])
+    blocks += _left_out("Runtimes not measured", bench["missing"])
     if bench["machine"]:
         blocks.append(Table("The machine", [["key", "value"], *flat(bench["machine"])], look="list", is_folded=True))
     return blocks
@@ -274,7 +274,7 @@ def _latency_table(caption: str, ordered: list[tuple[str, Content]]) -> Table:
 
 def _devices(bundle: Content, targets: dict[str, Content]) -> list[Block]:
     if not targets:
-        return [Missing("No device was measured yet.", f"{bench_command(bundle)} --targets host,cortex-m4,cortex-m55")]
+        return [Missing("No target was measured yet.", f"{bench_command(bundle)} --targets host,cortex-m4,cortex-m55")]
     missing = {name: each["missing"] for name, each in targets.items() if each["missing"]}
     emulated = {name: each for name, each in targets.items() if each["toolchain"]}
     blocks: list[Block] = [_emulated(emulated)] if emulated else []
@@ -282,7 +282,7 @@ def _devices(bundle: Content, targets: dict[str, Content]) -> list[Block]:
         if name not in (*missing, *emulated):
             known = {key: value for key, value in each.items() if value is not None}
             blocks.append(Table(name, [["key", "value"], *flat(known)], look="list"))
-    return [*blocks, *_left_out("Devices that were left out", missing)]
+    return [*blocks, *_left_out("Targets not measured", missing)]
 
 
 def _left_out(caption: str, missing: dict[str, str]) -> list[Block]:
@@ -308,10 +308,10 @@ def _emulated(targets: dict[str, Content]) -> Table:
         for name, each in targets.items()
     ]
     note = (
-        "Equal: every activation of every clip is the reference's, bit for bit. Inference, front end (millions) "
-        "and per MAC are instructions, counted on an emulator; they are not cycles."
+        "Equal: every activation of every clip equals the reference bit for bit. Inference, front end (millions) and "
+        "per MAC are instructions counted by an emulator; they are not cycles."
     )
-    return Table("Devices: instructions and memory", [header, *rows], note, look="dense")
+    return Table("Targets: instructions and memory", [header, *rows], note, look="dense")
 
 
 def _provenance(bundle: Content) -> list[Block]:
@@ -337,7 +337,7 @@ def _provenance(bundle: Content) -> list[Block]:
     files = [[name, str(value)] for name, value in known["files"].items()]
     settings = flat({"features": known["front_end"]} | {k: v for k, v in recipe.items() if k != "features"})
     return [
-        Table("What made it", [["key", "value"], *rows], look="list"),
+        Table("Provenance", [["key", "value"], *rows], look="list"),
         Table("Recipe", [["key", "value"], *settings], look="list", is_folded=True),
         Table("Files", [["file", "SHA-256"], *files], look="list", is_folded=True),
     ]

@@ -33,16 +33,16 @@ MOST_NAMED = 4  # sources in the title, before it only counts them
 MOST_SAID = 12  # points that the text in place of a figure says, before it leaves them to the table
 MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|<>&!#~])")
 MEANING = """\
-Macro-average accuracy is the mean over the classes of the share of their recordings that were classified right. Log
-loss is the mean negative logarithm of the probability that the true class was given.
+Macro-average accuracy is the mean over the classes of the share of their recordings that were classified correctly. Log
+loss is the mean negative natural logarithm of the probability of the true class.
 
-MACs are multiplications with accumulation for one second of sound; parameters and MACs are counted as NeSsi and
+MACs are multiply-accumulate operations for one second of audio; parameters and MACs are counted as NeSsi and
 torchinfo count them, before BatchNorm is folded.
 
-Instructions were counted on emulators, which have no model of a pipeline or of flash: they are not cycles. RAM is what
-an instance of the C library is given, without its stack; flash is code, weights and tables.
+Instructions were counted by emulators, which do not model pipelines or flash: they are not cycles. RAM is the memory of
+an instance of the C library, without its stack; flash is code, weights and tables.
 
-Latency on the host is of one clip at a time.
+Latency on the host is that of one clip at a time.
 """
 
 
@@ -122,7 +122,7 @@ def _overview_row(bundle: Content) -> list[str]:
 def _frontier(content: Content) -> list[Block]:
     points = content["frontier"]
     blocks: list[Block] = [
-        Missing(f"{bundle['name']} was not evaluated yet, so it is not among them.", evaluate_command(bundle))
+        Missing(f"{bundle['name']} was not evaluated yet and is left out.", evaluate_command(bundle))
         for bundle in content["bundles"]
         if bundle["metrics"] is None
     ]
@@ -136,8 +136,8 @@ def _frontier(content: Content) -> list[Block]:
     if said is not points:
         alt = f"{len(points)} points, all in the table below; the most accurate is {alt}"
     caption = (
-        "Macro-average accuracy against MACs, a panel a split. The dotted line joins those of ours that are more "
-        "accurate than all of ours that need no more MACs. Bars: sample standard deviations over seeds."
+        "Macro-average accuracy against MACs, one panel per split. The dotted line joins our networks on the Pareto "
+        "frontier. Bars: sample standard deviations over seeds."
     )
     rows = [
         [each["name"], split_name(each["split"]), f"{each['macs']:,.0f}", percent(each["mean"]), percent(each["sd"])]
@@ -177,7 +177,7 @@ def _sweep(sweep: Content, ident: str) -> Section:
     ]
     if sweep["not_done"]:
         text = Missing(
-            "These runs are not done; the command that began the sweep goes on with it.",
+            "These runs are not done; the command that started the sweep continues it.",
             f"tinyscene sweep ... --out {shlex.quote(sweep['folder'])}",
         )
         parts.append(

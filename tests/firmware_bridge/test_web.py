@@ -301,7 +301,7 @@ def test_a_page_that_cannot_keep_up_lets_sound_go_and_says_so(site: Site) -> Non
     watched.page.wait_for_selector("#about:text('the last second')")
     watched.page.evaluate("{ const start = performance.now(); while (performance.now() - start < 3000); }")
     watched.page.wait_for_selector("#status.fault")
-    assert "some sound was left out" in watched.page.inner_text("#status")
+    assert "some audio was skipped" in watched.page.inner_text("#status")
     watched.close()
 
 

@@ -105,7 +105,7 @@ async function toggleMicrophone() {
     const hear = (pcm, loudest, isGap) => {
         if (isGap) {
             scene.reset();
-            say("This machine is too slow to follow: some sound was left out.", true);
+            say("This machine is too slow: some audio was skipped.", true);
         }
         $("level").value = loudest;
         const { decisions, milliseconds } = decide(pcm, spent);
@@ -117,7 +117,7 @@ async function toggleMicrophone() {
     };
     const lost = () => {
         begin("none");
-        say("The microphone was unplugged or taken away.", true);
+        say("The microphone was disconnected.", true);
     };
     try {
         const opened = await listen(scene.sampleRate, model.worklet, hear, lost);
