@@ -106,8 +106,7 @@ def count_bundle(folder: Path) -> tuple[Count, Budget]:
     bundle = open_bundle(folder)
     counted = bundle.content["budget"]
     layers = tuple(
-        Layer(row["name"], row["kind"], tuple(row["shape"]), row["parameters"], row["macs"])
-        for row in inspect_graph(bundle.graph)
+        Layer(row.name, row.kind, row.shape, row.parameters, row.macs) for row in inspect_graph(bundle.graph)
     )
     count = Count(
         source=str(folder),

@@ -87,7 +87,9 @@ def network(
 def runtimes(bundle: Path, data: Data) -> None:
     """Hold every runtime to the reference on the test list."""
     _, clips, chosen = _test_clips(data)
-    write_result(RESULTS / "runtimes.json", verify(open_bundle(bundle), clips.pcm[chosen], clips.label[chosen]))
+    write_result(
+        RESULTS / "runtimes.json", verify(open_bundle(bundle), clips.pcm[chosen], clips.label[chosen]).as_dict()
+    )
 
 
 @app.command()

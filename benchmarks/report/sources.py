@@ -5,6 +5,7 @@ is not of them is refused by name.
 """
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -240,7 +241,7 @@ def _check_confusion(bundle: Bundle, metrics: Content | None) -> None:
 
 def _layers(bundle: Bundle) -> list[Content]:
     """Each activation and what makes it, with the errors that were measured when it was quantized."""
-    return [row | bundle.content["errors"][row["name"]] for row in inspect_graph(bundle.graph)]
+    return [asdict(cost) | asdict(bundle.errors[cost.name]) for cost in inspect_graph(bundle.graph)]
 
 
 def _memory(bundle: Bundle) -> Content:

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.bundle.golden import Vectors, make_vectors, read_vectors
+from tinyscene.deploy.bundle.inspection import TensorErrors
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free, sha256, write_whole
@@ -132,6 +133,12 @@ class Bundle:
         if counts != (self.front_end.clip_samples, features, len(self.graph.tensors), len(self.labels)):
             raise InputError(f"{path}: vectors of another bundle (their counts are {counts})")
         return vectors
+
+    @property
+    def errors(self) -> dict[str, TensorErrors]:
+        """The quantization errors of each tensor, measured on training clips when the bundle was made."""
+        stored = self.content["errors"]
+        return {name: TensorErrors(stored[name]["sqnr_db"], stored[name]["alone"]) for name in self.graph.tensors}
 
     @property
     def metadata(self) -> dict[str, Any]:

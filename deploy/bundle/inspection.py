@@ -1,49 +1,60 @@
-"""Where a bundle's bytes, operations and errors are, tensor by tensor: what `tinyscene inspect` shows.
-
-Two figures say where the error of the integers comes from. `sqnr_db` is how far a tensor's error, gathered
-from the input to there, lies below its signal: 10 log10(sum float**2 / sum (float - integer)**2). `alone` is
-the mean absolute error of the logits when that tensor, with the weights that make it, is the only one rounded
-in the float graph: large where rounding matters.
-"""
+"""Bytes, operations and quantization errors of a graph, tensor by tensor: what `tinyscene inspect` shows."""
 
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
-from tinyscene.deploy.graph.graph import INT8_MAX, INT8_MIN, Convolution, Graph, Kind
+from tinyscene.deploy.graph.graph import INT8_MAX, INT8_MIN, Convolution, Graph, Kind, Tensor
 from tinyscene.deploy.graph.reference import run_all, run_float
 
 Float32 = NDArray[np.float32]
 
-NO_WEIGHTS = {"parameters": 0, "bytes": 0, "macs": 0}
+
+@dataclass(frozen=True)
+class TensorCost:
+    """A tensor of an integer graph, and the weights and operations that compute it."""
+
+    name: str
+    kind: str  # of its operator, or "input"
+    shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+    low: float  # the real values it can hold
+    high: float
+    parameters: int = 0
+    bytes: int = 0
+    macs: int = 0
 
 
-def inspect_graph(graph: Graph) -> list[dict[str, Any]]:
-    """Each tensor, and the weights and work that make it.
+@dataclass(frozen=True)
+class TensorErrors:
+    """Quantization error of a tensor."""
 
-    Keys: name, kind, shape, scale, zero_point, low and high (the reals it can hold), parameters, bytes, macs.
-    """
-    rows = [{"name": graph.input.name, "kind": "input", **_tensor(graph, graph.input.name), **NO_WEIGHTS}]
+    sqnr_db: float  # 10 log10(sum float**2 / sum (float - integer)**2), with the errors of all tensors before it
+    alone: float  # mean absolute error of the logits when only this tensor and its weights are quantized
+
+
+def inspect_graph(graph: Graph) -> list[TensorCost]:
+    """The tensors in the graph's order, the input first."""
+    rows = [_cost(graph.input, "input")]
     for operator in graph.operators:
-        cost = NO_WEIGHTS
+        row = _cost(operator.output, operator.kind)
         if isinstance(operator, Convolution):
             parameters = operator.weights.size + operator.bias.size
             size = operator.weights.nbytes + operator.bias.nbytes
-            cost = {"parameters": parameters, "bytes": size, "macs": operator.macs}
-        name = operator.output.name
-        rows.append({"name": name, "kind": operator.kind, **_tensor(graph, name), **cost})
+            row = replace(row, parameters=parameters, bytes=size, macs=operator.macs)
+        rows.append(row)
     return rows
 
 
 def inspect_errors(
     graph: Graph, float_graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16]
-) -> dict[str, dict[str, float]]:
-    """For each tensor the errors on int16 clips (batch, samples): `sqnr_db` and `alone`, as above."""
+) -> dict[str, TensorErrors]:
+    """The errors of each tensor, by name, on int16 clips (batch, samples)."""
     features = input_log_mel(graph, front_end)(pcm)[..., None]
     exact = run_all(float_graph, front_end.log_mel(pcm / PCM_SCALE)[..., None])
     integers = run_all(graph, features)
@@ -61,17 +72,18 @@ def inspect_errors(
         for operator in float_graph.operators[index:]:
             alone[operator.output.name] = _run(operator, float_graph, alone)
         logits = float_graph.output.name
-        errors[name] = {
-            "sqnr_db": 10 * math.log10(_energy(exact[name]) / _energy(noise)),
-            "alone": float(np.abs(alone[logits] - exact[logits]).mean()),
-        }
+        errors[name] = TensorErrors(
+            sqnr_db=10 * math.log10(_energy(exact[name]) / _energy(noise)),
+            alone=float(np.abs(alone[logits] - exact[logits]).mean()),
+        )
     return errors
 
 
-def _tensor(graph: Graph, name: str) -> dict[str, Any]:
-    tensor, q = graph.tensors[name], graph.tensors[name].q
+def _cost(tensor: Tensor, kind: str) -> TensorCost:
+    """A tensor that no weights compute."""
+    q = tensor.q
     low, high = (q.scale * (end - q.zero_point) for end in (INT8_MIN, INT8_MAX))
-    return {"shape": list(tensor.shape), "scale": q.scale, "zero_point": q.zero_point, "low": low, "high": high}
+    return TensorCost(tensor.name, kind, tensor.shape, q.scale, q.zero_point, low, high)
 
 
 def _with_rounded_weights(operator: Kind, exact: Kind, graph: Graph) -> Kind:

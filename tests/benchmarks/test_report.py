@@ -197,11 +197,11 @@ def test_the_layers_are_the_graphs_with_their_errors_and_instructions(measured: 
     table, errors = page.table("Layers"), measured.content["errors"]
     instructions = [None, *measured.content["bench"]["targets"]["cortex-m4"]["layers"]]
     for row, count in zip(inspect_graph(measured.graph), instructions, strict=True):
-        kind, shape, macs, size, counted, sqnr, alone = table[row["name"]]
-        assert (kind, shape) == (row["kind"], " \u00d7 ".join(map(str, row["shape"][1:])))
-        assert (number(macs), number(size), number(counted)) == (row["macs"], row["bytes"], count or 0)
-        assert number(sqnr) == pytest.approx(errors[row["name"]]["sqnr_db"], abs=0.05)
-        assert number(alone) == pytest.approx(errors[row["name"]]["alone"], abs=5e-5)
+        kind, shape, macs, size, counted, sqnr, alone = table[row.name]
+        assert (kind, shape) == (row.kind, " \u00d7 ".join(map(str, row.shape[1:])))
+        assert (number(macs), number(size), number(counted)) == (row.macs, row.bytes, count or 0)
+        assert number(sqnr) == pytest.approx(errors[row.name]["sqnr_db"], abs=0.05)
+        assert number(alone) == pytest.approx(errors[row.name]["alone"], abs=5e-5)
     budget = measured.content["budget"]
     assert [number(cell) for cell in table["total"][2:5]] == [
         budget["deployed_macs"],

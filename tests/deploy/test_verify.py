@@ -18,7 +18,7 @@ from tests.deploy.test_bundle import reindexed
 from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import read_vectors
-from tinyscene.deploy.bundle.inspection import inspect_errors
+from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Conv2D, Graph, Mean, Quantization, Tensor
@@ -133,7 +133,7 @@ def test_accuracies_are_of_each_clip_with_its_own_class(bundle: Bundle, sample_c
     truth = BundleClassifier(bundle, "reference").probabilities(pcm).argmax(axis=1)
     assert len(set(truth.tolist())) > 1
     truth[:9] += 1
-    assert verify(bundle, pcm, truth)["runners"]["reference"]["accuracy"] == 36 / 45
+    assert verify(bundle, pcm, truth).runners["reference"].accuracy == 36 / 45
 
 
 def test_the_table_has_a_row_a_runner(bundle: Bundle, run_cli: RunCli) -> None:
@@ -291,7 +291,7 @@ def constant(value: float, step: float | None = None) -> Graph:
     return Graph(Tensor("log_mel", (1, 16, 21, 1), source), (convolution, mean))
 
 
-def errors_of(value: float) -> dict[str, dict[str, float]]:
+def errors_of(value: float) -> dict[str, TensorErrors]:
     """The errors of that constant in quarters."""
     pcm = np.random.default_rng(8).integers(-9_000, 9_000, (3, 8_000)).astype(np.int16)
     return inspect_errors(constant(value, 0.25), constant(value), SOUNDS, pcm)
@@ -301,15 +301,15 @@ def errors_of(value: float) -> dict[str, dict[str, float]]:
 def test_the_error_of_a_constant_is_its_rounding(value: float, rounded: float) -> None:
     errors = errors_of(value)
     for name in ("flat", "logits"):
-        assert errors[name]["sqnr_db"] == pytest.approx(20 * math.log10(abs(value / (value - rounded))), abs=0.01)
-        assert errors[name]["alone"] == pytest.approx(abs(value - rounded), abs=1e-4)
-    assert errors["log_mel"]["alone"] == 0
+        assert errors[name].sqnr_db == pytest.approx(20 * math.log10(abs(value / (value - rounded))), abs=0.01)
+        assert errors[name].alone == pytest.approx(abs(value - rounded), abs=1e-4)
+    assert errors["log_mel"].alone == 0
 
 
 def test_what_int8_holds_exactly_has_no_error() -> None:
     errors = errors_of(4.5)
-    assert errors["logits"]["sqnr_db"] == pytest.approx(10 * math.log10(3 * 3 * 4.5**2 / 1e-30))
-    assert [errors[name]["alone"] for name in ("log_mel", "flat", "logits")] == [0, 0, 0]
+    assert errors["logits"].sqnr_db == pytest.approx(10 * math.log10(3 * 3 * 4.5**2 / 1e-30))
+    assert [errors[name].alone for name in ("log_mel", "flat", "logits")] == [0, 0, 0]
 
 
 # evaluate and export

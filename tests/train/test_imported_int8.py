@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
-from tinyscene.deploy.bundle.verify import require, verify
+from tinyscene.deploy.bundle.verify import Verification, verify
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
@@ -46,7 +46,7 @@ def tflite(bundle: Bundle) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def verified(bundle: Bundle, recordings: tuple[Dataset, Clips], tested: NDArray[np.int64]) -> dict[str, Any]:
+def verified(bundle: Bundle, recordings: tuple[Dataset, Clips], tested: NDArray[np.int64]) -> Verification:
     _, clips = recordings
     return verify(bundle, clips.pcm[tested], clips.label[tested])
 
@@ -104,38 +104,38 @@ def test_the_budget_is_the_published_one(bundle: Bundle) -> None:
 
 
 @pytest.mark.slow
-def test_the_integers_are_as_accurate_as_the_float_network_within_half_a_point(verified: dict[str, Any]) -> None:
-    runners = verified["runners"]
+def test_the_integers_are_as_accurate_as_the_float_network_within_half_a_point(verified: Verification) -> None:
+    runners = verified.as_dict()["runners"]
     assert round(runners["float"]["accuracy"] * CLIPS) == pytest.approx(CORRECT, abs=3)
     assert runners["reference"]["accuracy"] >= 0.594
     assert runners["reference"]["accuracy"] >= runners["float"]["accuracy"] - LOST
 
 
 @pytest.mark.slow
-def test_nineteen_of_twenty_clips_keep_their_scene(verified: dict[str, Any]) -> None:
-    assert verified["clips"] >= CLIPS
-    assert verified["runners"]["float"]["same_scene"] >= 0.96
+def test_nineteen_of_twenty_clips_keep_their_scene(verified: Verification) -> None:
+    assert verified.clips >= CLIPS
+    assert (verified.runners["float"].same_scene or 0) >= 0.96
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["litert", "onnxruntime"])
-def test_a_fast_runtime_is_as_accurate_as_the_reference(runner: str, verified: dict[str, Any]) -> None:
-    found = verified["runners"][runner]
+def test_a_fast_runtime_is_as_accurate_as_the_reference(runner: str, verified: Verification) -> None:
+    found = verified.as_dict()["runners"][runner]
     if "missing" in found:
         pytest.skip(found["missing"])
-    assert abs(found["accuracy"] - verified["runners"]["reference"]["accuracy"]) <= LOST
+    assert abs(found["accuracy"] - (verified.runners["reference"].accuracy or 0)) <= LOST
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["litert-reference", "tflite-runtime-reference", "tflite-micro"])
-def test_a_runtime_with_reference_kernels_is_equal(runner: str, verified: dict[str, Any]) -> None:
-    found = verified["runners"][runner]
+def test_a_runtime_with_reference_kernels_is_equal(runner: str, verified: Verification) -> None:
+    found = verified.as_dict()["runners"][runner]
     if "missing" in found:
         pytest.skip(found["missing"])
     assert (found["max_lsb"], found["equal"]) == (0, 1.0)
 
 
 @pytest.mark.slow
-def test_verification_finds_nothing_wrong(verified: dict[str, Any]) -> None:
-    assert verified["golden_equal"]
-    require(verified)
+def test_verification_finds_nothing_wrong(verified: Verification) -> None:
+    assert verified.golden_equal
+    verified.require()

@@ -12,7 +12,6 @@ from tinyscene.cli.training import AllowOver, Runner, needs, open_clips
 from tinyscene.deploy.bundle.bundle import EXPORTS, INDEX, open_bundle
 from tinyscene.deploy.bundle.exports import export as write_export
 from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
-from tinyscene.deploy.bundle.verify import require as require_verified
 from tinyscene.deploy.bundle.verify import verify as run_verification
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256, write_whole
@@ -75,8 +74,8 @@ def verify(
         chosen = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
         pcm, truth = np.concatenate([pcm, clips.pcm[chosen]]), None if files else clips.label[chosen]
     result = run_verification(bundle, pcm, truth)
-    show(result, as_json, verification_table(result))
-    require_verified(result)
+    show(result.as_dict(), as_json, verification_table(result))
+    result.require()
 
 
 @app.command()
@@ -87,12 +86,13 @@ def inspect(
 ) -> None:
     """Show each tensor: shape, scale, range, bytes, MACs and where the error of the integers comes from."""
     bundle = open_bundle(folder)
-    errors = bundle.content["errors"]
+    errors = bundle.errors
     if files:
         pcm = read_clips(files, bundle.front_end.sample_rate)
         errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
-    rows = [row | errors[row["name"]] for row in inspect_graph(bundle.graph)]
-    show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(rows))
+    costs = inspect_graph(bundle.graph)
+    rows = [asdict(cost) | asdict(errors[cost.name]) for cost in costs]
+    show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(costs, errors))
 
 
 @app.command()

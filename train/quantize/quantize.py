@@ -15,6 +15,7 @@ as the general network is, but with the device's training clips alone.
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def _prepare(
         source = f"{run} sha256:{sha256(model_path(run))}"
         training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume, source)
     integer = to_integers(rounded.cpu().graph(), rounded.ranges())
+    errors = inspect_errors(integer, graph, recipe.features, clips.pcm[chosen[:INSPECTED_CLIPS]])
     content = {
         "name": name,
         "recipe": recipe.as_dict(),
@@ -132,7 +134,7 @@ def _prepare(
             "made_by": provenance(),
         },
         "budget": _budget(count, integer),
-        "errors": inspect_errors(integer, graph, recipe.features, clips.pcm[chosen[:INSPECTED_CLIPS]]),
+        "errors": {name: asdict(error) for name, error in errors.items()},
     }
     return partial(
         write_bundle,
@@ -191,6 +193,6 @@ def _budget(count: Count, integer: Graph) -> dict[str, int]:
     return {
         "parameters": count.parameters,
         "macs": count.macs,
-        "deployed_bytes": sum(row["bytes"] for row in rows),
-        "deployed_macs": sum(row["macs"] for row in rows),
+        "deployed_bytes": sum(row.bytes for row in rows),
+        "deployed_macs": sum(row.macs for row in rows),
     }
