@@ -1,18 +1,21 @@
-"""Accuracy of a bundle on a test list, float and int8, with intervals by recording.
+"""Accuracy of a bundle on a test list, float and int8, with bootstrap intervals by recording.
 
     tinyscene bench BUNDLE --audio DATA
 
-int8 is the firmware's C compiled for this machine, after it has given the golden sounds' logits to the bit; where there
-is no compiler, the reference. Float is the float graph in LiteRT on float features, after it has given the numpy
-interpreter's logits on the golden sounds. The interval of the difference is of the same drawn recordings.
+int8 is run by the firmware's C compiled for this machine, after its logits of the golden sounds were found equal to the
+reference; without a compiler, by the reference itself. Float is the float graph in LiteRT on float features, checked
+against the numpy interpreter on a golden sound. The interval of the difference uses the same bootstrap samples.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, Test, draw, interval, macro, recordings_of
+from tinyscene.benchmarks.measured import Amount, Count, Measured, Share
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError, TinysceneError
@@ -31,47 +34,80 @@ class UnequalRunnerError(TinysceneError):
     exit_code = 4
 
 
-def measure_accuracy(bundle: Bundle, clips: Clips, paths: tuple[str, ...]) -> dict[str, Any]:
-    """Evaluate a bundle, with its variants for devices, on the recordings of a list.
+Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 
-    Returns: float and int8 (each correct, accuracy, macro_accuracy, macro_interval, log_loss, runner), difference
-    (macro_accuracy of int8 less that of float, and its macro_interval), clips (files scored), recordings (that they
-    were cut from), coverage (per cent, of intervals), draws, data_hash. Shares, not per cent.
-    """
-    scores: dict[str, NDArray[np.float64]] = {}
-    runners = {"int8": _integer_runner(bundle), "float": "litert"}
-    for kind in ("float", "int8"):
-        predict = _float(bundle) if kind == "float" else _integer(bundle, runners[kind])
-        variants = {
-            device: _float(own) if kind == "float" else _integer(own, runners[kind])
-            for device in bundle.variants
-            for own in [bundle.variant(device)]
-        }
-        items, scores[kind] = score_recordings(predict, clips, paths, variants)
-    truth = np.array([clips.labels.index(item.label) for item in items])
-    devices = np.array([item.device for item in items])
-    test = Test(np.arange(len(items)), truth, recordings_of(item.path for item in items), devices)
+
+@dataclass(frozen=True)
+class NetworkAccuracy(Measured):
+    """Of one kind of the network. Shares, not per cent."""
+
+    macro_accuracy: Share
+    macro_interval: Bounds
+    correct: Count = 0
+    accuracy: Share = 0.0
+    log_loss: Amount = 0.0
+    runner: str = ""
+
+
+@dataclass(frozen=True)
+class AccuracyDifference(Measured):
+    """Macro-average accuracy of int8 minus that of float."""
+
+    macro_accuracy: float
+    macro_interval: Bounds
+
+
+@dataclass(frozen=True)
+class Accuracy(Measured):
+    """Accuracy before and after quantization, on the same recordings."""
+
+    exact: Annotated[NetworkAccuracy, Field(alias="float")]  # the float network
+    int8: NetworkAccuracy
+    difference: AccuracyDifference
+    clips: Count  # files scored
+    recordings: Count  # that the files were cut from
+    coverage: Annotated[float, Field(gt=0, lt=100)]  # per cent, of the intervals
+    draws: Count = 0  # of the bootstrap
+    data_hash: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        content = super().as_dict()
+        return {"float": content.pop("exact"), **content}
+
+
+def measure_accuracy(bundle: Bundle, clips: Clips, paths: tuple[str, ...]) -> Accuracy:
+    """Evaluate a bundle, with its variants for recording devices, on the recordings of a list."""
+    runner = _integer_runner(bundle)
+    variants = {device: bundle.variant(device) for device in bundle.variants}
+    exact = score_recordings(_float(bundle), clips, paths, {device: _float(own) for device, own in variants.items()})
+    own_integers = {device: _integer(own, runner) for device, own in variants.items()}
+    int8 = score_recordings(_integer(bundle, runner), clips, paths, own_integers)
+    recordings = exact[0]
+    truth = np.array([clips.labels.index(recording.label) for recording in recordings])
+    devices = np.array([recording.device for recording in recordings])
+    numbers = recordings_of(recording.path for recording in recordings)
+    test = Test(np.arange(len(recordings)), truth, numbers, devices)
     weights, everything = draw(test), test.members("macro")
-    drawn = {kind: macro(each.argmax(1) == truth, everything, test, weights) for kind, each in scores.items()}
-    result: dict[str, Any] = {
-        kind: {
-            **{key: row[key] for key in ("correct", "accuracy", "macro_accuracy", "log_loss")},
-            "macro_interval": interval(drawn[kind]),
-            "runner": runners[kind],
-        }
-        for kind, each in scores.items()
-        for row in [score(each, truth, devices, clips.labels)]
-    }
-    difference = drawn["int8"] - drawn["float"]
-    result["difference"] = {"macro_accuracy": float(difference[0]), "macro_interval": interval(difference)}
-    recordings = int(test.recording.max()) + 1
-    return result | {
-        "clips": len(items),
-        "recordings": recordings,
-        "data_hash": clips.data_hash,
-        "coverage": COVERAGE,
-        "draws": DRAWS,
-    }
+
+    def drawn(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return macro(scores.argmax(1) == truth, everything, test, weights)
+
+    def accuracy(scores: NDArray[np.float64], runner: str) -> NetworkAccuracy:
+        row = score(scores, truth, devices, clips.labels)
+        figures = {key: row[key] for key in ("correct", "accuracy", "macro_accuracy", "log_loss")}
+        return NetworkAccuracy(**figures, macro_interval=interval(drawn(scores)), runner=runner)
+
+    difference = drawn(int8[1]) - drawn(exact[1])
+    return Accuracy(
+        exact=accuracy(exact[1], "litert"),
+        int8=accuracy(int8[1], runner),
+        difference=AccuracyDifference(float(difference[0]), interval(difference)),
+        clips=len(recordings),
+        recordings=int(test.recording.max()) + 1,
+        coverage=COVERAGE,
+        draws=DRAWS,
+        data_hash=clips.data_hash,
+    )
 
 
 def _integer_runner(bundle: Bundle) -> str:

@@ -1,33 +1,34 @@
-"""`tinyscene bench`: what a bundle costs and is worth, in one table and one JSON object.
+"""`tinyscene bench`: latency, memory, instructions and accuracy of a bundle, in one table and one JSON object.
 
     tinyscene bench BUNDLE [--audio DATA] [--targets host,cortex-m4,cortex-m55,ethos-u55-128] [--serial PORT]
 
-Every figure is measured by this call, and each target says of what kind its figures are:
+Every figure is measured by this call. The kinds of target differ in what is measured:
 
-- host: milliseconds on this machine, beside every other runtime that is installed (latency.py); energy where it can be
-  read (energy.py);
-- cortex-m4 and so on: instructions of an emulator, which are not cycles, on two golden sounds that must come out equal
-  to the bit; RAM and flash of the image;
+- host: milliseconds on this machine, with every other runtime that is installed (latency.py), and energy where it can
+  be read (energy.py);
+- cortex-m4 and so on: instructions counted by an emulator, which are not cycles, on two golden sounds whose results
+  must equal the reference bit for bit; RAM and flash of the image;
 - ethos-u55-128 and so on: the estimate of Arm's compiler (vela.py);
-- --serial: what a real board counted (boards.py).
+- --serial: the counts of a real microcontroller board (boards.py).
 
 Accuracy is measured where --audio names a dataset (accuracy.py), else it is what `tinyscene evaluate` recorded in the
 bundle. What is missing on this machine is left out with the reason.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
 from tinyscene.benchmarks import vela
-from tinyscene.benchmarks.accuracy import measure_accuracy
+from tinyscene.benchmarks.accuracy import Accuracy, measure_accuracy
 from tinyscene.benchmarks.boards import measure_board
-from tinyscene.benchmarks.energy import measure_energy
-from tinyscene.benchmarks.latency import LEAST_ROUNDS, NATIVE, host_latency, networks_of
+from tinyscene.benchmarks.energy import Energy, measure_energy
+from tinyscene.benchmarks.latency import LEAST_ROUNDS, NATIVE, HostLatency, host_latency, networks_of
 from tinyscene.benchmarks.machine import machine
+from tinyscene.benchmarks.measured import Count, Measured
 from tinyscene.deploy.bundle.bundle import BUDGET_KEYS, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.emulate import emulate
@@ -36,10 +37,38 @@ from tinyscene.firmware_bridge.targets.toolchains import TARGETS
 from tinyscene.train.data.cache import Clips
 
 HOST = "host"
-DEVICES = tuple(name for name, target in TARGETS.items() if target.bare)
-KNOWN = (HOST, *DEVICES, *vela.TARGETS)
+EMULATED = tuple(name for name, target in TARGETS.items() if target.bare)
+KNOWN = (HOST, *EMULATED, *vela.TARGETS)
 DEFAULT_TARGETS = (HOST, "cortex-m4", "cortex-m55", "ethos-u55-128")
-SOUNDS = slice(3, 5)  # golden ones that emulated devices are given: impulses, and a sweep
+SOUNDS = slice(3, 5)  # the golden sounds for emulated targets: impulses, and a sweep
+
+
+@dataclass(frozen=True)
+class RecordedAccuracy(Measured):
+    """What `tinyscene evaluate` recorded, as far as it did: of the integers, without intervals."""
+
+    int8: dict[str, float]
+    clips: Count | None = None
+    split: str | None = None
+    data_hash: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().as_dict().items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Bench(HostLatency):
+    """The result of `tinyscene bench`."""
+
+    bundle: str = ""
+    machine: dict[str, Any] = field(default_factory=dict)
+    energy: Energy | None = None  # of the host
+    accuracy: Accuracy | RecordedAccuracy | None = None
+    complexity: dict[str, int] = field(default_factory=dict)
+    targets: Mapping[str, Any] = field(default_factory=dict)  # name -> its figures, or why it is `missing`
+
+    def as_dict(self) -> dict[str, Any]:
+        return super().as_dict() | {"accuracy": self.accuracy.as_dict() if self.accuracy else None}
 
 
 def bench(
@@ -48,91 +77,100 @@ def bench(
     test: tuple[Clips, tuple[str, ...]] | None = None,
     port: str | None = None,
     rounds: int = LEAST_ROUNDS,
-) -> dict[str, Any]:
+) -> Bench:
     """Measure a bundle and record the result in it. `test` is a prepared dataset and the paths of its test list.
 
-    Returns: bundle, latency and front_end (runner -> median_ms, p25_ms, p75_ms, cpu_ms, rounds, ratio), fastest_peer,
-    ratio, missing, core, energy (of the host, if it is among the targets), accuracy, complexity, targets (name ->
-    figures, or why it is `missing`), machine, warnings.
     Raises InputError for an unknown target or a port that cannot be read, before anything is measured.
     """
-    if unknown := [each for each in targets if each not in KNOWN]:
+    if unknown := [name for name in targets if name not in KNOWN]:
         raise InputError(f"--targets {unknown[0]}: known are {', '.join(KNOWN)}")
-    found: dict[str, Any] = {"bundle": str(bundle.folder), "machine": machine()}
-    measured: dict[str, dict[str, Any]] = {port: measure_board(bundle, port)} if port else {}
-    here: dict[str, Any] = {"latency": {}, "front_end": {}, "warnings": []}
+    before = machine()
+    figures = {port: measure_board(bundle, port).as_dict()} if port else {}
+    host, energy = HostLatency(), None
     if HOST in targets:
-        here = host_latency(bundle, rounds)
+        host = host_latency(bundle, rounds)
         native = networks_of(bundle).calls.get(NATIVE)
-        here["energy"] = measure_energy(native) if native else None
-    measured |= {each: _target(bundle, each) for each in dict.fromkeys(targets) if each != HOST}
-    found |= {
-        **here,
-        "accuracy": measure_accuracy(bundle, *test) if test else _recorded(bundle),
-        "complexity": {key: bundle.content["budget"][key] for key in BUDGET_KEYS},
-        "targets": measured,
-    }
-    bundle.record("bench", found)
-    return found
+        energy = measure_energy(native) if native else None
+    figures |= {name: _target(bundle, name) for name in dict.fromkeys(targets) if name != HOST}
+    result = Bench(
+        **vars(host),
+        bundle=str(bundle.folder),
+        machine=before,
+        energy=energy,
+        accuracy=measure_accuracy(bundle, *test) if test else _recorded(bundle),
+        complexity={key: bundle.content["budget"][key] for key in BUDGET_KEYS},
+        targets=figures,
+    )
+    bundle.record("bench", result.as_dict())
+    return result
 
 
 def _target(bundle: Bundle, name: str) -> dict[str, Any]:
-    """The figures of a target that is no host; or, under `missing`, why there are none here."""
+    """The figures of a target other than the host; or, under `missing`, why there are none."""
     try:
         if name in vela.TARGETS:
-            return vela.estimate(bundle, name)
+            return vela.estimate(bundle, name).as_dict()
         return {"kind": "instructions", **asdict(emulate(bundle, bundle.vectors.pcm[SOUNDS], build_settings(name)))}
     except InputError as error:
         return {"missing": str(error)}
 
 
-def _recorded(bundle: Bundle) -> dict[str, Any] | None:
-    """What `tinyscene evaluate` recorded last, which is of the integers."""
+def _recorded(bundle: Bundle) -> RecordedAccuracy | None:
+    """What `tinyscene evaluate` recorded last."""
     metrics = bundle.content.get("metrics")
     if not isinstance(metrics, dict):
         return None
-    own = {key: metrics[key] for key in ("accuracy", "macro_accuracy", "log_loss") if key in metrics}
-    return {"int8": own, **{key: metrics[key] for key in ("clips", "split", "data_hash") if key in metrics}}
+    int8 = {key: metrics[key] for key in ("accuracy", "macro_accuracy", "log_loss") if key in metrics}
+    return RecordedAccuracy(int8, *(metrics.get(key) for key in ("clips", "split", "data_hash")))
 
 
-def bench_table(found: Mapping[str, Any]) -> Group:
+def bench_table(result: Bench) -> Group:
     """A result of `bench` for a terminal."""
     table = Table(box=None, pad_edge=False)
     for column in ("target", "what", "network", "quartiles", "front end", "unit", "to peer", "RAM", "flash"):
         is_text = column in ("target", "what", "unit")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-    for name, row in found["latency"].items():
-        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-        own = found["front_end"].get(name)
-        quartiles = f"{_time(row['p25_ms'])} to {_time(row['p75_ms'])}"
+    for name, row in result.latency.items():
+        front_end = result.front_end.get(name)
         table.add_row(
-            HOST, name, _time(row["median_ms"]), quartiles, _time(own["median_ms"]) if own else "", "ms", ratio
+            HOST,
+            name,
+            _time(row.median_ms),
+            f"{_time(row.p25_ms)} to {_time(row.p75_ms)}",
+            _time(front_end.median_ms) if front_end else "",
+            "ms",
+            "" if row.ratio is None else f"{row.ratio:.2f}",
         )
-    lines = []
-    if found.get("fastest_peer"):
-        lines.append(f"to peer: times the median of the fastest peer, {found['fastest_peer']}; one thread, one core")
-    for name, row in found["targets"].items():
-        if "missing" in row:
-            lines.append(f"{name} left out: {row['missing']}")
-        else:
+    for name, row in result.targets.items():
+        if "missing" not in row:
             table.add_row(name, *_target_cells(row))
-    lines += [f"{name} left out: {why}" for name, why in found.get("missing", {}).items()]
-    if any(row.get("kind") == "instructions" for row in found["targets"].values()):
-        lines.append("instructions are an emulator's count and no cycles: it knows of no pipeline, cache or flash")
-    energy = found.get("energy")
-    if energy:
+    return Group(table, *_notes(result), *_accuracy_lines(result.accuracy), *(f"warning: {w}" for w in result.warnings))
+
+
+def _notes(result: Bench) -> list[str]:
+    """What was left out, and what the figures of the table mean."""
+    lines = []
+    if result.fastest_peer:
         lines.append(
-            f"energy: at most {energy['network_mj']:.3f} mJ a network run, by RAPL: the whole package, which takes "
-            f"{energy['idle_watts']:.1f} W when idle"
+            f"to peer: median over that of the fastest other runtime, {result.fastest_peer}; one thread, one core"
         )
-    budget = found["complexity"]
+    missing = {name: row["missing"] for name, row in result.targets.items() if "missing" in row} | result.missing
+    lines += [f"{name} left out: {reason}" for name, reason in missing.items()]
+    if any(row.get("kind") == "instructions" for row in result.targets.values()):
+        lines.append(
+            "instructions are counted by an emulator; they are not cycles: it models no pipeline, cache or flash"
+        )
+    if energy := result.energy:
+        lines.append(
+            f"energy: at most {energy.network_mj:.3f} mJ per run of the network, by RAPL for the whole processor, "
+            f"which uses {energy.idle_watts:.1f} W when idle"
+        )
+    budget = result.complexity
     lines.append(
         f"complexity: {budget['parameters']:,} parameters, {budget['macs']:,} MACs as the challenge counts them; "
         f"{budget['deployed_bytes']:,} bytes, {budget['deployed_macs']:,} MACs deployed"
     )
-    lines += _accuracy_lines(found["accuracy"])
-    lines += [f"warning: {line}" for line in found["warnings"]]
-    return Group(table, *lines)
+    return lines
 
 
 def _time(milliseconds: float) -> str:
@@ -159,20 +197,20 @@ def _millions(count: float | None) -> str:
     return "" if count is None else f"{count / 1e6:.2f} M"
 
 
-def _accuracy_lines(found: Mapping[str, Any] | None) -> list[str]:
-    if found is None:
-        return ["accuracy: not measured; name a dataset with --audio, or `tinyscene evaluate` the bundle"]
-    if "difference" not in found:
-        share = found["int8"]["macro_accuracy"]
-        return [f"accuracy: int8 {share:.2%} macro-average, of {found['clips']:,} clips, as `evaluate` recorded it"]
-    words = []
-    for kind in ("float", "int8"):
-        low, high = found[kind]["macro_interval"]
-        words.append(f"{kind} {found[kind]['macro_accuracy']:.2%} ({low:.2%} to {high:.2%})")
-    low, high = (100 * each for each in found["difference"]["macro_interval"])
-    change = f"{100 * found['difference']['macro_accuracy']:+.2f} points ({low:+.2f} to {high:+.2f})"
-    sample = f"{found['clips']:,} clips of {found['recordings']} recordings"
+def _accuracy_lines(accuracy: Accuracy | RecordedAccuracy | None) -> list[str]:
+    if accuracy is None:
+        return ["accuracy: not measured; name a dataset with --audio, or run `tinyscene evaluate` on the bundle"]
+    if isinstance(accuracy, RecordedAccuracy):
+        share, clips = accuracy.int8["macro_accuracy"], accuracy.clips or 0
+        return [f"accuracy: int8 {share:.2%} macro-average, on {clips:,} clips, as recorded by `evaluate`"]
+    parts = []
+    for kind, row in (("float", accuracy.exact), ("int8", accuracy.int8)):
+        low, high = row.macro_interval
+        parts.append(f"{kind} {row.macro_accuracy:.2%} ({low:.2%} to {high:.2%})")
+    low, high = (100 * bound for bound in accuracy.difference.macro_interval)
+    sample = f"{accuracy.clips:,} clips of {accuracy.recordings} recordings"
+    change = f"{100 * accuracy.difference.macro_accuracy:+.2f} points ({low:+.2f} to {high:+.2f})"
     return [
-        f"accuracy: {', '.join(words)} macro-average; int8 less float {change}",
-        f"  of {sample}, {found['coverage']} % intervals by recording",
+        f"accuracy: {', '.join(parts)} macro-average; int8 minus float {change}",
+        f"  on {sample}, {accuracy.coverage:g} % intervals by recording",
     ]

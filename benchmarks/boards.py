@@ -1,4 +1,4 @@
-"""A board's own measurement, read from its serial line and held to the bundle's golden sounds.
+"""Measurement on a microcontroller board, read from its serial port and checked against the bundle's golden vectors.
 
 tinyscene firmware BUNDLE --package board --out fw      # the program for the board, and the protocol in its README
 tinyscene bench BUNDLE --serial /dev/ttyACM0            # or socket://HOST:PORT, or any URL that pyserial takes
@@ -9,14 +9,15 @@ import statistics
 import time
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
+from tinyscene.benchmarks.measured import Amount, Count, Measured
 from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
 from tinyscene.deploy.common.errors import InputError
 
 BAUD = 115_200
-SILENCE = 60.0  # seconds without a good line after which a port is given up
-LONGEST = 600.0  # seconds for a report
+SILENCE = 60.0  # seconds to wait for a valid line
+LONGEST = 600.0  # seconds to wait for a report
 MAX_LINE = 512  # bytes
 LINE = re.compile(rb"(TSB1 (begin|sound|end|failed)((?: [a-z_]+=[!-~]+)*)) \*([0-9a-f]{8})")
 NUMBER = re.compile(r"[0-9]{1,10}")
@@ -25,41 +26,67 @@ UNITS = ("cycles", "instructions", "ticks", "none")
 Line = tuple[str, dict[str, str]]  # its kind, and what it says
 
 
-def measure_board(bundle: Bundle, port: str) -> dict[str, Any]:
-    """Read one whole report of a board, and compare its logits with the reference's.
+@dataclass(frozen=True)
+class BoardReport(Measured):
+    """The figures of a board: medians over the golden sounds."""
 
-    Returns: target, kernels, counter, unit (cycles, instructions, ticks or none), clock_hz, memory_bytes, clips, equal,
-    difference (what differs first), and frontend and network: medians over the sounds, in the unit, and `_ms`
-    where the clock is known and cycles are counted. Raises InputError if the port cannot be read, if no report comes,
-    or if it is not of this bundle.
+    target: str
+    kernels: str
+    counter: str
+    unit: str  # of frontend and network: one of UNITS
+    clock_hz: Count | None
+    memory_bytes: Count
+    clips: Count
+    equal: bool
+    difference: str | None  # the first one
+    frontend: Amount | None
+    frontend_ms: Amount | None  # where the clock is known and cycles are counted
+    network: Amount | None
+    network_ms: Amount | None
+    kind: str = "board"
+
+
+def measure_board(bundle: Bundle, port: str) -> BoardReport:
+    """Read one complete report of a board and compare its logits with the reference.
+
+    Raises InputError if the port cannot be read, if no report arrives, or if it is of another bundle.
     """
     begin, sounds = _read_report(_lines(port), port)
     model = bundle.content["files"][f"{GRAPH}.safetensors"]
     if begin["model"] != model:
         raise InputError(
-            f"{port}: the board runs the model {begin['model'][:16]}, not {model[:16]}, which is {bundle.folder}'s; "
-            f"build it anew with `tinyscene firmware {bundle.folder} --package board`"
+            f"{port}: the board runs the model {begin['model'][:16]}, not {model[:16]} of {bundle.folder}; "
+            f"build its program again with `tinyscene firmware {bundle.folder} --package board`"
         )
     differing = [index for index, sound in enumerate(sounds) if int(sound["logits"], 16) != _checksum(bundle, index)]
-    clock, unit = int(begin["clock"]), begin["unit"]
-    result: dict[str, Any] = {
-        "kind": "board",
-        **{key: begin[key] for key in ("target", "kernels", "counter", "unit")},
-        "clock_hz": clock or None,
-        "memory_bytes": int(begin["memory"]),
-        "clips": len(sounds),
-        "equal": not differing,
-        "difference": f"the logits of golden sound {differing[0]}" if differing else None,
-    }
-    for name, key in (("frontend", "front_end"), ("network", "network")):
-        taken = statistics.median(int(sound[key]) for sound in sounds)
-        result[name] = None if unit == "none" else taken
-        result[f"{name}_ms"] = 1e3 * taken / clock if clock and unit == "cycles" else None
-    return result
+    frontend, frontend_ms = _median(sounds, "front_end", begin)
+    network, network_ms = _median(sounds, "network", begin)
+    return BoardReport(
+        target=begin["target"],
+        kernels=begin["kernels"],
+        counter=begin["counter"],
+        unit=begin["unit"],
+        clock_hz=int(begin["clock"]) or None,
+        memory_bytes=int(begin["memory"]),
+        clips=len(sounds),
+        equal=not differing,
+        difference=f"the logits of golden sound {differing[0]}" if differing else None,
+        frontend=frontend,
+        frontend_ms=frontend_ms,
+        network=network,
+        network_ms=network_ms,
+    )
 
 
 def _checksum(bundle: Bundle, index: int) -> int:
     return zlib.crc32(bundle.vectors.logits[index].tobytes())
+
+
+def _median(sounds: list[dict[str, str]], key: str, begin: dict[str, str]) -> tuple[float | None, float | None]:
+    """The median over the sounds in the board's unit, and in milliseconds."""
+    median, clock = statistics.median(int(sound[key]) for sound in sounds), int(begin["clock"])
+    milliseconds = 1e3 * median / clock if clock and begin["unit"] == "cycles" else None
+    return None if begin["unit"] == "none" else median, milliseconds
 
 
 def _read_report(lines: Iterator[Line], port: str) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -81,13 +108,13 @@ def _read_report(lines: Iterator[Line], port: str) -> tuple[dict[str, str], list
         else:
             begin = None  # a line was lost: wait for the next report
     raise InputError(
-        f"{port}: no whole report came within {LONGEST:g} s, and {SILENCE:g} s without a line is too long, too: is "
-        f"the program of `tinyscene firmware --package board` running, at {BAUD} baud?"
+        f"{port}: no complete report within {LONGEST:g} s, or no valid line for {SILENCE:g} s; check that the program "
+        f"of `tinyscene firmware --package board` is running at {BAUD} baud"
     )
 
 
 def _check(begin: dict[str, str], sounds: list[dict[str, str]], port: str) -> None:
-    """Raise InputError if a report lacks anything or has numbers that are none."""
+    """Raise InputError if a report is incomplete or holds values that are not numbers."""
     texts = all(key in begin for key in ("model", "target", "kernels", "counter"))
     numbers = [
         begin.get("clock"),
@@ -97,11 +124,11 @@ def _check(begin: dict[str, str], sounds: list[dict[str, str]], port: str) -> No
     checksums = all(re.fullmatch("[0-9a-f]{8}", sound.get("logits", "")) for sound in sounds)
     whole = texts and checksums and begin.get("unit") in UNITS and all(NUMBER.fullmatch(each or "") for each in numbers)
     if not whole or len(sounds) > 8:
-        raise InputError(f"{port}: its report is not as the protocol has it; build the board's program anew")
+        raise InputError(f"{port}: its report does not follow the protocol; build the board's program again")
 
 
 def _lines(port: str) -> Iterator[Line]:
-    """Good lines as they come, until there have been none for SILENCE, or LONGEST is over."""
+    """Valid lines as they arrive, until there was none for SILENCE seconds or LONGEST has passed."""
     try:
         import serial
     except ImportError:
@@ -123,7 +150,7 @@ def _lines(port: str) -> Iterator[Line]:
 
 
 def parse_line(content: bytes) -> Line | None:
-    """A line of the protocol, or none for whatever else a board prints and for what was damaged on its way."""
+    """A line of the protocol; none for other output of the board and for damaged lines."""
     match = LINE.fullmatch(content.strip())
     if match is None or zlib.crc32(match[1]) != int(match[4], 16):
         return None

@@ -4,10 +4,10 @@
 
 `tinyscene bench` measures the same.
 
-The network alone (features to logits) and the front end alone (sound to features), a clip a call, one thread, on one
-core. Each round calls everything once, in an order drawn anew, so that a disturbance hits all alike and nobody always
-follows the one that leaves the caches warm. A decision is made once a second, on a host that does other things in
-between: nothing is called twice in a row. Peers are measured here and now, or left out with the reason.
+The network alone (features to logits) and the front end alone (PCM to features), one clip per call, one thread, on one
+core. Each round calls every runtime once, in a new random order, so that disturbances and warm caches affect all
+runtimes alike. No runtime is called twice in a row, because a device decides once a second and does other work in
+between. Other runtimes are measured in the same process, or left out with the reason.
 """
 
 import contextlib
@@ -16,13 +16,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyscene.benchmarks.measured import Amount, Count, Measured
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
@@ -37,17 +38,49 @@ LEAST_ROUNDS, WARM_UP = 200, 10
 SOUND = 4  # of the golden ones: a sweep
 NATIVE = "native int8"
 OURS = (NATIVE, "reference int8")  # all others are peers
-MOST_SPREAD, MOST_WAITING = 1.25, 1.1  # third quartile to first, and time to time on a core, of a quiet machine
-MOST_STOLEN = 0.01  # share of the time that the host of a virtual machine gave to others
+MOST_SPREAD, MOST_WAITING = 1.25, 1.1  # third quartile to first, and wall to CPU time, on an idle machine
+MOST_STOLEN = 0.01  # share of the time
 
 Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[], object]
-Figures = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Latency(Measured):
+    """Of a runtime, in milliseconds: quartiles of the wall time, and the median of the CPU time."""
+
+    median_ms: Amount
+    p25_ms: Amount
+    p75_ms: Amount
+    rounds: Count
+    cpu_ms: Amount = 0.0  # which other processes do not lengthen
+    ratio: Amount | None = None  # of the medians, to the fastest peer; of networks only
+
+    def as_dict(self) -> dict[str, Any]:
+        content = super().as_dict()
+        return content if self.ratio is not None else {k: v for k, v in content.items() if k != "ratio"}
+
+
+@dataclass(frozen=True)
+class HostLatency(Measured):
+    """The latency of every runtime on this machine."""
+
+    latency: dict[str, Latency] = field(default_factory=dict)
+    front_end: dict[str, Latency] = field(default_factory=dict)
+    fastest_peer: str | None = None
+    ratio: Amount | None = None  # of our network
+    missing: dict[str, str] = field(default_factory=dict)  # runtimes, and why they were not measured
+    core: int | None = None  # that it ran on
+    warnings: list[str] = field(default_factory=list)  # about other load on the machine
+
+    def as_dict(self) -> dict[str, Any]:
+        rows = {key: {n: row.as_dict() for n, row in getattr(self, key).items()} for key in ("latency", "front_end")}
+        return super().as_dict() | rows
 
 
 @dataclass
 class Runtimes:
-    """What is measured, by name, and what could not be: the reason."""
+    """What can be measured, by name, and why the others cannot."""
 
     calls: dict[str, Call] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -62,42 +95,35 @@ class Runtimes:
             self.missing[name] = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
 
 
-def host_latency(bundle: Bundle, rounds: int = LEAST_ROUNDS) -> dict[str, Any]:
-    """Measure every runtime of a bundle and the front ends.
-
-    Returns: latency and front_end (name -> median_ms, p25_ms, p75_ms, rounds and cpu_ms, the median of the time on a
-    core, which others' work does not lengthen; of the networks also ratio, of medians, to the fastest peer),
-    fastest_peer, ratio (ours), missing (name -> reason), core (that it ran on, or none), warnings (why the figures may
-    be worth less). Raises InputError for too few rounds.
-    """
+def host_latency(bundle: Bundle, rounds: int = LEAST_ROUNDS) -> HostLatency:
+    """Measure every runtime of a bundle and the front ends. Raises InputError for too few rounds."""
     if rounds < LEAST_ROUNDS:
         raise InputError(f"{rounds} rounds: at least {LEAST_ROUNDS} are needed")
     with one_core() as core:
-        networks, fronts = networks_of(bundle), front_ends_of(bundle)
-        everything = {("latency", name): call for name, call in networks.calls.items()}
-        everything |= {("front_end", name): call for name, call in fronts.calls.items()}
+        networks, front_ends = networks_of(bundle), front_ends_of(bundle)
+        calls = {("network", name): call for name, call in networks.calls.items()}
+        calls |= {("front end", name): call for name, call in front_ends.calls.items()}
         before = _stolen()
-        figures = summarize(interleaved(everything, rounds))
+        rows = summarize(interleaved(calls, rounds))
         stolen = _stolen() - before
-    latency = {name: figures["latency", name] for name in networks.calls}
-    front_end = {name: figures["front_end", name] for name in fronts.calls}
-    peers = {name: row["median_ms"] for name, row in latency.items() if name not in OURS}
+    latency = {name: rows["network", name] for name in networks.calls}
+    peers = {name: row.median_ms for name, row in latency.items() if name not in OURS}
     fastest = min(peers, key=peers.__getitem__) if peers else None
-    for row in latency.values() if fastest else ():
-        row["ratio"] = row["median_ms"] / peers[str(fastest)]
-    return {
-        "latency": latency,
-        "front_end": front_end,
-        "fastest_peer": fastest,
-        "ratio": latency[NATIVE]["ratio"] if fastest and NATIVE in latency else None,
-        "missing": networks.missing | {f"front end {name}": why for name, why in fronts.missing.items()},
-        "core": core,
-        "warnings": _warnings(latency, stolen),
-    }
+    if fastest:
+        latency = {name: replace(row, ratio=row.median_ms / peers[fastest]) for name, row in latency.items()}
+    return HostLatency(
+        latency=latency,
+        front_end={name: rows["front end", name] for name in front_ends.calls},
+        fastest_peer=fastest,
+        ratio=latency[NATIVE].ratio if NATIVE in latency else None,
+        missing=networks.missing | {f"front end {name}": reason for name, reason in front_ends.missing.items()},
+        core=core,
+        warnings=_warnings(latency, stolen),
+    )
 
 
 def interleaved(calls: Mapping[Name, Call], rounds: int) -> dict[Name, list[tuple[float, float]]]:
-    """Milliseconds of every call and those of them on a core, each made once a round, in an order drawn each time."""
+    """Wall and CPU milliseconds of every call, each made once a round, in a new random order."""
     names, rng = list(calls), np.random.default_rng(0)
     times: dict[Name, list[tuple[float, float]]] = {name: [] for name in names}
     with progress("measuring", rounds) as advance:
@@ -113,19 +139,19 @@ def interleaved(calls: Mapping[Name, Call], rounds: int) -> dict[Name, list[tupl
     return times
 
 
-def summarize(times: Mapping[Name, list[tuple[float, float]]]) -> dict[Name, dict[str, float]]:
-    """Median and quartiles of the time that passed, and the median of that on a core."""
-    rows: dict[Name, dict[str, float]] = {}
-    for name, each in times.items():
-        passed, on_core = zip(*each, strict=True)
-        rows[name] = dict(zip(("p25_ms", "median_ms", "p75_ms"), statistics.quantiles(passed), strict=True))
-        rows[name] |= {"cpu_ms": statistics.median(on_core), "rounds": len(each)}
+def summarize(times: Mapping[Name, list[tuple[float, float]]]) -> dict[Name, Latency]:
+    """The quartiles of wall and CPU milliseconds (round, 2)."""
+    rows = {}
+    for name, pairs in times.items():
+        wall, cpu = zip(*pairs, strict=True)
+        low, median, high = statistics.quantiles(wall)
+        rows[name] = Latency(median, low, high, rounds=len(pairs), cpu_ms=statistics.median(cpu))
     return rows
 
 
 @contextlib.contextmanager
 def one_core() -> Iterator[int | None]:
-    """Keep this process on one core, the last it may use, as long as the block runs; none where that cannot be done."""
+    """Pin this process to one core, the last it may use, while the block runs; none where that is not possible."""
     if not hasattr(os, "sched_setaffinity"):
         yield None
         return
@@ -138,28 +164,30 @@ def one_core() -> Iterator[int | None]:
 
 
 def networks_of(bundle: Bundle) -> Runtimes:
-    """Every runtime on a golden sound's features, or why not."""
-    graph, made = bundle.graph, Runtimes()
+    """Every runtime on the features of a golden sound."""
+    graph, runtimes = bundle.graph, Runtimes()
     features = bundle.vectors.features[SOUND].reshape(graph.input.shape)
     real = graph.input.q.dequantize(features)
-    made.add(NATIVE, lambda: _call(NativeNetwork(make_network(graph, KERNELS)), features))
+    runtimes.add(NATIVE, lambda: _call(NativeNetwork(make_network(graph, KERNELS)), features))
     for name, runner in (("LiteRT", "litert"), ("tflite-runtime", "tflite-runtime")):
-        made.add(f"{name} int8", lambda runner=runner: _tflite(runner, export(bundle, "tflite", True), features))
-        made.add(f"{name} float32", lambda runner=runner: _tflite(runner, export(bundle, "tflite-float", True), real))
+        runtimes.add(f"{name} int8", lambda runner=runner: _tflite(runner, export(bundle, "tflite", True), features))
+        runtimes.add(
+            f"{name} float32", lambda runner=runner: _tflite(runner, export(bundle, "tflite-float", True), real)
+        )
     for name, kind, values in (("int8", "onnx-int8", features), ("float32", "onnx", real)):
-        made.add(f"ONNX Runtime {name}", lambda kind=kind, values=values: _onnxruntime(bundle, kind, values))
-    made.add("tflite-micro int8", lambda: _tflite_micro(export(bundle, "tflite"), features))
-    made.add("reference int8", lambda: _call(lambda values: run(graph, values), features))
-    return made
+        runtimes.add(f"ONNX Runtime {name}", lambda kind=kind, values=values: _onnxruntime(bundle, kind, values))
+    runtimes.add("tflite-micro int8", lambda: _tflite_micro(export(bundle, "tflite"), features))
+    runtimes.add("reference int8", lambda: _call(lambda values: run(graph, values), features))
+    return runtimes
 
 
 def front_ends_of(bundle: Bundle) -> Runtimes:
-    """Sound to features: the C as compiled for this machine, the reference in numpy, and numpy's float."""
-    made, pcm = Runtimes(), bundle.vectors.pcm[SOUND]
-    made.add(NATIVE, lambda: _native_front_end(bundle, pcm))
-    made.add("reference int8", lambda: _call(bundle.log_mel, pcm[None]))
-    made.add("numpy float32", lambda: _call(bundle.front_end.log_mel, pcm[None] / PCM_SCALE))
-    return made
+    """PCM to features: the C compiled for this machine, the fixed-point reference, and float in numpy."""
+    runtimes, pcm = Runtimes(), bundle.vectors.pcm[SOUND]
+    runtimes.add(NATIVE, lambda: _native_front_end(bundle, pcm))
+    runtimes.add("reference int8", lambda: _call(bundle.log_mel, pcm[None]))
+    runtimes.add("numpy float32", lambda: _call(bundle.front_end.log_mel, pcm[None] / PCM_SCALE))
+    return runtimes
 
 
 def _call(function: Callable[[Any], object], values: NDArray[Any]) -> Call:
@@ -221,29 +249,29 @@ def _onnxruntime(bundle: Bundle, kind: str, values: NDArray[Any]) -> Call:
 
 
 def _stolen() -> float:
-    """Seconds that a virtual machine's host gave to others while this one wanted them, of all cores."""
+    """Seconds of all cores that the host of a virtual machine gave to others while this machine had work for them."""
     stat = Path("/proc/stat")
     words = stat.read_text(encoding="utf-8").split("\n", 1)[0].split() if stat.is_file() else []
     return int(words[8]) / os.sysconf("SC_CLK_TCK") if len(words) > 8 else 0.0
 
 
-def _warnings(latency: Figures, stolen: float) -> list[str]:
-    """What speaks against a quiet machine: the spread of the fast ones, stolen time, others that want the cores."""
-    said = []
-    spread = {name: row["p75_ms"] / row["p25_ms"] for name, row in latency.items()}
-    worst = max(spread, key=spread.__getitem__, default=None)
-    if worst and spread[worst] > MOST_SPREAD:
-        said.append(f"the third quartile of {worst} is {spread[worst]:.2f} times the first: the machine is busy")
-    waiting = {name: row["median_ms"] / row["cpu_ms"] for name, row in latency.items()}
-    waits = max(waiting, key=waiting.__getitem__, default=None)
-    if waits and waiting[waits] > MOST_WAITING:
-        said.append(
-            f"{waits} took {waiting[waits]:.1f} times its time on a core: others use it; cpu_ms is without them"
+def _warnings(latency: Mapping[str, Latency], stolen: float) -> list[str]:
+    """Signs of other load on the machine: spread, waiting for a core, stolen time, the number of processes."""
+    warnings = []
+    spread = {name: row.p75_ms / row.p25_ms for name, row in latency.items()}
+    widest = max(spread, key=spread.__getitem__, default=None)
+    if widest and spread[widest] > MOST_SPREAD:
+        warnings.append(f"the third quartile of {widest} is {spread[widest]:.2f} times the first: the machine is busy")
+    waiting = {name: row.median_ms / row.cpu_ms for name, row in latency.items()}
+    longest = max(waiting, key=waiting.__getitem__, default=None)
+    if longest and waiting[longest] > MOST_WAITING:
+        warnings.append(
+            f"{longest} took {waiting[longest]:.1f} times its CPU time: other processes use the core; see cpu_ms"
         )
-    whole = sum(row["median_ms"] * row["rounds"] for row in latency.values()) / 1e3  # seconds
-    if stolen > MOST_STOLEN * whole:
-        said.append(f"the virtual machine's host took {stolen:.1f} s away: the machine shares its cores")
+    seconds = sum(row.median_ms * row.rounds for row in latency.values()) / 1e3
+    if stolen > MOST_STOLEN * seconds:
+        warnings.append(f"the host of this virtual machine took {stolen:.1f} s: the machine shares its cores")
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores:
-        said.append(f"{load:.1f} processes want {cores} cores: close what else runs, and measure again")
-    return said
+        warnings.append(f"the load is {load:.1f} on {cores} cores: stop other processes and measure again")
+    return warnings

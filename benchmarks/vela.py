@@ -1,9 +1,9 @@
-"""Arm's estimate for an Ethos-U: what its compiler, Vela, thinks that the network takes. No silicon and no emulator.
+"""Estimate for an Ethos-U by Arm's compiler, Vela. No hardware or emulator is involved.
 
     estimate(bundle, "ethos-u55-128")
 
-Vela compiles the exported .tflite with its usual system and memory of that processor and writes a summary as CSV, which
-is read here. The front end is not in it: that runs on the processor beside the Ethos-U.
+Vela compiles the exported .tflite with its default system and memory configuration for that processor and writes a
+summary as CSV, which is read here. It does not include the front end, which runs on the host CPU of the Ethos-U.
 """
 
 import csv
@@ -11,9 +11,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tinyscene.benchmarks.measured import Amount, Count, Measured
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError
@@ -25,13 +26,25 @@ TARGETS = tuple(
 )
 
 
-def estimate(bundle: Bundle, target: str) -> dict[str, Any]:
-    """Vela's figures for a bundle on a processor of TARGETS.
+@dataclass(frozen=True)
+class Estimate(Measured):
+    """Vela's figures for a network on a target."""
 
-    Returns: target, kind (estimate), compiler, system, memory, clock_hz, cycles, network_ms, macs, sram_bytes (what it
-    plans for activations and buffers), flash_bytes (weights and commands), cpu_operators (those left to the other
-    processor). Raises InputError where Vela is missing or does not take the network.
-    """
+    target: str
+    compiler: str
+    system: str
+    memory: str
+    clock_hz: Amount
+    cycles: Count
+    network_ms: Amount
+    macs: Count
+    sram_bytes: Count  # planned for activations and buffers
+    flash_bytes: Count  # weights and commands
+    kind: str = "estimate"
+
+
+def estimate(bundle: Bundle, target: str) -> Estimate:
+    """Vela's figures for a bundle on a target of TARGETS. Raises InputError where Vela is missing or fails."""
     vela = shutil.which("vela", path=Path(sys.executable).parent) or shutil.which("vela")
     if vela is None:
         raise InputError("vela is not installed: pip install 'tinyscene[verify]'")
@@ -46,19 +59,18 @@ def estimate(bundle: Bundle, target: str) -> dict[str, Any]:
             raise InputError(f"vela does not compile the network for {target} ({said[:160]})")
         with summaries[0].open(encoding="utf-8", newline="") as stream:
             row = next(csv.DictReader(stream))
-    return {
-        "target": target,
-        "kind": "estimate",
-        "compiler": f"vela {_version(vela)}",
-        "system": row["system_config"],
-        "memory": row["memory_mode"],
-        "clock_hz": float(row["core_clock"]),
-        "cycles": int(float(row["cycles_total"])),
-        "network_ms": 1e3 * float(row["inference_time"]),
-        "macs": int(row["nn_macs"]),
-        "sram_bytes": _bytes(row["sram_memory_used"]),
-        "flash_bytes": _bytes(row["on_chip_flash_memory_used"]) + _bytes(row["off_chip_flash_memory_used"]),
-    }
+    return Estimate(
+        target=target,
+        compiler=f"vela {_version(vela)}",
+        system=row["system_config"],
+        memory=row["memory_mode"],
+        clock_hz=float(row["core_clock"]),
+        cycles=int(float(row["cycles_total"])),
+        network_ms=1e3 * float(row["inference_time"]),
+        macs=int(row["nn_macs"]),
+        sram_bytes=_bytes(row["sram_memory_used"]),
+        flash_bytes=_bytes(row["on_chip_flash_memory_used"]) + _bytes(row["off_chip_flash_memory_used"]),
+    )
 
 
 def _bytes(kibibytes: str) -> int:

@@ -82,7 +82,7 @@ def inference(rounds: int) -> list[dict[str, Any]]:
             "value": key[1],
             "macs": graph.macs,
             "arena_bytes": make_network(graph, DEVICE_KERNELS).config["ARENA_BYTES"],
-            **figures[key],
+            **figures[key].as_dict(),
         }
         for key, graph in graphs.items()
     ]

@@ -19,11 +19,11 @@ def main(
     out: Path = Path("benchmarks/results/latency.json"),
 ) -> None:
     """Measure all runtimes of a bundle and write the table."""
-    found = host_latency(open_bundle(bundle), rounds)
-    write_result(out, {"bundle": str(bundle), **found})
-    for name, each in found["latency"].items():
-        typer.echo(f"{name}: {each['median_ms']:.3f} ms")
-    for line in (*found["warnings"], *found["missing"].values()):
+    result = host_latency(open_bundle(bundle), rounds)
+    write_result(out, {"bundle": str(bundle), **result.as_dict()})
+    for name, row in result.latency.items():
+        typer.echo(f"{name}: {row.median_ms:.3f} ms")
+    for line in (*result.warnings, *result.missing.values()):
         typer.echo(line, err=True)
 
 

@@ -4,13 +4,17 @@ A bundle's index may come from anywhere. What its owner recorded there is read b
 is not of them is refused by name.
 """
 
+import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
+from tinyscene.benchmarks.accuracy import Accuracy
+from tinyscene.benchmarks.bench import Bench
+from tinyscene.benchmarks.measured import Amount, Count, Share
 from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
@@ -23,8 +27,6 @@ from tinyscene.train.sweep.report import PUBLISHED, TAU_TEST_CLIPS, read_summary
 from tinyscene.train.sweep.status import RESULTS
 
 Content = dict[str, Any]
-Share = Field(ge=0, le=1)
-Finite = Field(ge=0, lt=1e18)
 
 
 class Recorded(BaseModel):
@@ -36,16 +38,16 @@ class Recorded(BaseModel):
 class Group(Recorded):
     """The clips of a class or device."""
 
-    clips: int = Finite
-    correct: int = Finite
-    accuracy: float = Share
-    log_loss: float = Finite
+    clips: Count
+    correct: Count
+    accuracy: Share
+    log_loss: Amount
 
 
 class Metrics(Group):
     """What `evaluate` recorded; before it recorded them, nothing by class and device."""
 
-    macro_accuracy: float = Share
+    macro_accuracy: Share
     split: str
     runner: str
     data_hash: str
@@ -55,17 +57,8 @@ class Metrics(Group):
     confusion: list[list[int]] | None = None  # rows: true class
 
 
-class Latency(Recorded):
-    """Of a runner, in milliseconds."""
-
-    median_ms: float = Finite
-    p25_ms: float = Finite
-    p75_ms: float = Finite
-    rounds: int = Finite
-
-
 class Target(Recorded):
-    """A device: as emulate.py measured it, or with other keys that a board or an estimate has."""
+    """A target: as emulate.py measured it, or with the other keys of a board or an estimate."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -116,7 +109,7 @@ class Quantized(Recorded):
     made_by: MadeBy
     split: str
     data_hash: str
-    calibration_clips: int = Finite
+    calibration_clips: Count
     training: list[Any]
 
 
@@ -129,45 +122,12 @@ class RecipeHead(Recorded):
     seed: int
 
 
-class Interval(Recorded):
-    """Of a share, or of a difference of two."""
-
-    macro_accuracy: float
-    macro_interval: list[float] = Field(min_length=2, max_length=2)
-
-
-class Intervals(Recorded):
-    """Accuracy of the network before and after it was made integer, on the same recordings."""
-
-    exact: Interval = Field(alias="float")
-    int8: Interval
-    difference: Interval
-    clips: int = Finite
-    recordings: int = Finite
-    coverage: float = Field(gt=0, lt=100)
-
-
-class Energy(Recorded):
-    """Of a run of the network on the host."""
-
-    network_mj: float = Finite
-    idle_watts: float = Finite
-    by: str
-
-
-class Bench(Recorded):
+@dataclass(frozen=True)
+class RecordedBench(Bench):
     """What `bench` recorded."""
 
-    latency: dict[str, Latency] = {}
-    front_end: dict[str, Latency] = {}
-    targets: dict[str, Target] = {}
-    machine: dict[str, Any] = {}
-    energy: Energy | None = None
-    missing: dict[str, str] = {}  # runtimes, and why they were not measured
-    warnings: list[str] = []
-    accuracy: Annotated[Intervals | None, BeforeValidator(lambda given: given if _has_intervals(given) else None)] = (
-        None
-    )
+    targets: dict[str, Target] = field(default_factory=dict)
+    accuracy: Annotated[Accuracy | None, BeforeValidator(lambda given: given if _has_intervals(given) else None)] = None
 
 
 def _has_intervals(accuracy: object) -> bool:
@@ -202,7 +162,7 @@ def read_bundle(folder: Path, name: str) -> Content:
     """All that is known of a bundle."""
     bundle = open_bundle(folder)
     count, limits = count_bundle(folder)
-    bench = _recorded(bundle, "bench", Bench)
+    bench = _recorded(bundle, "bench", RecordedBench)
     metrics = _recorded(bundle, "metrics", Metrics)
     _check_confusion(bundle, metrics)
     return {
@@ -219,16 +179,18 @@ def read_bundle(folder: Path, name: str) -> Content:
     }
 
 
-def _recorded(bundle: Bundle, kind: str, form: type[Recorded]) -> Content | None:
+def _recorded(bundle: Bundle, kind: str, form: type) -> Content | None:
     """What was recorded under a key of the index, or none. Raises InputError where it is not what a command writes."""
     if kind not in bundle.content:
         return None
+    adapter = TypeAdapter(form)
     try:
-        return form.model_validate(bundle.content[kind]).model_dump(mode="json", by_alias=True)
+        result = adapter.validate_json(json.dumps(bundle.content[kind]))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in (kind, *first["loc"]))
         raise InputError(f"{bundle.folder / INDEX}: {where}: {first['msg']}; make it again") from None
+    return adapter.dump_python(result, mode="json", by_alias=True)
 
 
 def _check_confusion(bundle: Bundle, metrics: Content | None) -> None:

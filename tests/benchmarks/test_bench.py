@@ -6,17 +6,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from tinyscene.benchmarks import bench as benches
 from tinyscene.benchmarks import latency, vela
 from tinyscene.benchmarks.accuracy import measure_accuracy
-from tinyscene.benchmarks.bench import bench, bench_table
+from tinyscene.benchmarks.bench import Bench, bench, bench_table
 from tinyscene.benchmarks.bootstrap import recordings_of
 from tinyscene.benchmarks.energy import find_packages, measure_energy
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, NATIVE, host_latency, interleaved, one_core, summarize
@@ -39,7 +41,7 @@ def copied(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def on_host(copied: Bundle) -> dict[str, Any]:
-    return bench(copied, ["host"])
+    return bench(copied, ["host"]).as_dict()
 
 
 def test_every_runtime_is_measured_at_least_200_times(on_host: dict[str, Any]) -> None:
@@ -117,13 +119,13 @@ def test_calls_are_interleaved_and_their_times_are_their_own() -> None:
     assert len(set(order[::2])) == 2  # and not always the same one first
     assert {name: len(each) for name, each in times.items()} == {"short": 20, "long": 20}
     figures = summarize(times)
-    assert figures["short"]["median_ms"] < 4 <= figures["long"]["median_ms"]
-    assert figures["long"]["cpu_ms"] < 2  # it slept: that is time, but not of a core
+    assert figures["short"].median_ms < 4 <= figures["long"].median_ms
+    assert figures["long"].cpu_ms < 2  # it slept: that is time, but not of a core
 
 
 def test_quartiles_are_those_of_the_times() -> None:
     row = summarize({"all": [(float(value), 1.0) for value in range(1, 100)]})["all"]
-    assert (row["p25_ms"], row["median_ms"], row["p75_ms"], row["rounds"]) == (25, 50, 75, 99)
+    assert (row.p25_ms, row.median_ms, row.p75_ms, row.rounds) == (25, 50, 75, 99)
 
 
 def test_the_process_gets_its_cores_back() -> None:
@@ -137,15 +139,15 @@ def test_the_process_gets_its_cores_back() -> None:
     ("changed", "line"),
     [
         ({"p75_ms": 2.0}, "2.00 times the first: the machine is busy"),
-        ({"cpu_ms": 0.5}, "took 2.0 times its time on a core"),
+        ({"cpu_ms": 0.5}, "took 2.0 times its CPU time"),
     ],
 )
 def test_a_busy_machine_is_warned_of(changed: dict[str, float], line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    quiet = {"p25_ms": 1.0, "median_ms": 1.0, "p75_ms": 1.05, "cpu_ms": 1.0, "rounds": 200}
+    quiet = latency.Latency(p25_ms=1.0, median_ms=1.0, p75_ms=1.05, cpu_ms=1.0, rounds=200)
     assert latency._warnings({"a": quiet}, stolen=0) == []
-    assert line in latency._warnings({"a": quiet | changed}, stolen=0)[0]
-    assert "took 1.0 s away" in latency._warnings({"a": quiet}, stolen=1)[0]
+    assert line in latency._warnings({"a": replace(quiet, **changed)}, stolen=0)[0]
+    assert "took 1.0 s" in latency._warnings({"a": quiet}, stolen=1)[0]
 
 
 # targets
@@ -153,7 +155,7 @@ def test_a_busy_machine_is_warned_of(changed: dict[str, float], line: str, monke
 
 @pytest.fixture(scope="module")
 def on_m4(copied: Bundle) -> dict[str, Any]:
-    return bench(copied, ["cortex-m4"])
+    return bench(copied, ["cortex-m4"]).as_dict()
 
 
 def test_emulated_targets_count_instructions_and_are_equal(on_m4: dict[str, Any], copied: Bundle) -> None:
@@ -174,7 +176,10 @@ def test_vela_gives_an_estimate_of_the_networks_macs(copied: Bundle) -> None:
 
 def test_what_is_missing_here_is_said_in_the_targets_place(copied: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vela.shutil, "which", lambda *_, **__: None)
-    assert "not installed: pip install" in bench(copied, ["ethos-u55-128"])["targets"]["ethos-u55-128"]["missing"]
+    assert (
+        "not installed: pip install"
+        in bench(copied, ["ethos-u55-128"]).as_dict()["targets"]["ethos-u55-128"]["missing"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +219,8 @@ def test_the_table_says_of_what_kind_each_figure_is(on_host: dict[str, Any], on_
     board |= {"network": 5e7, "frontend": 2e7, "network_ms": 500.0, "frontend_ms": 200.0, "memory_bytes": 1}
     guess = {"kind": "estimate", "compiler": "vela 5", "network_ms": 1.7, "sram_bytes": 1, "flash_bytes": 2}
     targets = {**on_m4["targets"], "/dev/ttyACM0": board, "ethos-u55-128": guess, "cortex-m7": {"missing": "no tool"}}
-    shown.print(bench_table(on_host | {"targets": targets}))
+    adapter = TypeAdapter(Bench)
+    shown.print(bench_table(adapter.validate_json(json.dumps(on_host | {"targets": targets}))))
     text = shown.file.getvalue()  # type: ignore[attr-defined]
     for expected in (
         "ms, estimated",
@@ -223,7 +229,7 @@ def test_the_table_says_of_what_kind_each_figure_is(on_host: dict[str, Any], on_
         on_host["fastest_peer"],
     ):
         assert expected in text
-    assert "instructions are an emulator's count and no cycles" in text
+    assert "instructions are counted by an emulator; they are not cycles" in text
 
 
 # accuracy
@@ -233,7 +239,7 @@ def test_accuracy_is_what_evaluate_gives_and_its_interval_holds_it(
     bundle: Bundle, sample_dataset: Dataset, sample_clips: Clips
 ) -> None:
     paths = sample_dataset.split("5")[1][::8]
-    found = measure_accuracy(bundle, sample_clips, paths)
+    found = measure_accuracy(bundle, sample_clips, paths).as_dict()
     expected = evaluate(open_subject(bundle.folder, "reference").predict, sample_clips, paths)
     assert found["int8"]["correct"] == expected["correct"]
     assert found["int8"]["macro_accuracy"] == pytest.approx(expected["macro_accuracy"])
@@ -253,9 +259,9 @@ def test_the_devices_and_seconds_of_a_recording_are_one_recording() -> None:
 
 
 def test_what_evaluate_recorded_is_the_accuracy_without_audio(copied: Bundle) -> None:
-    assert bench(copied, ["ethos-u55-128"])["accuracy"] is None
+    assert bench(copied, ["ethos-u55-128"]).as_dict()["accuracy"] is None
     copied.record("metrics", {"clips": 3, "macro_accuracy": 0.5, "split": "5", "data_hash": "0"})
-    assert bench(copied, ["ethos-u55-128"])["accuracy"] == {
+    assert bench(copied, ["ethos-u55-128"]).as_dict()["accuracy"] == {
         "int8": {"macro_accuracy": 0.5},
         "clips": 3,
         "split": "5",

@@ -84,19 +84,19 @@ def test_a_board_gives_the_references_logits_and_says_what_it_counts(
     bundle: Bundle, target: str, tmp_path: Path, boot: Callable
 ) -> None:
     found = measure_board(bundle, boot(board_image(bundle, target, tmp_path), target))
-    assert (found["equal"], found["difference"], found["clips"]) == (True, None, 4)
-    assert found["unit"] == "instructions"  # an emulator's counter is never taken for one of cycles
-    assert found["counter"] == ("mcycle" if target == "riscv32" else "timer")
-    assert (found["clock_hz"], found["network_ms"]) == (None, None)
-    assert found["kernels"] == TARGETS[target].kernels
+    assert (found.equal, found.difference, found.clips) == (True, None, 4)
+    assert found.unit == "instructions"  # an emulator's counter is never taken for one of cycles
+    assert found.counter == ("mcycle" if target == "riscv32" else "timer")
+    assert (found.clock_hz, found.network_ms) == (None, None)
+    assert found.kernels == TARGETS[target].kernels
 
 
 def test_a_board_counts_what_the_emulator_counts_from_outside(bundle: Bundle, on_m4: Path, boot: Callable) -> None:
     found = measure_board(bundle, boot(on_m4, "cortex-m4"))
-    assert (found["equal"], found["unit"]) == (True, "instructions")
+    assert (found.equal, found.unit) == (True, "instructions")
     outside = emulate(bundle, bundle.vectors.pcm[:1], build_settings("cortex-m4"))
-    assert found["network"] == pytest.approx(outside.instructions, rel=0.01)
-    assert found["frontend"] == pytest.approx(outside.frontend_instructions, rel=0.01)
+    assert found.network == pytest.approx(outside.instructions, rel=0.01)
+    assert found.frontend == pytest.approx(outside.frontend_instructions, rel=0.01)
 
 
 # the host's side, on a line of its own
@@ -148,29 +148,29 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[bytes]], st
 
 def test_cycles_become_milliseconds_by_the_boards_clock(bundle: Bundle, line: Callable) -> None:
     found = measure_board(bundle, line(report(bundle)))
-    assert (found["network"], found["unit"]) == (50_000_001.5, "cycles")
-    assert (found["network_ms"], found["frontend_ms"]) == pytest.approx((500.000015, 200.000015))
+    assert (found.network, found.unit) == (50_000_001.5, "cycles")
+    assert (found.network_ms, found.frontend_ms) == pytest.approx((500.000015, 200.000015))
 
 
 @pytest.mark.parametrize("unit", ["instructions", "ticks", "none"])
 def test_what_is_no_cycles_never_becomes_milliseconds(bundle: Bundle, line: Callable, unit: str) -> None:
     found = measure_board(bundle, line(report(bundle, unit=unit)))
-    assert (found["network_ms"], found["frontend_ms"]) == (None, None)
-    assert (found["network"] is None) == (unit == "none")
+    assert (found.network_ms, found.frontend_ms) == (None, None)
+    assert (found.network is None) == (unit == "none")
 
 
 def test_other_logits_are_told_by_their_sound(bundle: Bundle, line: Callable) -> None:
     lines = report(bundle)
     lines[3] = checked("TSB1 sound index=2 logits=00000000 front_end=1 network=1")
     found = measure_board(bundle, line(lines))
-    assert (found["equal"], found["difference"]) == (False, "the logits of golden sound 2")
+    assert (found.equal, found.difference) == (False, "the logits of golden sound 2")
 
 
 @pytest.mark.parametrize("damage", [b"TSB1", b"\xff\xfe\x00", b"noise without an end " * 100])
 def test_a_damaged_report_is_passed_over_for_the_next_one(bundle: Bundle, line: Callable, damage: bytes) -> None:
     lines = report(bundle)
     bad = [*lines[:2], damage + lines[2][8:], *lines[3:]]
-    assert measure_board(bundle, line([b"boot v1\r\n", *lines[4:], *bad, *lines]))["equal"]
+    assert measure_board(bundle, line([b"boot v1\r\n", *lines[4:], *bad, *lines])).equal
 
 
 def test_a_board_with_another_model_is_refused(bundle: Bundle, line: Callable) -> None:
@@ -179,7 +179,7 @@ def test_a_board_with_another_model_is_refused(bundle: Bundle, line: Callable) -
 
 
 def test_half_a_report_is_none(bundle: Bundle, line: Callable) -> None:
-    with pytest.raises(InputError, match="no whole report came"):
+    with pytest.raises(InputError, match="no complete report"):
         measure_board(bundle, line(report(bundle)[:-1]))
 
 
@@ -193,7 +193,7 @@ def test_a_line_with_a_wrong_checksum_says_nothing() -> None:
     "changed", [{"clock": "fast"}, {"unit": "seconds"}, {"memory": "1" * 30}, {"memory": "-1"}], ids=str
 )
 def test_a_report_of_nonsense_is_refused_in_one_line(bundle: Bundle, line: Callable, changed: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="not as the protocol has it"):
+    with pytest.raises(InputError, match="does not follow the protocol"):
         measure_board(bundle, line(report(bundle, **changed)))
 
 

@@ -228,8 +228,8 @@ def bench(
         clips.require_labels(bundle.labels, folder)
         test = clips, dataset.split(split or bundle.content["quantized"]["split"])[1]
     result = run_bench(bundle, targets.split(","), test, serial)
-    show(result, as_json, bench_table(result))
-    require_equal({row["target"]: row["difference"] for row in result["targets"].values() if "equal" in row})
+    show(result.as_dict(), as_json, bench_table(result))
+    require_equal({row["target"]: row["difference"] for row in result.targets.values() if "equal" in row})
 
 
 @app.command()
