@@ -143,10 +143,10 @@ class Image:
 
     def _execute(self, folder: Path) -> tuple[int, str]:
         if self.settings.target.bare:
-            done = emulators.run(self.path, self.settings.target, folder, self.settings.emulator)
-            return done.exit_code, done.console
-        done = subprocess.run([self.path], cwd=folder, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
+            outcome = emulators.run(self.path, self.settings.target, folder, self.settings.emulator)
+            return outcome.exit_code, outcome.console
+        process = subprocess.run([self.path], cwd=folder, capture_output=True, text=True, check=False)
+        return process.returncode, process.stdout + process.stderr
 
     def count(self, functions: str) -> Counter[str]:
         """Instructions by function, of the last job."""
@@ -185,16 +185,16 @@ def _first_difference(image: Image, pcm: NDArray[np.int16], tensors: dict[str, N
                 dumped = np.frombuffer(image.run(job_of(pcm[clip : clip + 1], number)).dumped, np.int8)
                 return f"clip {clip}, {name} {_differing(values[clip], dumped[: values[clip].size])}"
         if (answers.logits[clip] != logits[clip]).any():
-            return f"clip {clip}: the scores that are given out are not the logits"
+            return f"clip {clip}: the scores differ from the logits"
     return None
 
 
-def _differing(expected: NDArray[np.int8], found: NDArray[np.int8]) -> str:
-    places = np.flatnonzero(found != expected.ravel())
+def _differing(expected: NDArray[np.int8], actual: NDArray[np.int8]) -> str:
+    places = np.flatnonzero(actual != expected.ravel())
     if not len(places):
         return "has another checksum, but the same values when it is run again"
-    first = tuple(int(each) for each in np.unravel_index(places[0], expected.shape))
-    values = f"{found[places[0]]}, not {expected.ravel()[places[0]]}"
+    first = tuple(int(index) for index in np.unravel_index(places[0], expected.shape))
+    values = f"{actual[places[0]]}, not {expected.ravel()[places[0]]}"
     return f"at {first} is {values}; {len(places)} of {expected.size} values differ"
 
 

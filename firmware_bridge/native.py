@@ -1,9 +1,9 @@
-"""The generated C on this machine: compiled once, kept in the cache folder, called from Python.
+"""The generated C on this machine: compiled once, cached, and called from Python.
 
     logits = native_runner(bundle)(pcm)           # int16 clips (batch, samples) -> int8 logits (batch, classes)
     output = NativeNetwork(library)(features)     # of a network alone
 
-It is the firmware's C with kernels for this very processor, and computes what the reference does, bit for bit.
+It is the firmware's C with kernels for this processor; its results equal the reference bit for bit.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from tinyscene.deploy.common.files import cache_folder, replacing
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, write_sources
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, INSTALL, TARGETS, Toolchain, build, find_toolchain
 
-KERNELS = ("simd", "plain")  # plain for a processor without any vector instructions that tinyscene_simd.c knows
+KERNELS = ("simd", "plain")  # plain where tinyscene_simd.c does not support the processor
 OPTIMIZE = "O3"
 READY = 1  # TINYSCENE_READY
 BATCH = HARNESS / "native.c"
@@ -32,15 +32,15 @@ Int8 = NDArray[np.int8]
 
 
 def native_runner(bundle: Bundle) -> Callable[[NDArray[np.int16]], Int8]:
-    """A bundle, front end and all, ready to run: int16 clips (batch, samples) -> int8 logits (batch, classes).
+    """A compiled bundle with its front end: int16 clips (batch, samples) -> int8 logits (batch, classes).
 
-    Raises InputError where there is no compiler.
+    Raises InputError if there is no compiler.
     """
     return NativeScene(make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS))
 
 
 class NativeScene:
-    """An instance of the library, pushed and run."""
+    """An instance of the library."""
 
     def __init__(self, library: Library) -> None:
         self.config = library.config
@@ -54,13 +54,13 @@ class NativeScene:
         return np.stack([self._clip(np.ascontiguousarray(clip)) for clip in pcm])
 
     def push(self, pcm: NDArray[np.int16]) -> tuple[int, int]:
-        """Samples (samples,) -> the library's status, and how many samples it took."""
-        taken = ctypes.c_size_t()
-        status = self.c.tinyscene_push(self.instance, _pointer(pcm), ctypes.c_size_t(len(pcm)), ctypes.byref(taken))
-        return status, taken.value
+        """Samples (samples,) -> the library's status, and how many samples it consumed."""
+        consumed = ctypes.c_size_t()
+        status = self.c.tinyscene_push(self.instance, _pointer(pcm), ctypes.c_size_t(len(pcm)), ctypes.byref(consumed))
+        return status, consumed.value
 
     def decide(self) -> Int8:
-        """Run the window that is complete; its logits (classes,)."""
+        """Classify the complete window; returns its logits (classes,)."""
         self.require(self.c.tinyscene_run(self.instance))
         scores = np.empty(int(self.config["CLASSES"]), np.int8)
         self.require(self.c.tinyscene_scores(self.instance, _pointer(scores), ctypes.c_size_t(len(scores))))
@@ -72,8 +72,8 @@ class NativeScene:
 
     def _clip(self, clip: NDArray[np.int16]) -> Int8:
         self.require(self.c.tinyscene_reset(self.instance))
-        status, taken = self.push(clip)
-        self.require(status - READY or len(clip) - taken)
+        status, consumed = self.push(clip)
+        self.require(status - READY or len(clip) - consumed)
         return self.decide()
 
 
@@ -87,16 +87,16 @@ class NativeNetwork:
         self._arena = _pointer(self.arena)
 
     def __call__(self, features: Int8) -> Int8:
-        given = np.ascontiguousarray(features)
-        output = np.empty((len(given), *self._shape), np.int8)
-        self.c.tinyscene_native_batch(self._arena, _pointer(given), _pointer(output), len(given))
+        batch = np.ascontiguousarray(features)
+        output = np.empty((len(batch), *self._shape), np.int8)
+        self.c.tinyscene_native_batch(self._arena, _pointer(batch), _pointer(output), len(batch))
         return output
 
 
 def compile_native(
     library: Library, more: Sequence[Path] = (), defines: Sequence[str] = (), optimize: str = OPTIMIZE
 ) -> Path:
-    """A library of this machine, from the cache folder if it was compiled before, with `more` sources in it."""
+    """Compile a shared library with `more` sources, or return it from the cache."""
     target, toolchain = TARGETS["host-native"], _toolchain()
     settings = [toolchain.version(), _processor(), optimize, *defines]
     contents = [*library.files.values(), *(path.read_text(encoding="utf-8") for path in (BATCH, *more))]
@@ -128,15 +128,15 @@ def _toolchain() -> Toolchain:
 
 
 def _processor() -> str:
-    """What the compiled code is for: a cache folder may be shared by machines."""
+    """The processor that the code is compiled for: machines may share a cache folder."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else [platform.processor()]
-    told = {line for line in lines if line.lower().startswith(("model name", "flags", "features", "cpu part"))}
-    return "\n".join([platform.platform(), *sorted(told or lines[:1])])
+    described = {line for line in lines if line.lower().startswith(("model name", "flags", "features", "cpu part"))}
+    return "\n".join([platform.platform(), *sorted(described or lines[:1])])
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
-    """Zeroed bytes that begin at a multiple of 16."""
+    """Zeroed bytes, aligned to 16."""
     memory = np.zeros(size + 16, np.uint8)
     start = -memory.ctypes.data % 16
     return memory[start : start + size]

@@ -27,13 +27,8 @@ from tinyscene.firmware_bridge.packaging import package
 from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render
 
 PAGE = TEMPLATES / "web"
-MODULES = (
-    "resample.mjs",
-    "recording.mjs",
-    "microphone.mjs",
-    "picture.mjs",
-    "page.mjs",
-)  # each may import those before it
+# Each module may import names from those before it.
+MODULES = ("resample.mjs", "recording.mjs", "microphone.mjs", "picture.mjs", "page.mjs")
 HOP = 0.25  # seconds between decisions on the microphone, about
 MARKED = (0, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, named beside the picture
 APART = 0.06  # minimum distance of two marks, as a share of the picture's height

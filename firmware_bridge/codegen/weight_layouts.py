@@ -1,6 +1,6 @@
-"""Weights in the order in which a set of kernels reads them, and the working memory that the kernels need.
+"""Weights in the layout of each set of kernels, and the working memory that the kernels need.
 
-A layout takes int8 weights (outputs, depth) and gives a flat array of the type that the kernel reads.
+A layout maps int8 weights (outputs, depth) to a flat array of the type that the kernel reads.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""Emulators: run an image on a processor that is not there, and count instructions.
+"""Emulators: run an image on an emulated processor and count instructions.
 
     result = run(image, TARGETS["cortex-m4"], folder)           # reads job.bin, writes result.bin in the folder
-    result = run(image, target, folder, counting=True)          # and result.calls says what each call took
+    result = run(image, target, folder, counting=True)          # and result.calls has the count of each call
 
-unicorn (from PyPI) has every core but the Cortex-M55; QEMU is a package of the system. Both run what the processor
-would run, to the bit. Neither knows of cycles: what is counted is instructions.
+unicorn (from PyPI) supports every core except the Cortex-M55; QEMU is a system package. Both compute bit for bit what
+the processor would. Neither models cycles: they count instructions.
 """
 
 import importlib
@@ -26,7 +26,7 @@ from tinyscene.firmware_bridge.targets.toolchains import INSTALL, Target
 EMULATORS = ("unicorn", "qemu")
 QEMU_PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
 FAULT = 125  # HARNESS_FAULT of harness/harness.h
-NOWHERE = 0xFFFFFFFE  # no program gets there
+NOWHERE = 0xFFFFFFFE  # never reached by a program
 COUNTED = "tinyscene_(run|push|network_run)"
 
 
@@ -39,12 +39,12 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What came of an image."""
+    """The outcome of running an image."""
 
     exit_code: int
     console: str
-    instructions: int | None = None  # of the whole program; none where nobody counted
-    calls: list[Call] = field(default_factory=list)  # as they returned
+    instructions: int | None = None  # of the whole program; none if not counted
+    calls: list[Call] = field(default_factory=list)  # in the order of their returns
 
 
 def run(
@@ -58,11 +58,11 @@ def run(
 ) -> Run:
     """Run an image to its end, with `folder` as the only place for its files.
 
-    The emulator is unicorn where it has the core, else QEMU. `counting`, unicorn's alone, is exact and some 20 times
-    slower; `by_function` is a pattern for the whole name of functions whose calls are wanted. Under QEMU the program
-    counts by itself, see harness_instructions.
+    By default the emulator is unicorn if it supports the core, else QEMU. `counting` works with unicorn only; it is
+    exact and about 20 times slower. `by_function` is a pattern for the full names of the functions to count.
+    Under QEMU the program counts by itself, see harness_instructions.
 
-    Raises InputError where the emulator is missing or has no such core, if the program faults or does not end.
+    Raises InputError if the emulator is missing or does not support the core, or if the program faults or does not end.
     """
     emulator = emulator or ("unicorn" if target.unicorn else "qemu")
     if emulator == "unicorn":
@@ -92,23 +92,23 @@ def _qemu(image: Path, target: Target, folder: Path, seconds: float) -> Run:
     command += ["-nographic", "-monitor", "none", "-serial", "none"]
     command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0"]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
         raise _endless(image, seconds) from None
-    console = (done.stdout + done.stderr).decode("utf-8", "replace")
-    if done.returncode == FAULT or done.returncode < 0:
+    console = (process.stdout + process.stderr).decode("utf-8", "replace")
+    if process.returncode == FAULT or process.returncode < 0:
         raise _faulted(image, _last_line(console))
-    return Run(done.returncode, console)
+    return Run(process.returncode, console)
 
 
 def _last_line(console: str) -> str:
-    return next((line.strip() for line in reversed(console.splitlines()) if line.strip()), "it says nothing")
+    return next((line.strip() for line in reversed(console.splitlines()) if line.strip()), "no output")
 
 
 class _Core(NamedTuple):
-    """What differs between processors under unicorn; names are unicorn's constants."""
+    """What differs between processors in unicorn; names are unicorn's constants."""
 
     constants: str  # module
     setup: tuple[str, str]  # architecture and mode
@@ -116,7 +116,7 @@ class _Core(NamedTuple):
     arguments: tuple[str, str, str]
     memory: tuple[tuple[int, int], ...]  # address, bytes
     host_call: bytes  # the instruction
-    wide: Callable[[int], bool]  # of an instruction's first half: is there a second one?
+    wide: Callable[[int], bool]  # whether an instruction that begins with this half has a second one
 
 
 _CORTEX_M = _Core(
@@ -156,10 +156,10 @@ class _Lengths(dict[tuple[int, int], int]):
 
 
 class _Counter:
-    """Counts a block of instructions as the processor enters it, and what happens between a call and its return.
+    """Counts the instructions of each block that the processor enters, and of each call of a function until its return.
 
-    Entries of functions and the places they return to are always the beginnings of blocks. An instruction that its
-    condition skips counts: it takes its time, and QEMU counts it too.
+    Function entries and return addresses are always the beginning of a block. An instruction whose condition is false
+    counts: it takes time, and QEMU counts it too.
     """
 
     def __init__(self, uc: Any, core: _Core, link: int, functions: dict[int, str]) -> None:
@@ -167,8 +167,8 @@ class _Counter:
         self.lengths = _Lengths(uc, core.wide)
         self.total = 0
         self.calls: list[Call] = []
-        self.open: list[tuple[int, str, int]] = []  # the place it returns to, the function, the total at its entry
-        self.watched = set(functions)  # and all places that functions return to
+        self.open: list[tuple[int, str, int]] = []  # return address, function, total at entry
+        self.watched = set(functions)  # and all return addresses
 
     def enter(self, _uc: Any, address: int, size: int, _data: Any) -> None:
         if address in self.watched:
@@ -210,29 +210,33 @@ class _Unicorn:
         except self.error:
             raise InputError(f"{image.name} was not built for {target.name}: it has no such memory") from None
         self.thumb = int(core is _CORTEX_M)
-        if self.thumb:  # where the call is an interrupt; on RISC-V it is an error of emu_start
+        if self.thumb:  # here a host call is an interrupt; on RISC-V it is an error of emu_start
             self.uc.hook_add(unicorn.UC_HOOK_INTR, lambda uc, _number, _data: uc.emu_stop())
             self.uc.reg_write(self.stack, *struct.unpack("<I", self.uc.mem_read(0, 4)))
 
     def _load(self) -> tuple[int, dict[int, tuple[str, int]]]:
-        """The image into memory; its entry, and the names and bytes of functions by address."""
+        """Load the image; returns its entry point, and names and sizes of functions by address."""
         with open_image(self.image) as elf:
             for segment in elf.iter_segments("PT_LOAD"):
                 if segment["p_filesz"]:
                     self.uc.mem_write(segment["p_paddr"], segment.data())
             table = elf.get_section_by_name(".symtab")
-            symbols = [each for each in table.iter_symbols() if each["st_info"]["type"] == "STT_FUNC"] if table else []
-            return elf["e_entry"] & ~1, {each["st_value"] & ~1: (each.name, each["st_size"]) for each in symbols}
+            symbols = (
+                [symbol for symbol in table.iter_symbols() if symbol["st_info"]["type"] == "STT_FUNC"] if table else []
+            )
+            return elf["e_entry"] & ~1, {
+                symbol["st_value"] & ~1: (symbol.name, symbol["st_size"]) for symbol in symbols
+            }
 
     def count(self, functions: re.Pattern[str]) -> "_Counter":
-        """Count from now on."""
-        chosen = {address: name for address, (name, _) in self.functions.items() if functions.fullmatch(name)}
-        counter = _Counter(self.uc, self.core, self.link, chosen)
+        """Start counting."""
+        counted = {address: name for address, (name, _) in self.functions.items() if functions.fullmatch(name)}
+        counter = _Counter(self.uc, self.core, self.link, counted)
         self.uc.hook_add(self.unicorn.UC_HOOK_BLOCK, counter.enter)
         return counter
 
     def run(self, host: Semihosting, seconds: float) -> None:
-        """To the program's exit, or raise InputError."""
+        """Run to the program's exit, or raise InputError."""
         end = time.monotonic() + seconds
         try:
             while host.exit_code is None:
@@ -248,7 +252,7 @@ class _Unicorn:
             raise _faulted(self.image, f"{error}, at {self._place()}; {console}") from None
 
     def _to_next_call(self, seconds: float) -> bool:
-        """Run until the program calls the host: whether it does."""
+        """Run until the program calls the host; returns whether it does."""
         try:
             self.uc.emu_start(self.next | self.thumb, NOWHERE, timeout=int(seconds * 1e6) + 1)
         except self.error:
@@ -261,7 +265,7 @@ class _Unicorn:
         code = self.core.host_call
         try:
             return self.uc.mem_read(self.uc.reg_read(self.pc), len(code)) == code
-        except self.error:  # there is no memory
+        except self.error:  # the address is not mapped
             return False
 
     def _serve(self, host: Semihosting) -> None:

@@ -4,18 +4,18 @@ import struct
 from pathlib import Path
 from typing import IO, Protocol, Self
 
-FAILED = 0xFFFFFFFF  # what most calls return then
+FAILED = 0xFFFFFFFF  # what most calls return on failure
 
 
 class Memory(Protocol):
-    """The emulated processor's."""
+    """Memory of the emulated processor."""
 
     def mem_read(self, address: int, size: int, /) -> bytearray: ...
     def mem_write(self, address: int, data: bytes, /) -> None: ...
 
 
 class Semihosting:
-    """The host's side of Arm's specification, as far as harness/ needs it, on one folder."""
+    """The host's side of Arm's specification as far as harness/ needs it, limited to one folder."""
 
     def __init__(self, memory: Memory, folder: Path) -> None:
         self.memory, self.folder = memory, folder
@@ -31,7 +31,7 @@ class Semihosting:
             file.close()
 
     def call(self, operation: int, argument: int) -> int:
-        """Serve one call; what it returns. `argument` is what the operation says, mostly an address of words."""
+        """Serve one call and return its result. `argument` depends on the operation: mostly an address."""
         handlers = {1: self._open, 2: self._close, 4: self._print, 5: self._write, 6: self._read}
         handlers |= {10: self._seek, 0x20: self._exit}
         handler = handlers.get(operation)

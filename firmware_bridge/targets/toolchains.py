@@ -3,8 +3,8 @@
     toolchain = find_toolchain("zig", TARGETS["cortex-m4"])
     image = build(toolchain, target, [*sources, *harness_sources(target, "scene")], folder / "scene.elf", ...)
 
-`zig` is clang with everything it needs, from PyPI; `gcc` is the cross compiler a system packages. Images for
-microcontrollers are linked without a C library: harness/ holds what a program needs to run on a bare processor.
+`zig` is clang with all that it needs, from PyPI; `gcc` is the system's cross compiler. Images for microcontrollers are
+linked without a C library: harness/ has what a program needs on a bare-metal processor.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tinyscene.deploy.common.errors import InputError
 
 HARNESS = Path(__file__).parent.parent / "harness"
 INSTALL = "pip install 'tinyscene[firmware]'"
-SECTIONS = ("-ffunction-sections", "-fdata-sections")  # so that the linker can drop what nobody calls
+SECTIONS = ("-ffunction-sections", "-fdata-sections")  # so that the linker can drop unused functions
 BARE = ("-ffreestanding", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
 
 Kernels = Literal["plain", "dsp", "mve", "simd"]
@@ -32,18 +32,18 @@ Kernels = Literal["plain", "dsp", "mve", "simd"]
 
 @dataclass(frozen=True)
 class Target:
-    """A processor: how to compile for it and what emulates it."""
+    """A processor: how to compile for it and how to emulate it."""
 
     name: str
     description: str
-    kernels: Kernels  # which of the runtime's kernels its compiler chooses
+    kernels: Kernels  # that its compiler selects
     zig: tuple[str, ...]  # flags
     gcc: tuple[str, ...]
     compiler: str = "arm-none-eabi-gcc"
     package: str = "gcc-arm-none-eabi"  # of the compiler, on Debian and Ubuntu
     startup: str = "cortex_m.c"  # of harness/
-    linker_script: str | None = "mps2.ld"  # of harness/; none for the host, which has its own
-    unicorn: str | None = None  # the processor's constant of unicorn, or none where unicorn has no such core
+    linker_script: str | None = "mps2.ld"  # of harness/; none for the host
+    unicorn: str | None = None  # unicorn's constant for the core, or none if unsupported
     qemu: tuple[str, ...] = ()  # the program and its machine, or none
 
     @property
@@ -70,7 +70,7 @@ def _host(name: str, description: str, kernels: Kernels, zig: str, gcc: tuple[st
     )
 
 
-# The FPUs make no difference to us, who compute with integers, but an image for a core with one is built for it.
+# The library uses integers only, but images for cores with an FPU are built with it enabled.
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
@@ -145,7 +145,7 @@ class Toolchain:
     command: tuple[str, ...]
 
     def version(self) -> str:
-        """As it says itself, for instance `zig 0.17.1`.
+        """The version that it reports, for instance `zig 0.17.1`.
 
         Raises InputError if it does not run.
         """
@@ -159,7 +159,7 @@ TOOLCHAINS = ("zig", "gcc")
 def find_toolchain(name: str, target: Target) -> Toolchain:
     """A toolchain by name, one of TOOLCHAINS.
 
-    Raises InputError with the command that installs it where it is missing.
+    Raises InputError with an installation command if it is missing.
     """
     if name == "zig":
         if importlib.util.find_spec("ziglang") is None:
@@ -173,7 +173,7 @@ def find_toolchain(name: str, target: Target) -> Toolchain:
 
 
 def harness_sources(target: Target, program: Literal["scene", "network"] | None = None) -> list[Path]:
-    """What a program needs to run on a target, with one of harness/ if that is named: they do as job.h says."""
+    """Sources that a program needs on a target, and one of the programs in harness/ if named (see job.h)."""
     names = [f"{program}_main.c", "job.c"] if program else []
     names += [target.startup, "bare.c", "memory.c"] if target.bare else [target.startup]
     return [HARNESS / name for name in names]
@@ -191,13 +191,13 @@ def build(
     flags: Iterable[str] = (),
     shared: bool = False,
 ) -> Path:
-    """Compile C99 sources one by one and link them without what is not used.
+    """Compile C99 sources and link them without unused functions.
 
-    `defines` are as behind -D, `flags` whatever else the compilers shall be given. `out` becomes an image for a
-    microcontroller, which takes its start-up from `harness_sources`, or a program of the host, or, if `shared`, a
-    library of the host. Equal sources give equal bytes, wherever they lie.
+    `defines` are arguments of -D, `flags` further arguments of the compiler. `out` becomes an image for a
+    microcontroller, which needs the start-up of `harness_sources`, or a program of the host, or, if `shared`, a shared
+    library of the host. Equal sources give equal bytes, whatever their folder.
 
-    Raises InputError with the first line of what the toolchain complains about.
+    Raises InputError with the first error line of the toolchain.
     """
     options = [*_flags(toolchain, target), f"-{optimize}", *flags, *(["-fPIC"] if shared else [])]
     folders = [*includes, *([HARNESS / "include"] if target.bare else []), HARNESS]
@@ -206,10 +206,10 @@ def build(
         call = functools.partial(_call, environment=_environment(toolchain, folder))
 
         def compile_one(index: int) -> str:
-            made = str(Path(folder, f"{index}.o"))
+            compiled = str(Path(folder, f"{index}.o"))
             complaint = f"{toolchain.name} cannot compile {sources[index].name} for {target.name}"
-            call([*toolchain.command, *options, "-c", str(sources[index].absolute()), "-o", made], complaint)
-            return made
+            call([*toolchain.command, *options, "-c", str(sources[index].absolute()), "-o", compiled], complaint)
+            return compiled
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, range(len(sources))))
@@ -222,37 +222,37 @@ def build(
 def _flags(toolchain: Toolchain, target: Target) -> list[str]:
     machine = target.zig if toolchain.name == "zig" else target.gcc
     flags = [*machine, "-std=c99", "-g0", "-fomit-frame-pointer", *SECTIONS, *(BARE if target.bare else ())]
-    return [*flags, "-fno-sanitize=undefined"] if toolchain.name == "zig" else flags  # which zig has on by itself
+    return [*flags, "-fno-sanitize=undefined"] if toolchain.name == "zig" else flags  # which zig enables by default
 
 
 def _linking(toolchain: Toolchain, target: Target, objects: list[str]) -> list[str]:
     linked = ["-Wl,--gc-sections", *objects]
     if toolchain.name == "zig":
-        linked.append("-g")  # else it strips the symbols where it optimizes for size; the bytes stay the same
+        linked.append("-g")  # without it, symbols are stripped at -Os; the code is the same
     if target.bare:
         linked += ["-Wl,-e,harness_reset", "-T", str(HARNESS / str(target.linker_script))]
-        if toolchain.name == "gcc":  # which else looks for a C library; zig has what a bare processor needs
+        if toolchain.name == "gcc":  # which otherwise looks for a C library
             linked += ["-nostdlib", "-lgcc"]
     return linked
 
 
 def _environment(toolchain: Toolchain, folder: str) -> dict[str, str]:
-    """Nothing is left behind but zig's own cache, in the user's folder for such or where $ZIG_GLOBAL_CACHE_DIR says."""
+    """Only zig's own cache remains, in the user's cache folder or in $ZIG_GLOBAL_CACHE_DIR."""
     more = {"ZIG_LOCAL_CACHE_DIR": str(Path(folder, "zig"))} if toolchain.name == "zig" else {}
     return {**os.environ, **more, "LC_ALL": "C"}
 
 
 def _call(command: Sequence[str], complaint: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a tool where linker scripts find each other; its output."""
+    """Run a tool in the folder of the linker scripts; returns its output."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=environment, cwd=HARNESS, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError as error:
         raise InputError(f"{complaint} ({error.strerror})") from None
-    if done.returncode == 0:
-        return done.stdout
-    raise InputError(f"{complaint}: {_first_error(done.stderr) or f'exit code {done.returncode}'}")
+    if process.returncode == 0:
+        return process.stdout
+    raise InputError(f"{complaint}: {_first_error(process.stderr) or f'exit code {process.returncode}'}")
 
 
 def _first_error(said: str) -> str:

@@ -1,13 +1,13 @@
-// Where a device is, from the sound around it. In browsers, Node, Deno and workers; no dependencies.
+// Acoustic scene classification from PCM, in browsers, Node, Deno and workers; no dependencies.
 //
 //     const scene = await Tinyscene.load(new URL("tinyscene.wasm", import.meta.url));
 //     for (const { label, probabilities } of scene.push(pcm)) console.log(label, Math.max(...probabilities));
 //
-// `pcm` is an Int16Array of mono sound at scene.sampleRate, of any length, as it comes.
+// `pcm` is an Int16Array of mono sound at scene.sampleRate, of any length.
 
 const READY = 1;
 
-/** The file's bytes: of the web, or of a disk under Node. */
+/** The bytes of a file, from the web or, in Node, from disk. */
 async function read(source) {
     const url = new URL(source, globalThis.location?.href);
     if (url.protocol === "file:" && globalThis.process?.versions?.node) {
@@ -24,14 +24,14 @@ export class Tinyscene {
     #scene;
     #room;
 
-    /** An instance with a memory of its own, of tinyscene.wasm's bytes or its URL. */
+    /** A new instance with its own memory, from the bytes of tinyscene.wasm or its URL. */
     static async load(bytesOrUrl) {
         const isUrl = typeof bytesOrUrl === "string" || bytesOrUrl instanceof URL;
         const { instance } = await WebAssembly.instantiate(isUrl ? await read(bytesOrUrl) : bytesOrUrl);
         return new Tinyscene(instance.exports);
     }
 
-    /** Of the module's exports: use load. */
+    /** From the module's exports: use load instead. */
     constructor(wasm) {
         this.#wasm = wasm;
         this.#check(wasm.tinyscene_wasm_start());
@@ -43,9 +43,9 @@ export class Tinyscene {
         this.labels = Array.from({ length: wasm.tinyscene_wasm_classes() }, (_, index) => this.#label(index));
     }
 
-    /** Take an Int16Array of any length. Returns the decisions that it completed, [] more often than not; each has
-     *  `label`, its `index`, the integer `logits` of all classes (Int8Array), their `probabilities`, and the `features`
-     *  that it was made on: an Int8Array of `mels` bands, the lowest first, of `frames` values. */
+    /** Push an Int16Array of any length. Returns the decisions that it completed, often none; each has `label`, its
+     *  `index`, the integer `logits` of all classes (Int8Array), their `probabilities`, and its `features`: an
+     *  Int8Array of `mels` bands, the lowest first, of `frames` values. */
     push(pcm) {
         if (!(pcm instanceof Int16Array)) throw new TypeError("tinyscene: push takes an Int16Array");
         const decisions = [];
@@ -60,7 +60,7 @@ export class Tinyscene {
         return decisions;
     }
 
-    /** Forget all sound: call it where the sound has a gap. */
+    /** Discard all samples: call it after a gap in the sound. */
     reset() {
         this.#check(this.#wasm.tinyscene_reset(this.#scene));
     }

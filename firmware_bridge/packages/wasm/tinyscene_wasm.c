@@ -1,4 +1,4 @@
-/* What tinyscene.mjs needs beside tinyscene.h: memory to work in, and the constants. */
+/* What tinyscene.mjs needs besides tinyscene.h: memory, and the constants. */
 #include "tinyscene.h"
 
 enum { PCM_SAMPLES = 4096 };
@@ -31,7 +31,7 @@ tinyscene *tinyscene_wasm_instance(void)
     return scene;
 }
 
-/* Before the network works on them, in the same memory. */
+/* Copied before the network runs, which overwrites them. */
 static void keep_features(void)
 {
     const int8_t *row = (const int8_t *)scene + TINYSCENE_STATE_BYTES + TINYSCENE_FEATURES;

@@ -1,6 +1,6 @@
-/* A board to fill in: STM32F407 at 168 MHz after its HAL has set the clock, printing on USART2 (PA2), as an example.
+/* An example to adapt to your board: STM32F407 at 168 MHz after its HAL has set the clock, printing on USART2 (PA2).
  *
- * HAL_Init, SystemClock_Config and MX_USART2_UART_Init are of the project that the board's own tool generates. */
+ * HAL_Init, SystemClock_Config and MX_USART2_UART_Init come from the project that the board's own tool generates. */
 #include "bench.h"
 
 #include "main.h" /* of that project: UART_HandleTypeDef huart2 and the HAL */

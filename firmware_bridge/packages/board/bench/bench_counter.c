@@ -1,7 +1,7 @@
 /* Counts the processor's cycles: DWT's CYCCNT on Arm Cortex-M, mcycle on RISC-V, else the board's timer.
  *
- * No counter is believed: a loop of divisions, which no processor does in a cycle each, tells what it counts. An emulator
- * that has no model of a pipeline counts as many as there are instructions, and a timer of another clock fewer. */
+ * A loop of divisions, which take more than one cycle on every processor, determines what a counter counts. An emulator
+ * without a pipeline model counts instructions, and a timer of another clock counts fewer ticks. */
 #include "bench.h"
 
 enum { ROUNDS = 4000 };
@@ -19,7 +19,7 @@ static const char own_name[] = "dwt";
 static void own_start(void)
 {
     *debug_control |= TRACE_ON;
-    *dwt_lock = (uint32_t)UNLOCK; /* which a Cortex-M7 asks for */
+    *dwt_lock = (uint32_t)UNLOCK; /* required on a Cortex-M7 */
     dwt[1] = 0;
     dwt[0] |= COUNTING;
 }
@@ -42,7 +42,7 @@ static void loop(void)
                    : "r"(UINT32_C(0xffffffff)), "r"(UINT32_C(3))
                    : "cc");
 }
-#else /* whose branch takes two cycles or three */
+#else /* where a branch takes two or three cycles */
 enum { INSTRUCTIONS = 2 * ROUNDS };
 
 static void loop(void)
@@ -111,7 +111,7 @@ static uint32_t (*chosen)(void);
 
 static uint32_t measure_loop(uint32_t (*count)(void))
 {
-    (void)count(); /* which may take its time the first time */
+    (void)count(); /* the first call may take longer */
     const uint32_t before = count();
     loop();
     return count() - before;

@@ -1,4 +1,4 @@
-/* The benchmark: sounds in, and what they take, out over the serial line; for ever. README.md has the protocol. */
+/* The benchmark: runs the golden sounds forever and reports their cost over the serial line. README.md has the protocol. */
 #include <stddef.h>
 
 #include "bench.h"
@@ -19,7 +19,7 @@ static TINYSCENE_ALIGNED uint8_t memory[TINYSCENE_BYTES];
 static int16_t chunk[CHUNK];
 static uint32_t checksum; /* of the line so far */
 
-/* zlib's CRC-32; `before` is that of what went before, 0 for nothing. */
+/* zlib's CRC-32; `before` is the value so far, 0 at the start. */
 static uint32_t crc32(uint32_t before, uint8_t byte)
 {
     uint32_t crc = ~before ^ byte;
@@ -93,7 +93,7 @@ static int16_t sample(int32_t sound, int32_t at)
     }
 }
 
-/* All of a sound; what its pushes took. Nothing but the library's own calls is counted. */
+/* Push a whole sound and count its pushes. Only calls of the library are counted. */
 static int fill(tinyscene *scene, int32_t sound, uint32_t *taken_time)
 {
     tinyscene_status status = TINYSCENE_OK;

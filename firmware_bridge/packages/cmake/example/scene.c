@@ -1,7 +1,7 @@
-/* Scenes in a recording: scene [FILE]
+/* Acoustic scenes in a recording: scene [FILE]
  *
  * FILE, or standard input, is raw 16-bit mono PCM at TINYSCENE_SAMPLE_RATE, in this machine's byte order, for instance
- * from `sox recording.wav -t s16 -r 32000 -c 1 recording.raw`. For each decision a line: when it is made, the class,
+ * from `sox recording.wav -t s16 -r 32000 -c 1 recording.raw`. It prints a line for each decision: its time, the class,
  * and all logits.
  */
 #include <stdio.h>
@@ -21,7 +21,7 @@ static int print_decision(const tinyscene *scene, double seconds)
     return 1;
 }
 
-/* Returns 1 when the sound is over, 0 where something failed. */
+/* Returns 1 at the end of the recording, 0 on failure. */
 static int listen(tinyscene *scene, FILE *sound)
 {
     static int16_t pcm[1024];

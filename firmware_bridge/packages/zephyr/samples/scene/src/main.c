@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What scene this is, from the board's digital microphone. The board's overlay has to label it dmic_dev; Zephyr's own
- * sample samples/drivers/audio/dmic has overlays for many boards.
+ * Acoustic scenes from the board's digital microphone. The board's overlay must label it dmic_dev; Zephyr's own sample
+ * samples/drivers/audio/dmic has overlays for many boards.
  *
- * The network was trained on sound at TINYSCENE_SAMPLE_RATE and answers wrongly on any other. Drivers may take the
- * nearest rate they can and say so in a log message only: the nRF52's does not reach 32000 at all, the nRF5340's does
- * with the audio clock (clock-source = "ACLK"). So the sample measures what it gets before it trusts it.
+ * The network was trained at TINYSCENE_SAMPLE_RATE; sound at another rate gives wrong answers. A driver may choose the
+ * nearest supported rate and report it in a log message only: the nRF52's does not support 32000, the nRF5340's does
+ * with the audio clock (clock-source = "ACLK"). The sample therefore measures the rate before it classifies.
  *
- * It was compiled and run on a computer against stand-ins for Zephyr's headers, never on a board or with Zephyr itself.
+ * Compiled and run on a computer with stand-ins for Zephyr's headers, never on a board or with Zephyr itself.
  */
 #include <zephyr/audio/dmic.h>
 #include <zephyr/kernel.h>
@@ -17,7 +17,7 @@
 
 #define BLOCK_SAMPLES (TINYSCENE_SAMPLE_RATE / 20) /* 50 ms */
 #define BLOCK_BYTES (BLOCK_SAMPLES * sizeof(int16_t))
-#define BLOCKS 8 /* more than the driver's queue holds (its queue-size in the devicetree), which is what can wait */
+#define BLOCKS 8 /* must exceed the driver's queue (its queue-size in the devicetree) */
 #define READ_TIMEOUT_MS 1000
 #define BLOCKS_TO_START 10
 #define BLOCKS_TO_MEASURE 40
@@ -38,7 +38,7 @@ static int start(void)
         .mem_slab = &slab,
     };
     struct dmic_cfg configuration = {
-        /* Of common PDM microphones; see the data sheet of yours. */
+        /* Typical for PDM microphones; see the data sheet of yours. */
         .io = {.min_pdm_clk_freq = 1000000, .max_pdm_clk_freq = 3500000, .min_pdm_clk_dc = 40, .max_pdm_clk_dc = 60},
         .streams = &stream,
         .channel = {.req_num_streams = 1, .req_num_chan = 1},
