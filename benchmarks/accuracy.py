@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, Test, draw, interval, macro, recordings_of
+from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, TestList, draw, interval, macro, recordings_of
 from tinyscene.benchmarks.measured import Amount, Count, Measured, Share
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
@@ -86,7 +86,7 @@ def measure_accuracy(bundle: Bundle, clips: Clips, paths: tuple[str, ...]) -> Ac
     truth = np.array([clips.labels.index(recording.label) for recording in recordings])
     devices = np.array([recording.device for recording in recordings])
     numbers = recordings_of(recording.path for recording in recordings)
-    test = Test(np.arange(len(recordings)), truth, numbers, devices)
+    test = TestList(np.arange(len(recordings)), truth, numbers, devices)
     weights, everything = draw(test), test.members("macro")
 
     def drawn(scores: NDArray[np.float64]) -> NDArray[np.float64]:

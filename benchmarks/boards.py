@@ -122,7 +122,9 @@ def _check(begin: dict[str, str], sounds: list[dict[str, str]], port: str) -> No
         *(s.get(key) for s in sounds for key in ("front_end", "network")),
     ]
     checksums = all(re.fullmatch("[0-9a-f]{8}", sound.get("logits", "")) for sound in sounds)
-    whole = texts and checksums and begin.get("unit") in UNITS and all(NUMBER.fullmatch(each or "") for each in numbers)
+    whole = (
+        texts and checksums and begin.get("unit") in UNITS and all(NUMBER.fullmatch(number or "") for number in numbers)
+    )
     if not whole or len(sounds) > 8:
         raise InputError(f"{port}: its report does not follow the protocol; build the board's program again")
 
@@ -141,8 +143,8 @@ def _lines(port: str) -> Iterator[Line]:
                 waiting += line.read(max(1, min(line.in_waiting, MAX_LINE)))
                 *whole, waiting = waiting.split(b"\n")
                 waiting = waiting[-MAX_LINE:]
-                for each in whole:
-                    if said := parse_line(each):
+                for content in whole:
+                    if said := parse_line(content):
                         heard = time.monotonic()
                         yield said
     except (serial.SerialException, ValueError, OSError) as error:

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Test:
+class TestList:
     """The clips of a test list."""
 
     clips: NDArray[np.int64]  # (clip,) indices into the prepared dataset
@@ -40,21 +40,21 @@ class Test:
         return np.ones(len(self.clips), bool) if devices is None else np.isin(self.device, devices)
 
 
-def macro(right: NDArray[Any], members: NDArray[np.bool_], test: Test, weights: Floats | None = None) -> Floats:
+def macro(right: NDArray[Any], members: NDArray[np.bool_], test: TestList, weights: Floats | None = None) -> Floats:
     """Macro accuracy of right answers (clip,), for the recordings as they are and then for each draw of `weights`."""
     count = test.recording.max() + 1
     every = np.ones((1, count))
     weights = every if weights is None else np.concatenate([every, weights])  # (draw, recording)
     accuracies = []
     for label in np.unique(test.truth[members]):
-        chosen = members & (test.truth == label)
-        clips = np.bincount(test.recording[chosen], minlength=count)  # (recording,)
-        correct = np.bincount(test.recording[chosen], right[chosen], minlength=count)
+        selected = members & (test.truth == label)
+        clips = np.bincount(test.recording[selected], minlength=count)  # (recording,)
+        correct = np.bincount(test.recording[selected], right[selected], minlength=count)
         accuracies.append((weights @ correct) / (weights @ clips))  # (draw,)
     return np.mean(accuracies, axis=0)
 
 
-def draw(test: Test) -> Floats:
+def draw(test: TestList) -> Floats:
     """How often each recording is drawn, (draw, recording): with replacement, as many of each scene as there are."""
     rng, weights = np.random.default_rng(0), np.zeros((DRAWS, test.recording.max() + 1))
     for label in np.unique(test.truth):

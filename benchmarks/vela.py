@@ -55,8 +55,8 @@ def estimate(bundle: Bundle, target: str) -> Estimate:
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         summaries = list((folder / "compiled").glob("*_summary_*.csv"))
         if ended.returncode or not summaries:
-            said = (ended.stderr or ended.stdout or "it says nothing").strip().splitlines()[-1]
-            raise InputError(f"vela does not compile the network for {target} ({said[:160]})")
+            message = (ended.stderr or ended.stdout or "it says nothing").strip().splitlines()[-1]
+            raise InputError(f"vela does not compile the network for {target} ({message[:160]})")
         with summaries[0].open(encoding="utf-8", newline="") as stream:
             row = next(csv.DictReader(stream))
     return Estimate(

@@ -22,7 +22,7 @@ from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.deploy.live.listen_view import picture_of
 from tinyscene.deploy.live.listener import Listener
-from tinyscene.deploy.live.sound import File
+from tinyscene.deploy.live.sound import FileSource
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.native import READY, NativeScene
 
@@ -123,7 +123,7 @@ def test_listening_for_an_hour_neither_grows_nor_drifts(scene: SceneClassifier, 
     with soundfile.SoundFile(path, "w", rate, 1, "PCM_16") as file:
         for number in range(HOUR):
             file.write(second(number, rate))
-    listener, console = Listener(scene, File(path, fast=True), 1.0, ""), Console(width=80, height=24)
+    listener, console = Listener(scene, FileSource(path, fast=True), 1.0, ""), Console(width=80, height=24)
     with Memory() as memory:
         for block in listener.sound.blocks():
             for decision in listener.hear(block):

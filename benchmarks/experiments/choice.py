@@ -32,11 +32,12 @@ def choice(
     out: Path = Path("benchmarks/results/choice.json"),
 ) -> None:
     """Write the table of the folds."""
-    found = [_accuracies(fold) for fold in folds]
-    if missing := [fold for fold, runs in zip(folds, found, strict=True) if runs.keys() != found[0].keys()]:
+    accuracies = [_accuracies(fold) for fold in folds]
+    if missing := [fold for fold, runs in zip(folds, accuracies, strict=True) if runs.keys() != accuracies[0].keys()]:
         raise InputError(f"{missing[0]}: has not the runs of {folds[0]}; go on with `tinyscene sweep`")
     rows = [
-        {"run": run} | compare([runs[run] for runs in found], [runs[BASELINE] for runs in found]) for run in found[0]
+        {"run": run} | compare([runs[run] for runs in accuracies], [runs[BASELINE] for runs in accuracies])
+        for run in accuracies[0]
     ]
     sweep = read_record(folds[0]).sweep.model_dump(mode="json")
     write_result(out, {"sweep": sweep, "folds": len(folds), "rows": rows})
@@ -49,8 +50,8 @@ def _accuracies(fold: Path) -> dict[str, dict[str, float]]:
         raise InputError(f"{fold}: has no finished run named {BASELINE}")
     return {
         result["run"]: {
-            group: 100 * each["mean"]
-            for group, each in {MACRO: result["macro_accuracy"], **result["by_device_group"]}.items()
+            group: 100 * statistic["mean"]
+            for group, statistic in {MACRO: result["macro_accuracy"], **result["by_device_group"]}.items()
         }
         for result in results
     }

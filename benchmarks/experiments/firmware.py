@@ -49,14 +49,14 @@ def devices(bundle: Path, data: Annotated[Path, typer.Option(help="Folder of a d
     out, opened = RESULTS / "firmware.json", open_bundle(bundle)
     result = read_result(out)
     clips = prepare(open_dataset(data), opened.front_end.sample_rate)
-    chosen = clips.select(open_dataset(data).split(SPLIT)[1])
+    indices = clips.select(open_dataset(data).split(SPLIT)[1])
     result |= {"bundle": str(bundle), "data_hash": clips.data_hash, "memory": _memory(opened)}
     rows = result.setdefault("devices", {})
     for device, count in _devices():
         name = f"{device.target.name} {device.toolchain.name} {device.optimize} {device.kernels}"
         if name not in rows:
-            spread = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).astype(int)
-            rows[name] = asdict(emulate(opened, clips.pcm[chosen[spread]], device))
+            spread = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
+            rows[name] = asdict(emulate(opened, clips.pcm[indices[spread]], device))
             write_result(out, result)
         typer.echo(f"{name}: {rows[name]['clips']} clips {'equal' if rows[name]['equal'] else 'DIFFER'}")
 

@@ -69,7 +69,7 @@ def _run(
         train(chosen, dataset, clips, split, folder, resume=folder.exists())
         network, card = load_model(folder)
         measured = evaluate(predictor(network, LogMel(chosen.features)), clips, dataset.split(split)[1])
-        groups = {group: each["accuracy"] for group, each in measured["by_device_group"].items()}
+        groups = {group: row["accuracy"] for group, row in measured["by_device_group"].items()}
         rows.append(
             {"run": folder.name, "name": name, "split": split, "seed": chosen.seed, "settings": settings}
             | {key: measured[key] for key in ("clips", "correct", *MEASURES)}

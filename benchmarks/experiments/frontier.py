@@ -64,13 +64,13 @@ def _measure(run: Path, dataset: Dataset, clips: Clips, bundle: Path) -> dict[st
     count = count_target(str(run), None, None)[0]
     test = dataset.split(load_model(run)[1].split or "")[1]
     kinds = {"float": open_subject(run, "torch"), "int8": open_subject(bundle, "reference")}
-    found = {kind: evaluate(subject.predict, clips, test) for kind, subject in kinds.items()}
+    results = {kind: evaluate(subject.predict, clips, test) for kind, subject in kinds.items()}
     measures = ("accuracy", "macro_accuracy", "log_loss")
     return {
         "parameters": count.parameters,
         "macs": count.macs,
         "int8_bytes": (count.deployed or {})["int8_bytes"],
-        **{kind: {measure: each[measure] for measure in measures} for kind, each in found.items()},
+        **{kind: {measure: metrics[measure] for measure in measures} for kind, metrics in results.items()},
     }
 
 

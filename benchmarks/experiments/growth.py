@@ -45,7 +45,7 @@ STEPS = 7  # of training, of which the median counts
 
 
 def integer_graph(recipe: Recipe, frames: int) -> Graph:
-    """A recipe's network, drawn and made integer on noise, for so many frames."""
+    """A recipe's network with random weights, quantized on noise, for a number of frames."""
     torch.manual_seed(recipe.seed)
     shape = (recipe.features.n_mels, frames)
     graph = lower(build(recipe.model, len(SCENES)).eval(), shape)
@@ -56,14 +56,16 @@ def integer_graph(recipe: Recipe, frames: int) -> Graph:
 def settings() -> dict[tuple[str, float], Graph]:
     """The networks, by what is changed in the baseline and to what."""
     baseline = load_recipe("baseline")
-    frames, seconds = baseline.features.frames, [1 + round(each * (baseline.features.frames - 1)) for each in SECONDS]
-    made = {
+    frames, seconds = baseline.features.frames, [1 + round(value * (baseline.features.frames - 1)) for value in SECONDS]
+    graphs = {
         ("width", float(w)): integer_graph(load_recipe("baseline", [f"model.base_channels={w}"]), frames)
         for w in WIDTHS
     }
-    made |= {("seconds", each): integer_graph(baseline, count) for each, count in zip(SECONDS, seconds, strict=True)}
+    graphs |= {
+        ("seconds", value): integer_graph(baseline, count) for value, count in zip(SECONDS, seconds, strict=True)
+    }
     bands = {mels: load_recipe("baseline", [f"features.n_mels={mels}"]) for mels in MELS}
-    return made | {("mels", float(mels)): integer_graph(recipe, frames) for mels, recipe in bands.items()}
+    return graphs | {("mels", float(mels)): integer_graph(recipe, frames) for mels, recipe in bands.items()}
 
 
 def inference(rounds: int) -> list[dict[str, Any]]:

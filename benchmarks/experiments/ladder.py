@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, GROUPS, Test, draw, interval, macro, recordings_of
+from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, GROUPS, TestList, draw, interval, macro, recordings_of
 from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
@@ -74,7 +74,7 @@ def _jobs(record: SweepRecord) -> list[TrainJob]:
     return [job for job in record.jobs if isinstance(job, TrainJob) and not job.data]
 
 
-def compare(right: NDArray[np.bool_], baseline: NDArray[np.bool_], test: Test) -> dict[str, Any]:
+def compare(right: NDArray[np.bool_], baseline: NDArray[np.bool_], test: TestList) -> dict[str, Any]:
     """Macro accuracies in per cent of right answers (seed, clip), and how they differ from the baseline's.
 
     For each group: mean and sample standard deviation over the seeds, the difference of the means, and the interval
@@ -84,21 +84,21 @@ def compare(right: NDArray[np.bool_], baseline: NDArray[np.bool_], test: Test) -
     weights = draw(test)
     for group in (group for group in GROUPS if test.members(group).any()):
         members = test.members(group)
-        values = [100 * float(macro(each, members, test)[0]) for each in right]
+        values = [100 * float(macro(answers, members, test)[0]) for answers in right]
         row[f"{group}_mean"] = statistics.mean(values)
         row[f"{group}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        ours, theirs = (macro(each.mean(0), members, test, weights) for each in (right, baseline))
+        ours, theirs = (macro(answers.mean(0), members, test, weights) for answers in (right, baseline))
         difference = 100 * (ours - theirs)  # the first is of the recordings as they are, the others are drawn
         row[f"{group}_gain"], row[f"{group}_interval"] = float(difference[0]), interval(difference)
     return row
 
 
-def _test(clips: Clips, paths: tuple[str, ...]) -> Test:
-    chosen = clips.select(paths)
-    return Test(chosen, clips.label[chosen], recordings_of(clips.names(chosen)), clips.device(chosen))
+def _test(clips: Clips, paths: tuple[str, ...]) -> TestList:
+    indices = clips.select(paths)
+    return TestList(indices, clips.label[indices], recordings_of(clips.names(indices)), clips.device(indices))
 
 
-def _predictions(run: Path, clips: Clips, test: Test) -> NDArray[np.int64]:
+def _predictions(run: Path, clips: Clips, test: TestList) -> NDArray[np.int64]:
     """A run's answers (clip,), kept in its folder."""
     path = run / PREDICTIONS
     if not path.exists():

@@ -63,16 +63,16 @@ def network(
     """Quantize a run in several ways and compare it with its float network."""
     out = RESULTS / f"quantization_{name}.json"
     result = read_result(out)
-    dataset, clips, chosen = _test_clips(data)
-    exact = _float_logits(run, clips.pcm, chosen)
-    truth = clips.label[chosen]
-    result["float"] = {"clips": len(chosen)} | _accuracy(exact, truth)
+    dataset, clips, indices = _test_clips(data)
+    exact = _float_logits(run, clips.pcm, indices)
+    truth = clips.label[indices]
+    result["float"] = {"clips": len(indices)} | _accuracy(exact, truth)
     for way in ways or WAYS:
         if way in result.setdefault("ways", {}):
             continue
         qat, settings = WAYS[way]
         logits = _integer_logits(
-            _bundle(run, dataset, clips, bundles / f"{name}-{_slug(way)}", qat, settings), clips.pcm, chosen
+            _bundle(run, dataset, clips, bundles / f"{name}-{_slug(way)}", qat, settings), clips.pcm, indices
         )
         result["ways"][way] = {
             "settings": settings,
@@ -86,9 +86,9 @@ def network(
 @app.command()
 def runtimes(bundle: Path, data: Data) -> None:
     """Hold every runtime to the reference on the test list."""
-    _, clips, chosen = _test_clips(data)
+    _, clips, indices = _test_clips(data)
     write_result(
-        RESULTS / "runtimes.json", verify(open_bundle(bundle), clips.pcm[chosen], clips.label[chosen]).as_dict()
+        RESULTS / "runtimes.json", verify(open_bundle(bundle), clips.pcm[indices], clips.label[indices]).as_dict()
     )
 
 
@@ -139,19 +139,19 @@ def _bundle(run: Path, dataset: Dataset, clips: Clips, folder: Path, qat: bool, 
 
 
 @torch.inference_mode()
-def _float_logits(run: Path, pcm: NDArray[np.int16], chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+def _float_logits(run: Path, pcm: NDArray[np.int16], indices: NDArray[np.int64]) -> NDArray[np.float32]:
     trained, card = load_model(run)
     log_mel = LogMel(card.parsed_recipe.features)
-    parts = (torch.from_numpy(pcm[chosen[start : start + BATCH]]) for start in range(0, len(chosen), BATCH))
+    parts = (torch.from_numpy(pcm[indices[start : start + BATCH]]) for start in range(0, len(indices), BATCH))
     return torch.cat([trained(log_mel(waveform(part))) for part in parts]).numpy()
 
 
-def _integer_logits(bundle: Bundle, pcm: NDArray[np.int16], chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+def _integer_logits(bundle: Bundle, pcm: NDArray[np.int16], indices: NDArray[np.int64]) -> NDArray[np.float32]:
     classifier = BundleClassifier(bundle, "reference")
-    with progress("evaluating", len(chosen)) as advance:
+    with progress("evaluating", len(indices)) as advance:
         logits = []
-        for start in range(0, len(chosen), BATCH):
-            logits.append(classifier.logits(pcm[chosen[start : start + BATCH]]))
+        for start in range(0, len(indices), BATCH):
+            logits.append(classifier.logits(pcm[indices[start : start + BATCH]]))
             advance(BATCH)
     return np.concatenate(logits)
 

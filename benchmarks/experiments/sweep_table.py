@@ -27,7 +27,7 @@ def main(
     record, content = read_record(sweep), read_summary(sweep)
     if content["not_done"]:
         raise InputError(f"{sweep}: {len(content['not_done'])} runs are not done; go on with `tinyscene sweep`")
-    trained = sum(each["done"] * each["seconds"] for each in content["results"] if each["split"] != ALL_FOLDS)
+    trained = sum(row["done"] * row["seconds"] for row in content["results"] if row["split"] != ALL_FOLDS)
     write_result(
         results / f"{record.sweep.name}.json",
         {"sweep": record.sweep.model_dump(mode="json"), "settings": record.settings, "seconds": trained, **content},

@@ -56,17 +56,17 @@ class PublishedStep:
         self.filterbank = torch.from_numpy(recipe.features.filterbank())  # (mel, bin)
 
     def __call__(self) -> None:
-        chosen = self.rng.integers(0, len(self.paths), self.recipe.train.batch_size)
-        signal = torch.stack([self._decode(self.paths[index]) for index in chosen])  # (batch, samples)
+        indices = self.rng.integers(0, len(self.paths), self.recipe.train.batch_size)
+        signal = torch.stack([self._decode(self.paths[index]) for index in indices])  # (batch, samples)
         settings = self.recipe.features
-        devices = np.full(len(chosen), "a")
+        devices = np.full(len(indices), "a")
         drawn = augment.draw(self.recipe.augment, settings, devices, 0, self.rng, torch.device("cpu"))
         with torch.no_grad():
             power = self._mel(self.resample(signal), settings)[:, None]  # (batch, 1, mel, frame)
             log_mel = (augment.on_power(power, drawn) + settings.log_offset).log()
             if drawn.mixstyle is not None:
                 log_mel = augment.freq_mixstyle(log_mel, *drawn.mixstyle)
-        loss = F.cross_entropy(self.network(log_mel), self.label[chosen])
+        loss = F.cross_entropy(self.network(log_mel), self.label[indices])
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -107,13 +107,13 @@ def our_step(recipe: Recipe, clips: Clips, paths: tuple[str, ...], micro_batch: 
     """The training loop's step, on the waveform cache."""
     network = build(recipe.model, len(clips.labels)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
-    chosen = clips.select(paths)
-    cpu, nothing = torch.device("cpu"), chosen[:0]
+    indices = clips.select(paths)
+    cpu, nothing = torch.device("cpu"), indices[:0]
     trainer = Trainer(
-        recipe, clips, chosen, network, optimizer, Ranks(0, 1), cpu, micro_batch, cross_entropy, unlabelled=nothing
+        recipe, clips, indices, network, optimizer, Ranks(0, 1), cpu, micro_batch, cross_entropy, unlabelled=nothing
     )
     place = Place()
-    full_batches = len(chosen) // recipe.train.batch_size
+    full_batches = len(indices) // recipe.train.batch_size
 
     def step() -> None:
         if place.batch == full_batches:

@@ -84,11 +84,11 @@ class Section:
 def flat(value: Content, prefix: str = "") -> Lines:
     """A nested object as lines of key and value."""
     lines = []
-    for key, each in value.items():
-        if isinstance(each, dict) and each:
-            lines += flat(each, f"{prefix}{key}.")
+    for key, member in value.items():
+        if isinstance(member, dict) and member:
+            lines += flat(member, f"{prefix}{key}.")
         else:
-            lines.append([f"{prefix}{key}", each if isinstance(each, str) else json.dumps(each)])
+            lines.append([f"{prefix}{key}", member if isinstance(member, str) else json.dumps(member)])
     return lines
 
 

@@ -66,7 +66,7 @@ def _facts(bundle: Content) -> Facts:
 def first_device(bundle: Content) -> Content | None:
     """The first target that was counted, or none."""
     targets = (bundle["bench"] or NO_BENCH)["targets"]
-    return next(({"target": name, **each} for name, each in targets.items() if each["instructions"] is not None), None)
+    return next(({"target": name, **row} for name, row in targets.items() if row["instructions"] is not None), None)
 
 
 def _accuracy(bundle: Content, source: str) -> list[Block]:
@@ -176,15 +176,15 @@ def _budget(bundle: Content) -> list[Block]:
 
 def _layers(bundle: Content) -> list[Block]:
     layers = bundle["layers"]
-    counted = {name: each["layers"] or [] for name, each in (bundle["bench"] or NO_BENCH)["targets"].items()}
-    counted = {name: each for name, each in counted.items() if len(each) == len(layers) - 1}  # the input has none
+    counted = {name: target["layers"] or [] for name, target in (bundle["bench"] or NO_BENCH)["targets"].items()}
+    counted = {name: target for name, target in counted.items() if len(target) == len(layers) - 1}  # the input has none
     header = ["layer", "operator", "shape", "MACs", "bytes"]
     header += [f"instructions, {name}" for name in counted]
     header += ["SQNR, dB", "error alone"]
     rows, shades = [], []
-    most = [max(each["macs"] for each in layers) or 1, *(max(each) or 1 for each in counted.values())]
+    most = [max(layer["macs"] for layer in layers) or 1, *(max(layer) or 1 for layer in counted.values())]
     for number, layer in enumerate(layers):
-        counts = [each[number - 1] if number else 0 for each in counted.values()]
+        counts = [counts_of[number - 1] if number else 0 for counts_of in counted.values()]
         shape = f" {TIMES} ".join(map(str, layer["shape"][1:]))
         row = [layer["name"], layer["kind"], shape, count(layer["macs"]), count(layer["bytes"])]
         rows.append([*row, *map(count, counts), f"{layer['sqnr_db']:.1f}", f"{layer['alone']:.4f}"])
@@ -238,8 +238,8 @@ def _latency(bundle: Content, bench: Content) -> list[Block]:
     if not latency:
         return [Missing("Latency was not measured yet.", bench_command(bundle))]
     ordered = _by_median(latency)
-    alt = "Median milliseconds: " + ", ".join(f"{name} {milliseconds(each['median_ms'])}" for name, each in ordered)
-    blocks: list[Block] = [Text(f"Warning: {each}") for each in bench["warnings"]]
+    alt = "Median milliseconds: " + ", ".join(f"{name} {milliseconds(row['median_ms'])}" for name, row in ordered)
+    blocks: list[Block] = [Text(f"Warning: {warning}") for warning in bench["warnings"]]
     blocks.append(Figure(latency_plot(latency), alt, "Median latency of the network on the host; whiskers: quartiles."))
     blocks.append(_latency_table("Latency of the network on the host", ordered))
     if bench["front_end"]:
@@ -262,11 +262,11 @@ def _latency_table(caption: str, ordered: list[tuple[str, Content]]) -> Table:
     rows = [
         [
             name,
-            *(milliseconds(each[key]) for key in ("median_ms", "p25_ms", "p75_ms")),
-            f"{each['median_ms'] / fastest:.2f}" if fastest else NOTHING,
-            count(each["rounds"]),
+            *(milliseconds(row[key]) for key in ("median_ms", "p25_ms", "p75_ms")),
+            f"{row['median_ms'] / fastest:.2f}" if fastest else NOTHING,
+            count(row["rounds"]),
         ]
-        for name, each in ordered
+        for name, row in ordered
     ]
     header = ["runner", "median, ms", "lower quartile", "upper quartile", "times the fastest", "rounds"]
     return Table(caption, [header, *rows])
@@ -275,12 +275,12 @@ def _latency_table(caption: str, ordered: list[tuple[str, Content]]) -> Table:
 def _devices(bundle: Content, targets: dict[str, Content]) -> list[Block]:
     if not targets:
         return [Missing("No target was measured yet.", f"{bench_command(bundle)} --targets host,cortex-m4,cortex-m55")]
-    missing = {name: each["missing"] for name, each in targets.items() if each["missing"]}
-    emulated = {name: each for name, each in targets.items() if each["toolchain"]}
+    missing = {name: row["missing"] for name, row in targets.items() if row["missing"]}
+    emulated = {name: row for name, row in targets.items() if row["toolchain"]}
     blocks: list[Block] = [_emulated(emulated)] if emulated else []
-    for name, each in targets.items():
+    for name, row in targets.items():
         if name not in (*missing, *emulated):
-            known = {key: value for key, value in each.items() if value is not None}
+            known = {key: value for key, value in row.items() if value is not None}
             blocks.append(Table(name, [["key", "value"], *flat(known)], look="list"))
     return [*blocks, *_left_out("Targets not measured", missing)]
 
@@ -296,16 +296,16 @@ def _emulated(targets: dict[str, Content]) -> Table:
     rows = [
         [
             name,
-            f"{each['toolchain']} -{each['optimize']} {each['kernels']}",
-            each["emulator"] or "none",
-            count(each["clips"]),
-            {True: "yes", False: "NO", None: NOTHING}[each["equal"]],
-            millions(each["instructions"]),
-            NOTHING if each["instructions_per_mac"] is None else f"{each['instructions_per_mac']:.2f}",
-            millions(each["frontend_instructions"]),
-            *(count(each[key]) for key in ("memory_bytes", "stack_bytes", "flash_bytes")),
+            f"{row['toolchain']} -{row['optimize']} {row['kernels']}",
+            row["emulator"] or "none",
+            count(row["clips"]),
+            {True: "yes", False: "NO", None: NOTHING}[row["equal"]],
+            millions(row["instructions"]),
+            NOTHING if row["instructions_per_mac"] is None else f"{row['instructions_per_mac']:.2f}",
+            millions(row["frontend_instructions"]),
+            *(count(row[key]) for key in ("memory_bytes", "stack_bytes", "flash_bytes")),
         ]
-        for name, each in targets.items()
+        for name, row in targets.items()
     ]
     note = (
         "Equal: every activation of every clip equals the reference bit for bit. Inference, front end (millions) and "

@@ -57,8 +57,10 @@ def make_page(content: Content) -> Page:
     bundles, sweeps = content["bundles"], content["sweeps"]
     sections = [Section("overview", "Overview", _overview(bundles, sweeps))]
     sections.append(Section("frontier", "Accuracy against size", _frontier(content)))
-    sections += [bundle_section(each, f"bundle-{number}", content["source"]) for number, each in enumerate(bundles, 1)]
-    sections += [_sweep(each, f"sweep-{number}") for number, each in enumerate(sweeps, 1)]
+    sections += [
+        bundle_section(bundle, f"bundle-{number}", content["source"]) for number, bundle in enumerate(bundles, 1)
+    ]
+    sections += [_sweep(sweep, f"sweep-{number}") for number, sweep in enumerate(sweeps, 1)]
     sections.append(
         Section("meaning", "What the figures mean", [Text(" ".join(each.split())) for each in MEANING.split("\n\n")])
     )
@@ -66,9 +68,11 @@ def make_page(content: Content) -> Page:
 
 
 def _title(bundles: list[Content], sweeps: list[Content]) -> str:
-    names = [each["name"] for each in (*bundles, *sweeps)]
+    names = [source["name"] for source in (*bundles, *sweeps)]
     counts = [
-        f"{len(each)} {kind}{'s' * (len(each) > 1)}" for each, kind in ((bundles, "bundle"), (sweeps, "sweep")) if each
+        f"{len(group)} {kind}{'s' * (len(group) > 1)}"
+        for group, kind in ((bundles, "bundle"), (sweeps, "sweep"))
+        if group
     ]
     return ", ".join(names) if len(names) <= MOST_NAMED else " and ".join(counts)
 
@@ -91,13 +95,13 @@ def _overview(bundles: list[Content], sweeps: list[Content]) -> list[Block]:
     if sweeps:
         rows = [
             [
-                each["name"],
-                str(len({result["run"] for result in each["results"]})),
-                ", ".join(split_name(split) for split in dict.fromkeys(result["split"] for result in each["results"])),
-                str(len(each["not_done"])),
-                f"{each['test_clips']:,}",
+                sweep["name"],
+                str(len({result["run"] for result in sweep["results"]})),
+                ", ".join(split_name(split) for split in dict.fromkeys(result["split"] for result in sweep["results"])),
+                str(len(sweep["not_done"])),
+                f"{sweep['test_clips']:,}",
             ]
-            for each in sweeps
+            for sweep in sweeps
         ]
         blocks.append(Table("Sweeps", [["sweep", "runs", "splits", "not done", "test recordings"], *rows]))
     return blocks
@@ -105,7 +109,7 @@ def _overview(bundles: list[Content], sweeps: list[Content]) -> list[Block]:
 
 def _overview_row(bundle: Content) -> list[str]:
     metrics, bench = bundle["metrics"], bundle["bench"] or NO_BENCH
-    fastest = min((each["median_ms"] for each in bench["latency"].values()), default=None)
+    fastest = min((row["median_ms"] for row in bench["latency"].values()), default=None)
     device = first_device(bundle) or {"flash_bytes": None, "instructions": None}
     return [
         bundle["name"],
@@ -128,25 +132,32 @@ def _frontier(content: Content) -> list[Block]:
     ]
     if not points:
         return blocks
-    said = points if len(points) <= MOST_SAID else sorted(points, key=lambda each: -each["mean"])[:1]
+    named = points if len(points) <= MOST_SAID else sorted(points, key=lambda point: -point["mean"])[:1]
     alt = "; ".join(
-        f"{each['name']} on {split_name(each['split'])}: {percent(each['mean'])} % at {each['macs'] / 1e6:.2f} M MACs"
-        for each in said
+        f"{point['name']} on {split_name(point['split'])}: {percent(point['mean'])} % "
+        f"at {point['macs'] / 1e6:.2f} M MACs"
+        for point in named
     )
-    if said is not points:
+    if named is not points:
         alt = f"{len(points)} points, all in the table below; the most accurate is {alt}"
     caption = (
         "Macro-average accuracy against MACs, one panel per split. The dotted line joins our networks on the Pareto "
         "frontier. Bars: sample standard deviations over seeds."
     )
     rows = [
-        [each["name"], split_name(each["split"]), f"{each['macs']:,.0f}", percent(each["mean"]), percent(each["sd"])]
-        for each in points
+        [
+            point["name"],
+            split_name(point["split"]),
+            f"{point['macs']:,.0f}",
+            percent(point["mean"]),
+            percent(point["sd"]),
+        ]
+        for point in points
     ]
     header = ["network", "split", "MACs", "macro-average accuracy, %", "standard deviation"]
     table = Table("Accuracy against MACs", [header, *rows], is_folded=len(rows) > MOST_SAID)
-    others = [each["published"] for each in (*content["bundles"], *content["sweeps"]) if each["published"]]
-    text = Text(f"Published: {content['source']}." if all(each["comparable"] for each in others) else ORIENTATION)
+    others = [source["published"] for source in (*content["bundles"], *content["sweeps"]) if source["published"]]
+    text = Text(f"Published: {content['source']}." if all(source["comparable"] for source in others) else ORIENTATION)
     return [*([text] if others else []), Figure(frontier_plot(points), alt, caption), table, *blocks]
 
 

@@ -96,7 +96,7 @@ def splits_plot(content: Content) -> Markup:
         for number, run in enumerate(runs):
             mine = {result["split"]: result["macro_accuracy"] for result in results if result["run"] == run}
             _line(axes, splits, mine, label=short(run), **_series(number))
-        theirs = {split: each["macro_accuracy"] for split, each in known.items()}
+        theirs = {split: row["macro_accuracy"] for split, row in known.items()}
         _line(axes, splits, theirs, PUBLISHED, **PUBLISHED_LOOK, linestyle="--")
         axes.set_xticks(range(len(splits)), [split_name(split) for split in splits])
         axes.set_xlim(-0.3, len(splits) - 0.7)
@@ -137,10 +137,10 @@ def groups_plot(metrics: Content, published: Content | None) -> Markup:
 def latency_plot(latency: dict[str, Content]) -> Markup:
     """Median latency of each runner, the fastest first, and its quartiles."""
     ordered = sorted(latency.items(), key=lambda item: item[1]["median_ms"])
-    medians = [each["median_ms"] for _, each in ordered]
+    medians = [row["median_ms"] for _, row in ordered]
     spread = [
-        [each["median_ms"] - each["p25_ms"] for _, each in ordered],
-        [each["p75_ms"] - each["median_ms"] for _, each in ordered],
+        [row["median_ms"] - row["p25_ms"] for _, row in ordered],
+        [row["p75_ms"] - row["median_ms"] for _, row in ordered],
     ]
     colours = [SERIES[0], *[MUTED] * (len(ordered) - 1)]
     with _style():
@@ -148,9 +148,9 @@ def latency_plot(latency: dict[str, Content]) -> Markup:
         axes = figure.subplots()
         axes.barh(range(len(ordered)), medians, 0.55, color=colours)
         axes.errorbar(medians, range(len(ordered)), xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9)
-        end = max(each["p75_ms"] for _, each in ordered) or 1
-        for place, (_, each) in enumerate(ordered):
-            axes.text(each["p75_ms"] + 0.02 * end, place, f"{each['median_ms']:.3f}", va="center")
+        end = max(row["p75_ms"] for _, row in ordered) or 1
+        for place, (_, row) in enumerate(ordered):
+            axes.text(row["p75_ms"] + 0.02 * end, place, f"{row['median_ms']:.3f}", va="center")
         axes.set_yticks(range(len(ordered)), [short(name) for name, _ in ordered])
         axes.set(xlabel="milliseconds", xlim=(0, 1.2 * end), ylim=(len(ordered) - 0.4, -0.6))
         axes.tick_params(axis="y", length=0)
@@ -187,17 +187,17 @@ def _line(axes: Axes, splits: Sequence[str], found: dict[str, Content], label: s
     places = [place for place, split in enumerate(splits) if split in found]
     members = [found[splits[place]] for place in places]
     if members:
-        means, deviations = ([100 * (each[key] or 0) for each in members] for key in ("mean", "sd"))
+        means, deviations = ([100 * (member[key] or 0) for member in members] for key in ("mean", "sd"))
         axes.errorbar(places, means, deviations, label=label, linewidth=1.2, **style)
 
 
 def _pareto(axes: Axes, points: list[Content]) -> None:
     """A line through the points that are better than all that need no more MACs."""
     best: list[Content] = []
-    for point in sorted(points, key=lambda each: (each["macs"], -each["mean"])):
+    for point in sorted(points, key=lambda point: (point["macs"], -point["mean"])):
         if not best or point["mean"] > best[-1]["mean"]:
             best.append(point)
-    places = ([each["macs"] / 1e6 for each in best], [100 * each["mean"] for each in best])
+    places = ([point["macs"] / 1e6 for point in best], [100 * point["mean"] for point in best])
     axes.step(*places, where="post", color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
 
 

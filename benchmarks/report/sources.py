@@ -155,7 +155,9 @@ def _names(folders: list[Path]) -> list[str]:
     for folder, count in Counter(resolved).items():
         if count > 1:
             raise InputError(f"{folder}: is named twice")
-    return [each.name if counts[each.name] == 1 else str(path) for each, path in zip(resolved, folders, strict=True)]
+    return [
+        folder.name if counts[folder.name] == 1 else str(path) for folder, path in zip(resolved, folders, strict=True)
+    ]
 
 
 def read_bundle(folder: Path, name: str) -> Content:
@@ -251,11 +253,13 @@ def frontier(bundles: list[Content], sweeps: list[Content]) -> list[Content]:
         for result in sweep["results"]:
             name = result["run"] if len(sweeps) == 1 else f"{sweep['name']}: {result['run']}"
             points.append(_point(name, "run", result["split"], result["macs"], result["macro_accuracy"]))
-    known = {split: each for sweep in sweeps for split, each in sweep["published"]["splits"].items()}
+    known = {split: baseline for sweep in sweeps for split, baseline in sweep["published"]["splits"].items()}
     known |= {bundle["metrics"]["split"]: bundle["published"] for bundle in bundles if bundle["published"]}
     for split, baseline in known.items():
         points.append(_point(PUBLISHED, "published", split, baseline["macs"], baseline["macro_accuracy"]))
-    return sorted(points, key=lambda each: (int(each["split"]) if each["split"].isdecimal() else 101, each["split"]))
+    return sorted(
+        points, key=lambda point: (int(point["split"]) if point["split"].isdecimal() else 101, point["split"])
+    )
 
 
 def _point(name: str, kind: str, split: str, macs: float, statistic: Content) -> Content:

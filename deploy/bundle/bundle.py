@@ -116,7 +116,7 @@ class Bundle:
     @cached_property
     def float_graph(self) -> Graph:
         graph = load_graph(self.folder, FLOAT_GRAPH)
-        shapes, expected = ({name: each.shape for name, each in g.tensors.items()} for g in (graph, self.graph))
+        shapes, expected = ({name: tensor.shape for name, tensor in g.tensors.items()} for g in (graph, self.graph))
         if graph.is_integer or shapes != expected:
             raise InputError(f"{self.folder / FLOAT_GRAPH}.json: not the float graph of the bundle's integer graph")
         return graph

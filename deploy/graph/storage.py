@@ -44,7 +44,7 @@ def load_graph(folder: Path, stem: str) -> Graph:
         arrays = safetensors.numpy.load(_read(path.with_suffix(".safetensors")))
         if content["format"] != FORMAT:
             raise InputError(f"format {content['format']!r}: this tinyscene reads {FORMAT}; upgrade it")
-        operators = tuple(_operator(each, arrays) for each in content["operators"])
+        operators = tuple(_operator(operator, arrays) for operator in content["operators"])
         if arrays:
             raise InputError(f"no operator has the array {min(arrays)!r}")
         return Graph(_tensor(content["input"]), operators)
@@ -58,14 +58,14 @@ def load_graph(folder: Path, stem: str) -> Graph:
 
 def _arrays(graph: Graph) -> Iterator[tuple[str, NDArray[Any]]]:
     for operator in graph.operators:
-        for each in ARRAYS:
-            if (value := getattr(operator, each, None)) is not None:
-                yield f"{operator.output.name}/{each}", value
+        for array in ARRAYS:
+            if (value := getattr(operator, array, None)) is not None:
+                yield f"{operator.output.name}/{array}", value
 
 
 def _plain(item: Operator | Tensor | Quantization) -> dict[str, Any]:
     """The fields of a dataclass as plain data, without its arrays."""
-    values = {each.name: getattr(item, each.name) for each in fields(item)}
+    values = {member.name: getattr(item, member.name) for member in fields(item)}
     return {
         name: _plain(value) if isinstance(value, Tensor | Quantization) else value
         for name, value in values.items()
@@ -86,9 +86,9 @@ def _operator(content: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Kind:
     kind, output = settings.pop("kind"), _tensor(settings.pop("output"))
     if kind not in KINDS:
         raise InputError(f"operator {kind!r} is unknown: known are {', '.join(KINDS)}")
-    for each in ARRAYS:
-        if (name := f"{output.name}/{each}") in arrays:
-            settings[each] = arrays.pop(name)
+    for array in ARRAYS:
+        if (name := f"{output.name}/{array}") in arrays:
+            settings[array] = arrays.pop(name)
     return KINDS[kind](output=output, **settings)
 
 

@@ -70,7 +70,7 @@ class SceneClassifier(ABC):
         return {
             "file": str(path),
             **self.decision(scores.mean(axis=0)),
-            "seconds": [{"start": start, **self.decision(each)} for start, each in enumerate(scores)],
+            "seconds": [{"start": start, **self.decision(row)} for start, row in enumerate(scores)],
             "notes": recording.notes,
         }
 

@@ -25,7 +25,7 @@ from rich.live import Live
 from tinyscene.deploy.common.terminal import console, messages
 from tinyscene.deploy.live.listen_view import picture_of
 from tinyscene.deploy.live.listener import Listener
-from tinyscene.deploy.live.sound import File
+from tinyscene.deploy.live.sound import FileSource
 
 FRAME = 0.1  # seconds between pictures
 
@@ -36,7 +36,7 @@ def listen(listener: Listener, as_json: bool) -> int:
     On a terminal it is shown; elsewhere, or where that is asked for, each decision is a line of JSON.
     """
     # SIGTERM, or it would leave a terminal without cursor; SIGINT, as whoever starts us may have it ignored
-    former = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGTERM, signal.SIGINT)}
+    former = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if as_json or not console.is_terminal or console.is_dumb_terminal:
             _write_lines(listener)
@@ -44,7 +44,7 @@ def listen(listener: Listener, as_json: bool) -> int:
             _show(listener)
     except KeyboardInterrupt:
         messages.print(listener.summary, soft_wrap=True, highlight=False)
-        return 130 if isinstance(listener.sound, File) else 0
+        return 130 if isinstance(listener.sound, FileSource) else 0
     except BrokenPipeError:  # whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -62,7 +62,7 @@ def _head(listener: Listener, width: int) -> Text:
 
 def _meter(listener: Listener, width: int, console: Console) -> Text:
     """Level of the last block as a bar, and the peak of the last second."""
-    level, peak = (math.nan if each is None else each for each in (listener.level, listener.peak))
+    level, peak = (math.nan if level_db is None else level_db for level_db in (listener.level, listener.peak))
     share = 0.0 if math.isnan(level) else min(1.0, max(0.0, 1 - level / QUIETEST))
     figures = "silence" if math.isnan(level) else f"{level:6.1f} dBFS, peak {peak:6.1f}"
     full, empty = _blocks(console)
@@ -84,7 +84,7 @@ def log_mel_picture(
     bands = _fitted((mel[::-1] - floor) / (top - floor), lines * (2 if coloured else 1), columns)
     if not coloured:
         marks = MARKS if console.options.ascii_only else SHADES
-        rows = [[marks[min(len(marks) - 1, int(each * len(marks)))] for each in row] for row in bands]
+        rows = [[marks[min(len(marks) - 1, int(share * len(marks)))] for share in row] for row in bands]
         return Text("\n".join("".join(row) for row in rows))
     picture = Text()
     for upper, lower in zip(_colours(bands[::2]), _colours(bands[1::2]), strict=True):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tinyscene.deploy.frontend.audio import mix_down
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.live.classifier import SceneClassifier
-from tinyscene.deploy.live.sound import Sound
+from tinyscene.deploy.live.sound import SoundSource
 
-FULL_SCALE = 32767 / 32768  # from here on a sample is taken to be clipped
+FULL_SCALE = 32767 / 32768  # from here on a sample counts as clipped
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Listener:
     """A sound decided on every hop, and what a picture of it needs."""
 
     classifier: SceneClassifier
-    sound: Sound
+    sound: SoundSource
     hop: float  # seconds
     title: str
     decisions: int = 0
@@ -56,10 +56,10 @@ class Listener:
 
     def _note(self, decisions: list[dict[str, Any]], started: float) -> list[dict[str, Any]]:
         """Add to decisions what they took, and what was wrong with the sound."""
-        taken = 1000 * (time.perf_counter() - started)
+        elapsed = 1000 * (time.perf_counter() - started)
         for decision in decisions:
             decision |= {
-                "latency_ms": round(taken / len(decisions), 3),
+                "latency_ms": round(elapsed / len(decisions), 3),
                 "level_dbfs": _level(self.second),
                 "peak_dbfs": self.peak,
                 "clipped": self.clipped,

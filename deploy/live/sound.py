@@ -26,7 +26,7 @@ PATIENCE = 5.0  # seconds without a sample before a card is given up
 Blocks = Generator[NDArray[Any], None, None]
 
 
-class Sound(Protocol):
+class SoundSource(Protocol):
     """Where samples come from."""
 
     name: str
@@ -40,7 +40,7 @@ class Sound(Protocol):
 
 
 @dataclass
-class File:
+class FileSource:
     """A recording, in real time or as fast as it is taken. Raises InputError if it cannot be read."""
 
     path: Path
@@ -75,20 +75,20 @@ class File:
                     return
 
 
-class Card:
+class SoundCard:
     """A sound card. Raises InputError if there is none, or none of that name, or it cannot be opened."""
 
     def __init__(self, device: str | None) -> None:
         self._library = _sounddevice()
         number = int(device) if device and device.isdigit() else device
         try:
-            found = self._library.query_devices(number, "input")
+            settings = self._library.query_devices(number, "input")
         except (ValueError, self._library.PortAudioError) as error:
             raise InputError(self._none_of(device, error)) from None
-        self.sample_rate = round(found["default_samplerate"])
-        self.name = f"{found['name']}, {self.sample_rate:,} Hz"
+        self.sample_rate = round(settings["default_samplerate"])
+        self.name = f"{settings['name']}, {self.sample_rate:,} Hz"
         self.lost, self.overflows = 0, 0
-        self._index, self._channels = found["index"], found["max_input_channels"]
+        self._index, self._channels = settings["index"], settings["max_input_channels"]
         self._queue: queue.Queue[NDArray[np.int16]] = queue.Queue(round(QUEUED / BLOCK))
 
     def blocks(self) -> Blocks:
@@ -129,22 +129,22 @@ class Card:
             self.lost += frames
 
     def _none_of(self, device: str | None, error: Exception) -> str:
-        inputs = [each for each in self._library.query_devices() if each["max_input_channels"]]
+        inputs = [device for device in self._library.query_devices() if device["max_input_channels"]]
         if not inputs:
             return "no sound card has an input: plug in a microphone, or name a recording with --source FILE"
-        known = ", ".join(f"{each['index']} ({each['name']})" for each in inputs)
+        known = ", ".join(f"{device['index']} ({device['name']})" for device in inputs)
         return f"--input {device}: {_reason(error)}; known are {known}"
 
 
-def open_sound(source: Path | None, device: str | None, fast: bool) -> Sound:
+def open_sound(source: Path | None, device: str | None, fast: bool) -> SoundSource:
     """The sound that the command line names. Raises InputError where it names none that can be had."""
     if source is None:
         if fast:
             raise InputError("--fast: a sound card has its own time; name a recording with --source FILE")
-        return Card(device)
+        return SoundCard(device)
     if device is not None:
         raise InputError(f"--input {device}: --source {source} is named already; choose one")
-    return File(source, fast)
+    return FileSource(source, fast)
 
 
 def _sounddevice() -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tinyscene.benchmarks.experiments.ladder import Test as Listed
+from tinyscene.benchmarks.experiments.ladder import TestList as Listed
 from tinyscene.benchmarks.experiments.ladder import compare
 
 CLIPS_A_RECORDING, RECORDINGS = 10, 4  # of each of two scenes

@@ -26,7 +26,7 @@ from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.deploy.live.listen_view import log_mel_picture, picture_of
 from tinyscene.deploy.live.listener import Listener
-from tinyscene.deploy.live.sound import File
+from tinyscene.deploy.live.sound import FileSource
 
 RunCli = Callable[..., tuple[int, str, str]]
 RATE = 44_100  # Hz, of the recordings here
@@ -39,8 +39,8 @@ CARD = """
 import json, sys, time
 from itertools import islice
 import numpy as np
-from tinyscene.deploy.live.sound import Card
-card = Card(sys.argv[1])
+from tinyscene.deploy.live.sound import SoundCard
+card = SoundCard(sys.argv[1])
 blocks = card.blocks()
 first = [next(blocks)]
 time.sleep(0.3)
@@ -95,7 +95,7 @@ def test_the_decisions_are_those_of_the_stream_on_the_same_samples(
 ) -> None:
     stream = scene.stream(RATE, hop)
     expected = stream.push(soundfile.read(wav, dtype="int16")[0]) + stream.finish()
-    found = heard(Listener(scene, File(wav, fast=True), hop, ""))
+    found = heard(Listener(scene, FileSource(wav, fast=True), hop, ""))
     assert [{key: each[key] for key in ("start", "scene", "scores")} for each in found] == expected
     assert len(found) > 2
 
@@ -103,7 +103,7 @@ def test_the_decisions_are_those_of_the_stream_on_the_same_samples(
 def test_the_level_is_that_of_the_second(scene: SceneClassifier, tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 1000 * np.arange(2 * RATE) / RATE)  # whose mean square is a half, 3.01 dB below its peak
     soundfile.write(tmp_path / "tone.wav", np.concatenate([tone / 2, np.zeros(RATE), tone]), RATE, "PCM_16")
-    found = heard(Listener(scene, File(tmp_path / "tone.wav", fast=True), 1.0, ""))
+    found = heard(Listener(scene, FileSource(tmp_path / "tone.wav", fast=True), 1.0, ""))
     assert [each["level_dbfs"] for each in found] == [-9.03, -9.03, None, -3.01, -3.01]
     assert [each["peak_dbfs"] for each in found] == [-6.02, -6.02, None, 0.0, 0.0]
     assert [each["clipped"] for each in found] == [False, False, False, True, True]
@@ -119,7 +119,7 @@ def test_without_a_terminal_each_decision_is_a_line_of_json(bundle: Bundle, wav:
 
 def test_a_recording_is_heard_in_its_own_time(scene: SceneClassifier, wav: Path) -> None:
     started = time.monotonic()
-    for position, block in enumerate(File(wav, fast=False).blocks()):
+    for position, block in enumerate(FileSource(wav, fast=False).blocks()):
         assert time.monotonic() - started >= position * len(block) / RATE
         if position == 5:
             break
@@ -129,7 +129,7 @@ def test_damage_ends_a_recording_with_a_word(scene: SceneClassifier, tmp_path: P
     samples = np.zeros(3 * RATE, np.float32)
     samples[2 * RATE + 5] = np.nan
     soundfile.write(tmp_path / "damaged.wav", samples, RATE, "FLOAT")
-    found = heard(Listener(scene, File(tmp_path / "damaged.wav", fast=True), 1.0, ""))
+    found = heard(Listener(scene, FileSource(tmp_path / "damaged.wav", fast=True), 1.0, ""))
     assert [each["start"] for each in found] == [0, 1]
 
 
@@ -278,7 +278,7 @@ def test_a_terminal_is_shown_level_scores_and_cost(bundle: Bundle, wav: Path) ->
 
 @pytest.fixture
 def listener(scene: SceneClassifier, wav: Path) -> Listener:
-    return Listener(scene, File(wav, fast=True), 1.0, "a bundle")
+    return Listener(scene, FileSource(wav, fast=True), 1.0, "a bundle")
 
 
 def drawn(listener: Listener, **settings: Any) -> str:
