@@ -33,7 +33,6 @@ from tinyscene.train.loop import CPU_MICRO_BATCH
 from tinyscene.train.models import build
 from tinyscene.train.progress import progress
 from tinyscene.train.quantize.calibrate import calibrate, to_integers
-from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Recipe, load_recipe
 
@@ -49,8 +48,8 @@ def integer_graph(recipe: Recipe, frames: int) -> Graph:
     torch.manual_seed(recipe.seed)
     shape = (recipe.features.n_mels, frames)
     graph = lower(build(recipe.model, len(SCENES)).eval(), shape)
-    noise = torch.randn(2, 1, *shape)
-    return to_integers(graph, calibrate(FakeQuantGraph(graph), [noise], recipe.quantize))
+    noise = np.random.default_rng(recipe.seed).normal(size=(2, *shape, 1)).astype(np.float32)
+    return to_integers(graph, calibrate(graph, [noise], recipe.quantize))
 
 
 def settings() -> dict[tuple[str, float], Graph]:

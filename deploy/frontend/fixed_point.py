@@ -36,7 +36,10 @@ every sum of samples that the FFT makes stays below 2^30, and Y below 2^31. powe
 Parseval's bound on all p together, times 2^16, is below 2^63.
 """
 
+import math
+from collections.abc import Iterator
 from decimal import ROUND_CEILING, Decimal, localcontext
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +51,9 @@ Int64 = NDArray[np.int64]
 
 LOWEST_FFT = 64
 Q31_ONE = 2**31 - 1  # one is stored as this, the largest of int32; its negative fits too
+INT8_MIN = -128
 THRESHOLDS = 255  # between the 256 values of int8
+FINE_STEP = 2.0**-9  # of the log-mel, where it is not rounded to int8: about a fiftieth of a step of int8
 
 
 def mulr(x: Int64, w: Int64) -> Int64:
@@ -90,20 +95,33 @@ class FixedPointLogMel:
         self.twiddles = np.stack([cosine[np.minimum(angles, n_fft - angles)], cosine[np.abs(angles - n_fft // 4)]], 1)
 
         self.segment_starts, self.mel_weights = _segments(front_end)  # (n_mels + 2,), (bin,)
-        self.thresholds = self._thresholds()  # (255,)
+        self.thresholds = self._least_energies(INT8_MIN - zero_point, self.scale, THRESHOLDS)  # (255,)
 
     def __call__(self, pcm: NDArray[np.int16]) -> NDArray[np.int8]:
         """One-second clips at the front end's rate: (batch, samples) -> (batch, mel, frame)."""
+        features = np.empty((len(pcm), *self.front_end.shape), np.int8)
+        for feature, energy in zip(features, self._mel_energies(pcm), strict=True):
+            feature[:] = np.searchsorted(self.thresholds, energy, side="right") + INT8_MIN
+        return features
+
+    def log_mel(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        """The log-mel in steps of 2**-9 for those of `scale`, still by integers alone: the same on every processor.
+
+        One-second clips (batch, samples) -> (batch, mel, frame).
+        """
+        lowest, thresholds = self._fine_thresholds
+        features = np.empty((len(pcm), *self.front_end.shape), np.float32)
+        for feature, energy in zip(features, self._mel_energies(pcm), strict=True):
+            feature[:] = (np.searchsorted(thresholds, energy, side="right") + lowest) * FINE_STEP
+        return features
+
+    def _mel_energies(self, pcm: NDArray[np.int16]) -> Iterator[Int64]:
+        """Steps 1 to 5, one clip at a time, so that memory stays small and in the cache: (mel, frame) each."""
         if pcm.dtype != np.int16 or pcm.shape[1:] != (self.front_end.clip_samples,):
             raise InputError(
                 f"clips of {pcm.dtype} {pcm.shape}: they must be int16 (batch, {self.front_end.clip_samples})"
             )
-        features = np.empty((len(pcm), *self.front_end.shape), np.int8)
-        for feature, clip in zip(features, pcm, strict=True):  # one at a time: memory stays small, and in the cache
-            spectrum = self.spectrum(self.windowed(clip))
-            energy = self.mel_energy(self.power(spectrum))
-            feature[:] = np.searchsorted(self.thresholds, energy, side="right") - 128
-        return features
+        return (self.mel_energy(self.power(self.spectrum(self.windowed(clip)))) for clip in pcm)
 
     def windowed(self, clip: NDArray[np.int16]) -> Int64:
         """Step 1: a clip (samples,) -> its windowed frames (frame, n_fft)."""
@@ -180,15 +198,32 @@ class FixedPointLogMel:
         np.cumsum(values, axis=0, out=running[1:])
         return np.diff(running[self.segment_starts - self.segment_starts[0]], axis=0)
 
-    def _thresholds(self) -> Int64:
-        """The least energy for each feature above -128. In decimal: float64 would round those above 2^53."""
+    @cached_property
+    def _fine_thresholds(self) -> tuple[int, Int64]:
+        """The log-mel of silence in steps of 2**-9, or less, and the least energy for each step above it."""
+        offset = self.front_end.log_offset
+        lowest, highest = (math.floor(math.log(power) / FINE_STEP) for power in (offset, 2**63 / self._unit + offset))
+        return lowest, self._least_energies(lowest, FINE_STEP, highest - lowest + 1)
+
+    @property
+    def _unit(self) -> int:
+        """The mel energy of a log-mel of zero, but for the offset."""
+        return 1 << (48 + 2 * self.fraction_bits - self.power_shift)
+
+    def _least_energies(self, lowest: int, step: float, count: int) -> Int64:
+        """The least energies (count,) whose log-mel is nearer to lowest + 1, + 2 and so on than to one less, in steps.
+
+        In decimal: float64 would round those above 2**53.
+        """
         with localcontext() as context:
             context.prec = 60
-            unit = Decimal(2) ** (48 + 2 * self.fraction_bits - self.power_shift)
-            offset, scale = Decimal(self.front_end.log_offset), Decimal(self.scale)
-            steps = [Decimal(index) - Decimal("127.5") - self.zero_point for index in range(THRESHOLDS)]
-            least = [(((step * scale).exp() - offset) * unit).to_integral_value(ROUND_CEILING) for step in steps]
-        return np.array([min(max(int(energy), 0), 2**63 - 1) for energy in least], np.int64)
+            offset, unit, ratio = Decimal(self.front_end.log_offset), self._unit, Decimal(step).exp()
+            power = ((lowest + Decimal("0.5")) * Decimal(step)).exp()
+            least = []
+            for _ in range(count):
+                least.append(int(((power - offset) * unit).to_integral_value(ROUND_CEILING)))
+                power *= ratio
+        return np.array([min(max(energy, 0), 2**63 - 1) for energy in least], np.int64)
 
 
 def _q31(values: NDArray[np.floating]) -> NDArray[np.int32]:

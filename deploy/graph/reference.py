@@ -6,6 +6,10 @@
 Integers follow TFLite's reference kernels to the bit: 32-bit multipliers with a shift, two roundings, and
 truncating divisions where the kernels have them. Sources: tensorflow/lite/kernels/internal/{common,
 quantization_util, reference/integer_ops, reference/add, reference/reduce} and gemmlowp's fixedpoint.h.
+
+Floats are the same on every processor, too. A sum of floats depends on the order of its terms, which depends on the
+vectors and threads of the BLAS. So sums are taken of multiples of one power of two, few enough bits wide that float64
+holds every partial sum exactly: then any order gives the same bits.
 """
 
 import math
@@ -36,6 +40,7 @@ Values = NDArray[Any]  # int8 or float32, (batch, mel, frame, channels) or (batc
 
 ADD_SHIFT = 20  # TFLite's left shift of both inputs of an ADD
 EXACT_IN_FLOAT32 = 2**24
+FLOAT64_BITS = 53  # of an integer that float64 holds exactly
 
 
 def run(graph: Graph, features: Values) -> Values:
@@ -68,14 +73,16 @@ def _run(graph: Graph, features: Values, keep: bool) -> dict[str, Values]:
 def run_float(operator: Kind, _sources: list[Tensor], arguments: list[Values]) -> Values:
     """One operator of a float graph."""
     match operator:
-        case Conv2D() | DepthwiseConv2D():
-            y = _accumulate(operator, arguments[0], 0, np.float32) + operator.bias
+        case Conv2D():
+            y = _convolve_floats(operator, arguments[0])
+        case DepthwiseConv2D():  # sums in the order of the taps
+            y = _accumulate(operator, _pad(operator, arguments[0], 0), operator.weights) + operator.bias
         case Add():
             y = arguments[0] + arguments[1]
         case AveragePool2D():
             y = _window_sum(operator, arguments[0], 0) / np.float32(math.prod(operator.window))
         case Mean():
-            y = arguments[0].mean((1, 2), dtype=np.float32)
+            y = exact_mean(arguments[0], (1, 2))
     return np.maximum(y, np.float32(0)) if getattr(operator, "relu", False) else y
 
 
@@ -95,6 +102,19 @@ def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) 
     return np.clip(y, least, INT8_MAX).astype(np.int8)
 
 
+def exact_mean(x: NDArray[np.floating[Any]], axes: tuple[int, ...]) -> NDArray[np.float32]:
+    """The mean over some axes of an array (batch, ...), the same on every processor."""
+    count = math.prod(x.shape[axis] for axis in axes)
+    return (_on_grid(x, FLOAT64_BITS - count.bit_length()).sum(axes) / count).astype(np.float32)
+
+
+def _on_grid(x: NDArray[np.floating[Any]], bits: int) -> NDArray[np.float64]:
+    """x (n, ...) rounded to multiples of a power of two, one for each of the n, that are below 2**bits + 1."""
+    peak = np.abs(x).max(tuple(range(1, x.ndim)), keepdims=True)  # (n, 1, ...)
+    step = np.ldexp(1.0, np.frexp(peak)[1] - bits)
+    return np.rint(x / step) * step
+
+
 def rescale(x: NDArray[np.int64], multiplier: Any, exponent: Any) -> NDArray[np.int64]:
     """x * multiplier / 2**31 * 2**exponent, rounded twice: TFLite's MultiplyByQuantizedMultiplier.
 
@@ -109,19 +129,26 @@ def rescale(x: NDArray[np.int64], multiplier: Any, exponent: Any) -> NDArray[np.
 
 def _convolve(operator: Convolution, source: Tensor, x: Values) -> NDArray[np.int64]:
     exact = operator.accumulator_bounds(source.q.reach).max() < EXACT_IN_FLOAT32
-    accumulator = _accumulate(operator, x, source.q.zero_point, np.float32 if exact else np.float64)
+    dtype, zero = np.float32 if exact else np.float64, source.q.zero_point
+    padded = _pad(operator, x, zero).astype(dtype) - dtype(zero)
+    accumulator = _accumulate(operator, padded, operator.weights.astype(dtype))
     pairs = [quantize_multiplier(float(real)) for real in operator.multipliers(source)]
     multiplier, exponent = np.array(pairs, np.int64).T
     return rescale(accumulator.astype(np.int64) + operator.bias, multiplier, exponent)
 
 
+def _convolve_floats(operator: Conv2D, x: Values) -> NDArray[np.float32]:
+    depth = operator.weights[0].size  # products in a sum
+    bits = (FLOAT64_BITS - depth.bit_length()) // 2  # of either factor
+    padded = _pad(operator, _on_grid(x, bits), 0)
+    return (_accumulate(operator, padded, _on_grid(operator.weights, bits)) + operator.bias).astype(np.float32)
+
+
 def _accumulate(
-    operator: Convolution, x: Values, zero: int, dtype: type[np.floating[Any]]
+    operator: Convolution, padded: NDArray[np.floating[Any]], weights: NDArray[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
-    """Sums of products in a float type that holds them: exactly, if they are integers below 2**24 or 2**53."""
-    weights = operator.weights.astype(dtype)
-    padded = _pad(operator, x, zero).astype(dtype) - dtype(zero)
-    total = np.zeros((len(x), *operator.output.shape[1:]), dtype)
+    """Sums of products in the type given: exact, if they are integers below 2**24 or 2**53."""
+    total = np.zeros((len(padded), *operator.output.shape[1:]), padded.dtype)
     for row, column, part in _taps(operator, padded):
         if isinstance(operator, DepthwiseConv2D):
             total += part * weights[0, row, column]  # (batch, mel, frame, channels)

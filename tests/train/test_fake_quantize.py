@@ -18,8 +18,8 @@ from tinyscene.deploy.graph.graph import AveragePool2D, Conv2D, Convolution, Dep
 from tinyscene.deploy.graph.graph import Tensor as Activation
 from tinyscene.deploy.graph.reference import run, run_all, run_float, run_integer
 from tinyscene.train.models import build
-from tinyscene.train.quantize.calibrate import to_integers
-from tinyscene.train.quantize.fake_quantize import FakeQuantGraph, FakeQuantize, Ranges
+from tinyscene.train.quantize.calibrate import Ranges, to_integers
+from tinyscene.train.quantize.fake_quantize import FakeQuantGraph, FakeQuantize
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import load_recipe, recipe_names
 

@@ -1,30 +1,34 @@
-"""Post-training quantization: ranges from a few clips, biases corrected, a float graph made integer.
+"""Post-training quantization: measure ranges on a few clips, correct biases, make a float graph integer.
 
     graph = equalize(graph, batches)
-    ranges = calibrate(FakeQuantGraph(graph), batches, settings)
-    rounded = FakeQuantGraph(graph); rounded.round_in(ranges); correct_biases(rounded, FakeQuantGraph(graph), batches)
-    integer = to_integers(rounded.graph(), rounded.ranges())
+    ranges = calibrate(graph, batches, settings)
+    graph = correct_biases(graph, ranges, batches)
+    integer = to_integers(graph, ranges)
 
-Ranges are the extremes seen, the percentile that leaves out the rarest values, or those of least squared
-error of rounding and clipping, from a histogram. Equalization gives each channel before a depthwise
-convolution the whole range, which costs nothing: its factor goes into weights that have a scale a channel.
-Rounded weights shift the mean of what a channel computes, and its bias takes the shift back. Both are M. Nagel
-et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, with measured
-ranges and means for assumed ones. What each brings here is in the README, Results.
+A range is the extremes seen, the percentile that leaves out the rarest values, or the range of least squared error
+of rounding and clipping, from a histogram. Equalization gives each channel before a depthwise convolution the
+whole range. It costs nothing: its factors go into weights, which have a scale for each channel. Rounded weights
+shift the mean of a channel; bias correction takes the shift back. Both are from M. Nagel et al., "Data-Free
+Quantization Through Weight Equalization and Bias Correction", ICCV 2019, with measured ranges and means in place
+of assumed ones.
+
+The same graph and clips give the same integers on every processor: batches are features that integers alone
+compute (`FixedPointLogMel.log_mel`), the reference runs the graph, and every other sum is one of integers or is
+taken in the order of its terms.
 """
 
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from tinyscene.deploy.bundle.inspection import with_rounded_weights
 from tinyscene.deploy.graph.graph import (
     INT8_MAX,
     INT8_MIN,
     WEIGHT_MAX,
+    Add,
     AveragePool2D,
     Conv2D,
     Convolution,
@@ -32,11 +36,16 @@ from tinyscene.deploy.graph.graph import (
     Graph,
     Kind,
     Quantization,
+    Tensor,
 )
-from tinyscene.deploy.graph.graph import Tensor as Activation
-from tinyscene.train.quantize.fake_quantize import LEVELS, SMALLEST, FakeQuantGraph, Ranges
+from tinyscene.deploy.graph.reference import exact_mean, run_all, run_float
 from tinyscene.train.recipe import Quantize
 
+Float32 = NDArray[np.float32]
+Ranges = dict[str, tuple[float, float]]  # tensor -> lowest and highest real value, zero between them
+
+LEVELS = INT8_MAX - INT8_MIN
+SMALLEST = 1e-6  # of a range and of a weight's scale: what is all zeros has a scale too
 BINS = 4096  # of a tensor's histogram
 MSE_STEPS = np.linspace(1.0, 0.3, 36)  # shares of the extremes that are tried
 MAX_BIAS, LEAST_MULTIPLIER = 2**30, 2**-30  # of an integer convolution: half of what deploy/graph/graph.py takes
@@ -44,23 +53,21 @@ UNSEEN = 1.0  # the range of a tensor that was zero throughout
 SMALLEST_SHARE = 1e-3  # of the largest channel, that a channel is taken to reach
 
 
-@torch.inference_mode()
-def equalize(graph: Graph, batches: list[Tensor]) -> Graph:
+def equalize(graph: Graph, batches: list[Float32]) -> Graph:
     """The same function with every channel that only a depthwise convolution reads as large as the largest.
 
-    Holds for channels behind a ReLU, which commutes with their positive factors.
+    Holds for channels behind a ReLU, which commutes with their positive factors. Batches: log-mel (batch, mel,
+    frame, 1).
     """
-    highest: dict[str, NDArray[np.float32]] = {}  # tensor -> (channels,)
-    module = FakeQuantGraph(graph)
+    highest: dict[str, Float32] = {}  # tensor -> (channels,)
     for batch in batches:
-        for name, values in module.tensors(batch):
-            if values.ndim == 4:
-                found = values.amax((0, 2, 3)).cpu().numpy()
-                highest[name] = np.maximum(highest.get(name, found), found)
-    made = {operator.output.name: operator for operator in graph.operators}
+        for name, values in run_all(graph, batch).items():
+            peak: Float32 = values.max(tuple(range(values.ndim - 1)))
+            highest[name] = np.maximum(highest[name], peak) if name in highest else peak
+    makers = {operator.output.name: operator for operator in graph.operators}
     readers = Counter(name for operator in graph.operators for name in operator.inputs)
     for after in graph.operators:
-        before = made.get(after.inputs[0])
+        before = makers.get(after.inputs[0])
         if not isinstance(after, DepthwiseConv2D) or not isinstance(before, Conv2D) or not before.relu:
             continue
         name = before.output.name
@@ -68,32 +75,43 @@ def equalize(graph: Graph, batches: list[Tensor]) -> Graph:
             peak = np.maximum(highest[name], SMALLEST_SHARE * highest[name].max() + SMALLEST)
             factor = peak / peak.max()  # (channels,)
             weights, bias = before.weights / factor[:, None, None, None], before.bias / factor
-            made[name] = replace(before, weights=weights.astype(np.float32), bias=bias.astype(np.float32))
-            made[after.output.name] = replace(after, weights=(after.weights * factor).astype(np.float32))
-    return Graph(graph.input, tuple(made.values()))
+            makers[name] = replace(before, weights=weights.astype(np.float32), bias=bias.astype(np.float32))
+            makers[after.output.name] = replace(after, weights=(after.weights * factor).astype(np.float32))
+    return Graph(graph.input, tuple(makers.values()))
 
 
-@torch.inference_mode()
-def calibrate(module: FakeQuantGraph, batches: list[Tensor], settings: Quantize) -> Ranges:
-    """The range of every tensor over batches of log-mel (batch, 1, mel, frame)."""
+def calibrate(graph: Graph, batches: list[Float32], settings: Quantize) -> Ranges:
+    """The range of every tensor over batches of log-mel (batch, mel, frame, 1)."""
     extremes: Ranges = {}
     for batch in batches:
-        for name, values in module.tensors(batch):
+        for name, values in run_all(graph, batch).items():
             low, high = extremes.get(name, (0.0, 0.0))
             extremes[name] = (min(low, float(values.min())), max(high, float(values.max())))
     extremes = {name: ends if any(ends) else (0.0, UNSEEN) for name, ends in extremes.items()}
     if settings.calibration == "minmax":
-        return extremes
-    counts = {name: np.zeros(BINS) for name in extremes}
+        return {name: not_empty(*ends) for name, ends in extremes.items()}
+    counts = {name: np.zeros(BINS, np.int64) for name in extremes}
     for batch in batches:
-        for name, values in module.tensors(batch):
-            counts[name] += torch.histc(values.float(), BINS, *extremes[name]).cpu().numpy()
+        for name, values in run_all(graph, batch).items():
+            counts[name] += _histogram(values, *extremes[name])
     if settings.calibration == "mse":
-        return {name: _least_error(count, *extremes[name]) for name, count in counts.items()}
-    return {name: _percentile(count, *extremes[name], settings.percentile / 100) for name, count in counts.items()}
+        return {name: not_empty(*_least_error(count, *extremes[name])) for name, count in counts.items()}
+    share = settings.percentile / 100
+    return {name: not_empty(*_percentile(count, *extremes[name], share)) for name, count in counts.items()}
 
 
-def _percentile(count: NDArray[np.float64], low: float, high: float, share: float) -> tuple[float, float]:
+def not_empty(low: float, high: float) -> tuple[float, float]:
+    """The range from low to high with zero in it, and wide enough for a scale."""
+    return min(low, 0.0), max(high, low + SMALLEST, SMALLEST)
+
+
+def _histogram(values: Float32, low: float, high: float) -> NDArray[np.int64]:
+    """How many of the values, all of which lie in low to high, are in each of BINS parts of it."""
+    index = ((values.astype(np.float64).ravel() - low) * (BINS / (high - low))).astype(np.int64)
+    return np.bincount(np.minimum(index, BINS - 1), minlength=BINS)
+
+
+def _percentile(count: NDArray[np.int64], low: float, high: float, share: float) -> tuple[float, float]:
     """The range between the percentiles 1 - share and share of a histogram, zero included."""
     below = np.cumsum(count) / count.sum()
     edges = np.linspace(low, high, BINS + 1)
@@ -102,43 +120,61 @@ def _percentile(count: NDArray[np.float64], low: float, high: float, share: floa
     return min(float(lowest), 0.0) if low < 0 else 0.0, max(float(highest), SMALLEST)
 
 
-def _least_error(count: NDArray[np.float64], low: float, high: float) -> tuple[float, float]:
+def _least_error(count: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
     """The range of least squared error, clipping and rounding together, by trying shares of both ends."""
     centres = np.linspace(low, high, BINS, endpoint=False) + (high - low) / BINS / 2
-    best, found = np.inf, (low, high)
+    least, ends = np.inf, (low, high)
     for first in MSE_STEPS * low if low < 0 else (0.0,):
         for last in MSE_STEPS * high:
             clipped = np.clip(centres, first, last) - centres
-            error = (count * (clipped**2 + (clipped == 0) * ((last - first) / LEVELS) ** 2 / 12)).sum()
-            if error < best:
-                best, found = error, (float(first), float(last))
-    return found
+            errors = count * (clipped**2 + (clipped == 0) * ((last - first) / LEVELS) ** 2 / 12)
+            error = float(np.cumsum(errors)[-1])  # which adds in order; the order of sum() depends on the processor
+            if error < least:
+                least, ends = error, (float(first), float(last))
+    return ends
 
 
-@torch.inference_mode()
-def correct_biases(rounded: FakeQuantGraph, exact: FakeQuantGraph, batches: list[Tensor]) -> None:
-    """Move each bias of `rounded` so that its channel's mean before the activation is that of `exact`.
+def correct_biases(graph: Graph, ranges: Ranges, batches: list[Float32]) -> Graph:
+    """The graph with biases for which, quantized, the mean of each channel before its activation is the float one.
 
-    Both run side by side, so that an operator is corrected for what its corrected inputs still lack.
+    The float graph and the quantized one run side by side, so that an operator is corrected for what its corrected
+    inputs still lack. Batches: log-mel (batch, mel, frame, 1).
     """
-    source = exact.source
-    ours = {source.input.name: [rounded.round(source.input.name, batch) for batch in batches]}
-    theirs = {source.input.name: batches}
-    for operator, last_read in zip(source.operators, source.last_reads(), strict=True):
-        want = [
-            exact.apply_operator(operator, [theirs[name][k] for name in operator.inputs]) for k in range(len(batches))
-        ]
-        have = [
-            rounded.apply_operator(operator, [ours[name][k] for name in operator.inputs]) for k in range(len(batches))
-        ]
+    integer = to_integers(graph, ranges)
+    exact = {graph.input.name: batches}
+    rounded = {graph.input.name: [_rounded(batch, integer.input) for batch in batches]}
+    operators = []
+    for operator, whole, last_read in zip(graph.operators, integer.operators, graph.last_reads(), strict=True):
+        name = operator.output.name
+        exact[name] = _before_activation(operator, graph, exact)
+        rounded[name] = _before_activation(with_rounded_weights(whole, operator, integer), graph, rounded)
         if isinstance(operator, Convolution):
-            shift = torch.cat(want).mean((0, 2, 3)) - torch.cat(have).mean((0, 2, 3))  # (channels,)
-            rounded.move_bias(operator, shift)
-            have = [y + shift[:, None, None] for y in have]
-        theirs[operator.output.name] = [exact.finish(operator, y) for y in want]
-        ours[operator.output.name] = [rounded.finish(operator, y) for y in have]
-        for name in last_read:
-            del ours[name], theirs[name]
+            shift = _channel_means(exact[name]) - _channel_means(rounded[name])
+            rounded[name] = [y + shift for y in rounded[name]]
+            operators.append(replace(operator, bias=operator.bias + shift))
+        else:
+            operators.append(operator)
+        if getattr(operator, "relu", False):
+            exact[name], rounded[name] = ([np.maximum(y, np.float32(0)) for y in ys[name]] for ys in (exact, rounded))
+        rounded[name] = [_rounded(y, whole.output) for y in rounded[name]]
+        for read in last_read:
+            del exact[read], rounded[read]
+    return Graph(graph.input, tuple(operators))
+
+
+def _before_activation(operator: Kind, graph: Graph, batches: dict[str, list[Float32]]) -> list[Float32]:
+    plain = replace(operator, relu=False) if isinstance(operator, Convolution | Add) else operator
+    inputs = zip(*(batches[name] for name in operator.inputs), strict=True)
+    return [run_float(plain, graph.sources(operator), list(arguments)) for arguments in inputs]
+
+
+def _channel_means(batches: list[Float32]) -> Float32:
+    """Batches (batch, mel, frame, channels) -> (channels,)."""
+    return exact_mean(np.concatenate(batches)[None], (1, 2, 3))[0]
+
+
+def _rounded(values: Float32, tensor: Tensor) -> Float32:
+    return tensor.q.dequantize(tensor.q.quantize(values))
 
 
 def to_integers(graph: Graph, ranges: Ranges) -> Graph:
@@ -156,14 +192,14 @@ def to_integers(graph: Graph, ranges: Ranges) -> Graph:
     return Graph(tensors[graph.input.name], tuple(operators))
 
 
-def _quantized(tensor: Activation, ranges: Ranges) -> Activation:
+def _quantized(tensor: Tensor, ranges: Ranges) -> Tensor:
     low, high = ranges[tensor.name]
     scale = float(np.float32((high - low) / LEVELS))
     zero_point = int(np.clip(np.rint(INT8_MIN - low / scale), INT8_MIN, INT8_MAX))
     return replace(tensor, quantization=Quantization(scale, zero_point))
 
 
-def _integer_operator(operator: Kind, source: Activation, output: Activation) -> Kind:
+def _integer_operator(operator: Kind, source: Tensor, output: Tensor) -> Kind:
     if not isinstance(operator, Convolution):
         return replace(operator, output=output)
     scales = np.abs(operator.weights).max(operator.other_axes) / WEIGHT_MAX  # (outputs,)

@@ -1,6 +1,6 @@
-"""A float graph in torch: to calibrate it, and to train it with the rounding of the integers it will become.
+"""A float graph in torch, to train it with the rounding of the integers it will become.
 
-    module = FakeQuantGraph(graph)             # float: equal to deploy/graph/reference.py
+    module = FakeQuantGraph(graph)             # float, as deploy/graph/reference.py computes it
     module.round_in(ranges)                    # from here on every tensor and weight is rounded
     graph, ranges = module.graph(), module.ranges()
 
@@ -29,11 +29,7 @@ from tinyscene.deploy.graph.graph import (
     Graph,
     Kind,
 )
-
-LEVELS = INT8_MAX - INT8_MIN
-SMALLEST = 1e-6  # of a range and of a weight's scale: what is all zeros has a scale too
-
-Ranges = dict[str, tuple[float, float]]  # tensor -> lowest and highest real value, zero between them
+from tinyscene.train.quantize.calibrate import LEVELS, SMALLEST, Ranges, not_empty
 
 
 class FakeQuantize(nn.Module):
@@ -43,7 +39,7 @@ class FakeQuantize(nn.Module):
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
-        self.register_buffer("ends", torch.tensor([min(low, 0.0), max(high, low + SMALLEST, SMALLEST)]))
+        self.register_buffer("ends", torch.tensor(not_empty(low, high)))
         self.stretch = nn.Parameter(torch.zeros(2))  # logarithms of the factors
 
     def range(self) -> Tensor:
@@ -93,7 +89,7 @@ class FakeQuantGraph(nn.Module):
                 del values[name]
 
     def apply_operator(self, operator: Kind, inputs: list[Tensor]) -> Tensor:
-        """What an operator computes before its activation and rounding."""
+        """The output of an operator before its activation and rounding."""
         x = inputs[0]
         if isinstance(operator, Convolution | AveragePool2D) and any(operator.padding):
             top, bottom, left, right = operator.padding
@@ -110,14 +106,9 @@ class FakeQuantGraph(nn.Module):
         return x.mean((2, 3))
 
     def finish(self, operator: Kind, y: Tensor) -> Tensor:
-        """Activation and rounding of what `apply_operator` computed."""
+        """Activation and rounding of the output of `apply_operator`."""
         y = F.relu(y) if getattr(operator, "relu", False) else y
         return self.round(operator.output.name, y)
-
-    @torch.no_grad()
-    def move_bias(self, operator: Convolution, shift: Tensor) -> None:
-        """Add shift (channels,) to a convolution's bias."""
-        self.biases[_key(operator.output.name)] += shift
 
     def round(self, name: str, x: Tensor) -> Tensor:
         return self.roundings[_key(self.rounded_as[name])](x) if self.roundings else x

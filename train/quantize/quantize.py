@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -36,16 +35,15 @@ from tinyscene.train.budget import Count, count_network
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.distill import from_network, loss_of
-from tinyscene.train.features import LogMel, waveform
 from tinyscene.train.loop import fit
-from tinyscene.train.quantize.calibrate import calibrate, correct_biases, equalize, to_integers
+from tinyscene.train.quantize.calibrate import Ranges, calibrate, correct_biases, equalize, to_integers
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Consistency, Distill, Recipe, override
 from tinyscene.train.recording_devices import DEVICES, load_devices, part_of
 from tinyscene.train.run import METRICS, RECIPE, load_model, model_path
 
-BATCH = 32  # clips
+BATCH = 8  # clips
 BIAS_CLIPS = 64  # for the bias correction, which holds them in memory
 INSPECTED_CLIPS = 16
 
@@ -114,12 +112,15 @@ def _prepare(
     count.require(recipe.budget, allow_over_budget)
     chosen = clips.select(dataset.split(split)[0])
     chosen = np.random.default_rng(recipe.seed).permutation(chosen)[: recipe.quantize.clips]
-    graph, rounded = _post_training(lower(network, recipe.features.shape), recipe, clips, chosen)
+    graph, corrected, ranges = _post_training(lower(network, recipe.features.shape), recipe, clips.pcm[chosen])
     training = []
     if qat:
+        rounded = FakeQuantGraph(corrected)
+        rounded.round_in(ranges)
         source = f"{run} sha256:{sha256(model_path(run))}"
         training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume, source)
-    integer = to_integers(rounded.cpu().graph(), rounded.ranges())
+        corrected, ranges = rounded.cpu().graph(), rounded.ranges()
+    integer = to_integers(corrected, ranges)
     errors = inspect_errors(integer, graph, recipe.features, clips.pcm[chosen[:INSPECTED_CLIPS]])
     content = {
         "name": name,
@@ -146,20 +147,15 @@ def _prepare(
     )
 
 
-def _post_training(
-    graph: Graph, recipe: Recipe, clips: Clips, chosen: NDArray[np.int64]
-) -> tuple[Graph, FakeQuantGraph]:
-    """The float graph, equalized, and the same in torch, rounded in calibrated ranges, its biases corrected."""
-    log_mel, settings = LogMel(recipe.features), recipe.quantize
-    parts = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
-    batches = [log_mel(waveform(torch.from_numpy(clips.pcm[part]))) for part in parts]
+def _post_training(graph: Graph, recipe: Recipe, pcm: NDArray[np.int16]) -> tuple[Graph, Graph, Ranges]:
+    """The float graph, equalized; the same with corrected biases; and the ranges of its tensors on these clips."""
+    settings, log_mel = recipe.quantize, FixedPointLogMel(recipe.features, scale=1.0, zero_point=0).log_mel
+    batches = [log_mel(pcm[start : start + BATCH])[..., None] for start in range(0, len(pcm), BATCH)]
     if settings.equalize:
         graph = equalize(graph, batches)
-    exact, rounded = FakeQuantGraph(graph), FakeQuantGraph(graph)
-    rounded.round_in(calibrate(exact, batches, settings))
-    if settings.bias_correction:
-        correct_biases(rounded, exact, batches[: BIAS_CLIPS // BATCH])
-    return graph, rounded
+    ranges = calibrate(graph, batches, settings)
+    corrected = correct_biases(graph, ranges, batches[: BIAS_CLIPS // BATCH]) if settings.bias_correction else graph
+    return graph, corrected, ranges
 
 
 def _fine_tune(
