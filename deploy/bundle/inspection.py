@@ -54,7 +54,11 @@ def inspect_graph(graph: Graph) -> list[TensorCost]:
 def inspect_errors(
     graph: Graph, float_graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16]
 ) -> dict[str, TensorErrors]:
-    """The errors of each tensor, by name, on int16 clips (batch, samples)."""
+    """The errors of each tensor, by name, on int16 clips (batch, samples).
+
+    The float graph takes the fixed-point log-mel before it is rounded to int8, so that every processor gets the same
+    figures; `tinyscene verify` compares with the float front end.
+    """
     log_mel = input_log_mel(graph, front_end)
     exact = run_all(float_graph, log_mel.log_mel(pcm)[..., None])
     integers = run_all(graph, log_mel(pcm)[..., None])
@@ -103,6 +107,6 @@ def _energy(values: Float32) -> float:
     return max(_sum(np.square(values, dtype=np.float64)), 1e-30)
 
 
-def _sum(values: NDArray[np.floating[Any]]) -> float:
+def _sum(values: NDArray[np.floating]) -> float:
     """The sum in the order of the values: that of numpy's sum() depends on the processor."""
     return float(np.cumsum(values, dtype=np.float64)[-1])

@@ -287,6 +287,18 @@ def test_the_features_of_version_1_have_this_checksum() -> None:
     assert zlib.crc32(features.tobytes()) == 266_055_955
 
 
+def test_the_log_mel_is_the_logarithm_of_the_energy_to_a_512th() -> None:
+    front_end = FrontEnd(n_fft=1024, win_length=800)
+    fixed = FixedPointLogMel(front_end, SCALE, 0)
+    pcm = np.stack([noise(front_end.clip_samples, level, seed=1) for level in (0.0, 3.0, 10_000.0)]).astype(np.int16)
+    found = fixed.log_mel(pcm)
+    unit = 2.0 ** (48 + 2 * fixed.fraction_bits - fixed.power_shift)
+    for clip, log_mel in zip(pcm, found, strict=True):
+        energy = fixed.mel_energy(fixed.power(fixed.spectrum(fixed.windowed(clip))))
+        np.testing.assert_allclose(log_mel, np.log(energy / unit + front_end.log_offset), rtol=0, atol=2**-10 + 1e-6)
+    np.testing.assert_array_equal(found * 512, np.rint(found * 512))
+
+
 @pytest.mark.parametrize("n_fft", [32, 96, 1000, 4094])
 def test_an_n_fft_that_is_no_power_of_two_from_64_on_is_refused(n_fft: int) -> None:
     with pytest.raises(InputError, match=rf"^features\.n_fft is {n_fft}: "):

@@ -202,7 +202,7 @@ def test_accumulation_is_exact_on_either_side_of_float32s_bound(
     bias: int, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, accumulate = [], reference._accumulate
-    monkeypatch.setattr(reference, "_accumulate", lambda *args: seen.append(args[3]) or accumulate(*args))
+    monkeypatch.setattr(reference, "_accumulate", lambda *args: seen.append(args[1].dtype) or accumulate(*args))
     weights = np.full((1, 1, 1, 518), 127, np.int8)  # 518 * 127 * 255 is just below 2**24
     rest = EXACT_IN_FLOAT32 - 518 * 127 * 255 + bias
     scales = {"weight_scales": np.ones(1, np.float32), "bias": np.array([-rest], np.int32)}
@@ -214,6 +214,40 @@ def test_accumulation_is_exact_on_either_side_of_float32s_bound(
     alone(source, operator)
     total = reference._convolve(operator, source, x).item()
     assert (total, seen) == (half_away(Fraction(518 * 127 * 255 - 127 - rest, 2)), [dtype])
+
+
+# Floats
+
+
+@pytest.mark.parametrize("channels", [1, 7, 300, 3000])
+def test_a_float_convolution_does_not_depend_on_the_order_of_its_inputs(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    x = rng.normal(0, 1, (2, 3, 5, channels)).astype(np.float32) * 10.0 ** rng.integers(-6, 6, channels)
+    weights = rng.normal(0, 1, (4, 1, 1, channels)).astype(np.float32)
+
+    def run_in(order: NDArray[np.int64]) -> NDArray[np.float32]:
+        operator = Conv2D(
+            inputs=("x",),
+            output=Tensor("y", (1, 3, 5, 4)),
+            weights=weights[..., order],
+            bias=np.ones(4, np.float32),
+        )
+        return run(Graph(Tensor("x", (1, 3, 5, channels)), (operator,)), x[..., order].astype(np.float32))
+
+    for _ in range(5):
+        np.testing.assert_array_equal(run_in(rng.permutation(channels)), run_in(np.arange(channels)))
+
+
+def test_a_float_mean_does_not_depend_on_the_order_of_its_values() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, (2, 40 * 30, 3)).astype(np.float32) * np.float32(10.0) ** rng.integers(-6, 6, (1200, 1))
+    mean = Mean(inputs=("x",), output=Tensor("y", (1, 3)))
+    graph = Graph(Tensor("x", (1, 40, 30, 3)), (mean,))
+    first, second = (
+        run(graph, x[:, order].reshape(2, 40, 30, 3).astype(np.float32))
+        for order in (np.arange(1200), rng.permutation(1200))
+    )
+    np.testing.assert_array_equal(first, second)
 
 
 # Graphs

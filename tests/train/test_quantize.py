@@ -1,8 +1,11 @@
 """`tinyscene quantize`: from a run to a bundle, by calibration alone or with fine-tuning, broken off or not."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import tinyscene.train.loop
+from tests.processors import available
 from tests.train.test_export import run_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
@@ -35,6 +39,7 @@ FINE_TUNING = ["quantize.clips=16", "quantize.epochs=2", "quantize.lr=1e-3"]
 NO_STEP = ["quantize.epochs=1", "quantize.lr=1e-12"]  # the metrics are then those of one network
 GRAPH_FILES = ("graph.json", "graph.safetensors", "float.json", "float.safetensors")
 SPLIT = "5"
+SHORT = ("--set", "quantize.clips=16", "--set", "quantize.calibration=mse")
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +147,20 @@ def test_the_same_seed_makes_the_same_graph(quantized: Quantized) -> None:
     first, second, other = quantized(), quantized(), quantized("quantize.clips=8")
     assert graph_of(first.folder) == graph_of(second.folder)
     assert graph_of(first.folder) != graph_of(other.folder)
+
+
+def test_every_processor_makes_the_same_bundle(tiny: Path, sample: Path, cache: Path, tmp_path: Path) -> None:
+    made = []
+    for index, environment in enumerate(available().values()):
+        line = [sys.executable, "-m", "tinyscene", "quantize", tiny, "--data", sample, "--split", SPLIT]
+        out = tmp_path / str(index) / "bundle"
+        subprocess.run([*line, "--out", out, *SHORT], env=os.environ | environment, check=True, capture_output=True)
+        content = open_bundle(out).content
+        content["quantized"].pop("made_by")  # which says when and where
+        content["files"].pop("MODEL_CARD.md")
+        made.append((graph_of(out), content))
+    assert len(made) >= 2
+    assert all(each == made[0] for each in made)
 
 
 @pytest.mark.parametrize(
