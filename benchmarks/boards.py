@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tinyscene.benchmarks.measured import Amount, Count, Measured
 from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 
 BAUD = 115_200
 SILENCE = 60.0  # seconds to wait for a valid line
@@ -134,7 +135,7 @@ def _lines(port: str) -> Iterator[Line]:
     try:
         import serial
     except ImportError:
-        raise InputError("--serial: pyserial is not installed: pip install 'tinyscene[firmware]'") from None
+        raise missing("pyserial", "firmware", "--serial") from None
     started = heard = time.monotonic()
     try:
         with serial.serial_for_url(port, BAUD, timeout=1) as line:

@@ -28,6 +28,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import make_library, make_network
@@ -210,7 +211,7 @@ def _runtime(runner: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise InputError(f"{module.partition('.')[0]} is not installed: pip install '{extra}'") from None
+        raise missing(module.partition(".")[0], extra) from None
 
 
 def _tflite(runner: str, content: bytes, values: NDArray[Any]) -> Call:

@@ -18,6 +18,7 @@ from tinyscene.benchmarks.measured import Amount, Count, Measured
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 
 TARGETS = tuple(
     f"ethos-{name}-{macs}"
@@ -47,7 +48,7 @@ def estimate(bundle: Bundle, target: str) -> Estimate:
     """Vela's figures for a bundle on a target of TARGETS. Raises InputError where Vela is missing or fails."""
     vela = shutil.which("vela", path=Path(sys.executable).parent) or shutil.which("vela")
     if vela is None:
-        raise InputError("vela is not installed: pip install 'tinyscene[verify]'")
+        raise missing("vela", "verify")
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(export(bundle, "tflite"))

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, replacing
+from tinyscene.deploy.common.installation import missing
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, write_sources
-from tinyscene.firmware_bridge.targets.toolchains import HARNESS, INSTALL, TARGETS, Toolchain, build, find_toolchain
+from tinyscene.firmware_bridge.targets.toolchains import HARNESS, TARGETS, Toolchain, build, find_toolchain
 
 KERNELS = ("simd", "plain")  # plain where tinyscene_simd.c does not support the processor
 OPTIMIZE = "O3"
@@ -124,7 +125,7 @@ def _toolchain() -> Toolchain:
             return find_toolchain(name, TARGETS["host-native"])
         except InputError:
             continue
-    raise InputError(f"runner native: no C compiler is installed: {INSTALL}")
+    raise missing("a C compiler", "firmware", "runner native")
 
 
 def _processor() -> str:

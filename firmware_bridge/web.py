@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from tinyscene.deploy.bundle.bundle import CARD, Bundle
-from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.firmware_bridge.codegen.library import make_library
@@ -108,7 +107,7 @@ def render_card(card: str) -> str:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        raise InputError("markdown_it is not installed: pip install 'tinyscene[web]'") from None
+        raise missing("markdown_it", "web") from None
 
     markdown = MarkdownIt("js-default")
     tokens = markdown.parse(

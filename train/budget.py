@@ -20,6 +20,7 @@ from torchinfo.layer_info import LayerInfo
 from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError, OverBudgetError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Budget, Recipe, load_recipe, parse_recipe, recipe_names
@@ -182,7 +183,7 @@ def count_onnx(path: Path) -> Count:
     Raises InputError for a file that is no model, and for a product whose weights cannot be found: nothing
     is passed over in silence.
     """
-    onnx = _library("onnx", "tinyscene[onnx]")
+    onnx = _library("onnx", "onnx")
     try:
         model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
         onnx.checker.check_model(model)
@@ -231,7 +232,7 @@ def _depth(node, weights: dict[str, tuple[int, ...]], onnx) -> int:
 
 def count_tflite(path: Path) -> Count:
     """Count a TFLite file's convolutions and fully connected layers; bytes are those of its constant tensors."""
-    schema = _library("ai_edge_litert.schema_py_generated", "tinyscene")
+    schema = _library("ai_edge_litert.schema_py_generated", "")
     try:
         content = path.read_bytes()
         if content[4:8] != b"TFL3":
@@ -277,8 +278,7 @@ def _library(name: str, extra: str):
     try:
         return importlib.import_module(name)
     except ImportError:
-        package = name.partition(".")[0]
-        raise InputError(f"{package} is not installed: pip install '{extra}'") from None
+        raise missing(name.partition(".")[0], extra) from None
 
 
 def _first_line(error: Exception) -> str:

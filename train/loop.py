@@ -28,6 +28,7 @@ from torch import nn
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import require_free
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.budget import count_network
 from tinyscene.train.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
@@ -215,5 +216,5 @@ def _tensorboard(out: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("train.tensorboard needs tensorboard: pip install tensorboard") from None
+        raise missing("tensorboard", "train", "train.tensorboard") from None
     return SummaryWriter(str(out / "tensorboard"))

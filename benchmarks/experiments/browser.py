@@ -7,10 +7,10 @@ with open_browser() as browser:
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import require
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -24,8 +24,7 @@ def open_browser(*options: str) -> "Iterator[Browser]":
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         raise InputError("Chromium is not installed: `make tools` installs it on Debian and Ubuntu")
-    if find_spec("playwright") is None:
-        raise InputError("playwright is not installed: pip install 'tinyscene[dev]'")
+    require("playwright", "dev")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.graph.reference import run
 
 Int8 = NDArray[np.int8]
@@ -31,14 +32,10 @@ ONNX_MEMORY = 2**30  # bytes, for the tensors of ONNX models
 MICRO_ARENA = 2**23  # bytes; what is needed is found out when the tensors are placed
 
 
-class MissingRuntimeError(InputError):
-    """A runtime that is not installed."""
-
-
 def make_runner(name: str, bundle: Bundle) -> Invoke:
     """A runtime by name, ready to run a bundle.
 
-    Raises MissingRuntimeError if it is not installed, InputError if it is unknown or cannot run the bundle, and
+    Raises MissingPackageError if it is not installed, InputError if it is unknown or cannot run the bundle, and
     what is returned raises InputError where it fails later.
     """
     if name not in RUNNERS:
@@ -47,9 +44,7 @@ def make_runner(name: str, bundle: Bundle) -> Invoke:
     try:
         module = importlib.import_module(package)
     except ImportError:
-        raise MissingRuntimeError(
-            f"runner {name}: {package.partition('.')[0]} is not installed: pip install '{extra}'"
-        ) from None
+        raise missing(package.partition(".")[0], extra, f"runner {name}") from None
     with _named(name, bundle):
         invoke = make(module, bundle)
 
@@ -148,13 +143,13 @@ def _one_by_one(invoke_one: Invoke) -> Invoke:
 
 
 RUNNERS: dict[str, tuple[str, str, Callable[[Any, Bundle], Invoke]]] = {  # name -> package, extra, how it is made
-    "reference": ("numpy", "tinyscene", _reference),
-    "litert": ("ai_edge_litert.interpreter", "tinyscene", _tflite),
-    "tflite-runtime": ("tflite_runtime.interpreter", "tinyscene[verify]", _tflite),
-    "onnxruntime": ("onnxruntime", "tinyscene[onnx]", _onnxruntime),
-    "litert-reference": ("ai_edge_litert.interpreter", "tinyscene", _tflite_reference),
-    "tflite-runtime-reference": ("tflite_runtime.interpreter", "tinyscene[verify]", _tflite_reference),
-    "tflite-micro": ("tflite_micro.python.tflite_micro.runtime", "tinyscene[verify]", _tflite_micro),
+    "reference": ("numpy", "", _reference),
+    "litert": ("ai_edge_litert.interpreter", "", _tflite),
+    "tflite-runtime": ("tflite_runtime.interpreter", "verify", _tflite),
+    "onnxruntime": ("onnxruntime", "onnx", _onnxruntime),
+    "litert-reference": ("ai_edge_litert.interpreter", "", _tflite_reference),
+    "tflite-runtime-reference": ("tflite_runtime.interpreter", "verify", _tflite_reference),
+    "tflite-micro": ("tflite_micro.python.tflite_micro.runtime", "verify", _tflite_micro),
 }
 
 

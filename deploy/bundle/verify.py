@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import make_vectors
-from tinyscene.deploy.bundle.runners import Invoke, MissingRuntimeError, make_runner
+from tinyscene.deploy.bundle.runners import Invoke, make_runner
 from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.installation import MissingPackageError
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
 
@@ -110,7 +111,7 @@ def verify(bundle: Bundle, pcm: NDArray[np.int16], truth: NDArray[np.integer[Any
     for name in (*EXACT.values(), *NEAR.values(), "tflite-runtime"):
         try:
             logits = _invoke(make_runner(name, bundle), features)
-        except MissingRuntimeError as error:
+        except MissingPackageError as error:
             runners[name] = Comparison(missing=str(error))
         except InputError as error:
             runners[name] = Comparison(failed=str(error))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.graph.graph import (
     INT8_MIN,
@@ -35,7 +35,7 @@ try:
     import onnx
     from onnx import helper, numpy_helper
 except ImportError:
-    raise InputError("writing ONNX needs onnx: pip install 'tinyscene[onnx]'") from None
+    raise missing("onnx", "onnx", "writing ONNX") from None
 
 OPSET = 18  # that of torch's float export; what is written here has not changed since 14
 IR_VERSION = 8  # of ONNX 1.13, which brought opset 18; ONNX Runtime takes it since 1.14

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.graph.graph import (
     Add,
@@ -33,7 +33,7 @@ try:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 except ImportError:
-    raise InputError("writing .tflite needs ai-edge-litert: pip install ai-edge-litert") from None
+    raise missing("ai-edge-litert", what="writing .tflite") from None
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle, read_labels
 from tinyscene.deploy.bundle.runners import make_runner, onnx_session, scene_runners
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
@@ -164,7 +165,7 @@ class OnnxClassifier(SceneClassifier):
         try:
             import onnxruntime
         except ImportError:
-            raise InputError("onnxruntime is not installed: pip install 'tinyscene[onnx]'") from None
+            raise missing("onnxruntime", "onnx") from None
         if not model.is_file():
             raise InputError(f"{model}: no such model file")
         if model.stat().st_size > MAX_ONNX:

@@ -16,6 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.terminal import messages
 from tinyscene.deploy.frontend.audio import Recording, read_frames
 
@@ -152,7 +153,7 @@ def _sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError:
-        raise InputError("sounddevice is not installed: pip install 'tinyscene[listen]'") from None
+        raise missing("sounddevice", "listen") from None
     except OSError:
         raise InputError(
             "PortAudio, which sounddevice needs, is not installed: apt install libportaudio2, or as your system does"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.firmware_bridge.targets.toolchains import INSTALL
+from tinyscene.deploy.common.installation import missing
 
 
 class Symbol(NamedTuple):
@@ -28,7 +28,7 @@ def open_image(image: Path) -> Iterator[Any]:
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
     except ImportError:
-        raise InputError(f"pyelftools is not installed: {INSTALL}") from None
+        raise missing("pyelftools", "firmware") from None
     try:
         with image.open("rb") as stream:
             yield ELFFile(stream)

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.firmware_bridge.targets.elf import open_image
 from tinyscene.firmware_bridge.targets.semihosting import Semihosting
-from tinyscene.firmware_bridge.targets.toolchains import INSTALL, Target
+from tinyscene.firmware_bridge.targets.toolchains import Target
 
 EMULATORS = ("unicorn", "qemu")
 QEMU_PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
@@ -194,7 +195,7 @@ class _Unicorn:
         try:
             unicorn: Any = importlib.import_module("unicorn")
         except ImportError:
-            raise InputError(f"unicorn is not installed: {INSTALL}") from None
+            raise missing("unicorn", "firmware") from None
         self.core = core = _CORTEX_M if target.unicorn.startswith("UC_CPU_ARM") else _RISCV
         self.image, self.unicorn, self.error = image, unicorn, unicorn.UcError
         constants = importlib.import_module(f"unicorn.{core.constants}")

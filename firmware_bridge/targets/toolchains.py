@@ -8,7 +8,6 @@ linked without a C library: harness/ has what a program needs on a bare-metal pr
 """
 
 import functools
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -21,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import require
 
 HARNESS = Path(__file__).parent.parent / "harness"
-INSTALL = "pip install 'tinyscene[firmware]'"
 SECTIONS = ("-ffunction-sections", "-fdata-sections")  # so that the linker can drop unused functions
 BARE = ("-ffreestanding", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
 
@@ -162,8 +161,7 @@ def find_toolchain(name: str, target: Target) -> Toolchain:
     Raises InputError with an installation command if it is missing.
     """
     if name == "zig":
-        if importlib.util.find_spec("ziglang") is None:
-            raise InputError(f"zig is not installed: {INSTALL}")
+        require("ziglang", "firmware")
         return Toolchain("zig", (sys.executable, "-m", "ziglang", "cc"))
     if name == "gcc":
         if shutil.which(target.compiler) is None:

@@ -25,6 +25,7 @@ from tinyscene.benchmarks.latency import LEAST_ROUNDS, NATIVE, host_latency, int
 from tinyscene.benchmarks.machine import machine
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.evaluate import evaluate, open_subject
@@ -88,9 +89,9 @@ def test_all_promised_keys_are_there(on_host: dict[str, Any], copied: Bundle) ->
 def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
     copied: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(latency.RUNNERS, "onnxruntime", ("no_such_module", "tinyscene[onnx]", print))  # type: ignore[arg-type]
+    monkeypatch.setitem(latency.RUNNERS, "onnxruntime", ("no_such_module", "onnx", print))  # type: ignore[arg-type]
     made = latency.networks_of(copied)
-    assert made.missing["ONNX Runtime int8"] == "no_such_module is not installed: pip install 'tinyscene[onnx]'"
+    assert made.missing["ONNX Runtime int8"] == str(missing("no_such_module", "onnx"))
     assert "ONNX Runtime int8" not in made.calls
     assert "LiteRT int8" in made.calls
 

@@ -25,7 +25,7 @@ from tinyscene.firmware_bridge.packaging import package
 from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, TARGETS, build, find_toolchain, harness_sources
 
-pytest.importorskip("serial", reason="pyserial is not installed: pip install 'tinyscene[firmware]'")
+pytest.importorskip("serial", reason="pyserial is not installed")
 
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic", "-Werror")
 

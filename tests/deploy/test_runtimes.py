@@ -19,9 +19,9 @@ from tinyscene.deploy.graph.tflite_writer import write_tflite
 
 Values = dict[str, NDArray[Any]]  # tensors by name, a batch each
 RUNTIMES = {  # a package, and why it may be missing
-    "ai_edge_litert.interpreter": "pip install ai-edge-litert",
+    "ai_edge_litert.interpreter": "ai-edge-litert is not installed",
     "tflite_runtime.interpreter": "tflite-runtime needs numpy below 2 and has no wheels for Python 3.12 and later",
-    "tflite_micro.python.tflite_micro.runtime": "pip install tflite-micro",
+    "tflite_micro.python.tflite_micro.runtime": "tflite-micro is not installed",
 }
 ARENA = 2**21  # bytes for tflite-micro
 SEEDS = st.integers(0, 2**16)

@@ -129,7 +129,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if machine.compiler[0] == "gcc" and not shutil.which("gcc"):
         pytest.skip("gcc is not installed")
     if machine.compiler[0] != "gcc":
-        pytest.importorskip("ziglang", reason="zig is not installed: pip install 'tinyscene[firmware]'")
+        pytest.importorskip("ziglang", reason="ziglang is not installed")
     folder = tmp_path_factory.mktemp("simd")
     (folder / "main.c").write_text(PROGRAM)
     sources = [folder / "main.c", RUNTIME / "tinyscene_simd.c"]

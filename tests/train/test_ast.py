@@ -303,5 +303,5 @@ def test_features_that_make_other_patches_are_refused(mels: int, frames: int) ->
 def test_without_its_libraries_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     monkeypatch.delitem(sys.modules, "tinyscene.train.teachers.ast")
-    with pytest.raises(InputError, match=r"^AST needs peft: pip install 'tinyscene\[teachers\]'$"):
+    with pytest.raises(InputError, match=r"^the teacher ast: peft is not installed: pip install .*\[teachers\]'$"):
         importlib.import_module("tinyscene.train.teachers.ast")

@@ -4,7 +4,6 @@ Nothing here imports torch before a command runs, so that a device's installatio
 """
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, sha256
+from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, messages, show
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 
@@ -352,5 +352,4 @@ def open_clips(folder: Path, splits: Path | None, fold_pattern: str | None, fron
 
 
 def needs(package: str) -> None:
-    if find_spec(package) is None:
-        raise InputError(f"{package} is not installed: pip install 'tinyscene[train]'")
+    require(package, "train")

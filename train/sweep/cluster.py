@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.train.loop import InterruptedRunError, StopFlag
 from tinyscene.train.progress import progress
 from tinyscene.train.sweep.job import run_job
@@ -50,7 +51,7 @@ def _connect(address: str) -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise InputError("ray is not installed: pip install 'tinyscene[cluster]'") from None
+        raise missing("ray", "cluster") from None
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():  # Ray would try for minutes

@@ -27,13 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.train.recipe import AstModel
 
 try:
     from peft import LoraConfig, LoraModel
     from transformers import ASTConfig, ASTModel
 except ImportError as error:
-    raise InputError(f"AST needs {error.name}: pip install 'tinyscene[teachers]'") from None
+    raise missing(str(error.name), "teachers", "the teacher ast") from None
 
 MELS, FRAMES = 128, 98  # of one second
 PATCH, STRIDE = 16, 10  # mels, and frames
