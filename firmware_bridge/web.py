@@ -20,6 +20,7 @@ import numpy as np
 
 from tinyscene.deploy.bundle.bundle import CARD, Bundle
 from tinyscene.deploy.common.files import replacing_folder, require_free
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.packaging import package

@@ -20,7 +20,6 @@ bundle that opens.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -39,7 +38,7 @@ from tinyscene.deploy.bundle.golden import Vectors, make_vectors, read_vectors
 from tinyscene.deploy.bundle.inspection import TensorErrors
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import replacing_folder, require_free, sha256, write_whole
+from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
@@ -197,7 +196,7 @@ class Bundle:
     def _changing(self) -> Iterator[None]:
         """One process at a time, from the index as others have left it. Raises InputError if the bundle is another."""
         with (self.folder / f"{GRAPH}.json").open("rb+") as lasting:  # the index is replaced by those who write it
-            fcntl.flock(lasting, fcntl.LOCK_EX)
+            lock(lasting)
             content = _read_index(self.folder)
             if _fingerprint(content) != self.fingerprint:
                 raise InputError(f"{self.folder}: was replaced by another bundle meanwhile; run it again")

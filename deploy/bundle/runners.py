@@ -12,8 +12,8 @@ the bit and serve `tinyscene verify`. What a TFLite runtime is given is written 
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from importlib.metadata import entry_points
+from functools import lru_cache, partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
@@ -158,4 +158,14 @@ def scene_runners() -> dict[str, Callable[[Bundle], Callable[[NDArray[np.int16]]
 
     They are the entry points `tinyscene.runners` of what is installed, so that this package need not know them.
     """
-    return {entry.name: entry.load() for entry in entry_points(group="tinyscene.runners")}
+    return {entry.name: partial(_load_scene_runner, entry) for entry in entry_points(group="tinyscene.runners")}
+
+
+def _load_scene_runner(entry: EntryPoint, bundle: Bundle) -> Callable[[NDArray[np.int16]], Int8]:
+    """What an entry point makes of a bundle. Raises InputError where the package that declares it is broken."""
+    try:
+        make = entry.load()
+    except Exception as error:  # whatever a third package raises when it is imported
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"runner {entry.name}: {entry.value} cannot be imported ({reason})") from None
+    return make(bundle)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
+from typing import IO, Any
 
 import platformdirs
 
@@ -72,6 +73,17 @@ def require_free(folder: Path) -> None:
     """Make sure a new folder can be written here: nothing is there, or an empty one. Raises InputError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists and is not empty; choose another name")
+
+
+def lock(handle: IO[Any]) -> None:
+    """Wait until no other process holds this open file's lock, and hold it until the file is closed.
+
+    Systems without fcntl (Windows) have no such lock: there two processes must not write to one folder.
+    """
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def cache_folder() -> Path:

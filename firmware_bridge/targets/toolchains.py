@@ -11,7 +11,6 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import require
+from tinyscene.deploy.common.processes import python_module
 
 HARNESS = Path(__file__).parent.parent / "harness"
 SECTIONS = ("-ffunction-sections", "-fdata-sections")  # so that the linker can drop unused functions
@@ -162,7 +162,7 @@ def find_toolchain(name: str, target: Target) -> Toolchain:
     """
     if name == "zig":
         require("ziglang", "firmware")
-        return Toolchain("zig", (sys.executable, "-m", "ziglang", "cc"))
+        return Toolchain("zig", tuple(python_module("ziglang", "cc")))
     if name == "gcc":
         if shutil.which(target.compiler) is None:
             raise InputError(f"{target.compiler} is not installed: apt-get install {target.package}, or use zig")

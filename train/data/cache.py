@@ -11,7 +11,6 @@ with them) say nothing of their label and are not used, unless a recording has n
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import cache_folder, write_whole
+from tinyscene.deploy.common.files import cache_folder, lock, write_whole
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.train.data.datasets import Dataset, Entry
 from tinyscene.train.progress import progress
@@ -147,7 +146,7 @@ def _key(dataset: Dataset, sample_rate: int) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file, so that of two processes one builds and the other waits."""
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle)
         yield
 
 

@@ -12,6 +12,7 @@ When a worker or a machine is lost in the middle of a job, Ray does the job agai
 and it goes on from its checkpoint in OUT. If the machine of the command itself is lost, the same command goes on.
 """
 
+import contextlib
 import logging
 import socket
 import traceback
@@ -39,7 +40,7 @@ def run_on_ray(board: Board, address: str, jobs: int | None) -> None:
 
     Raises InputError if there is no Ray or no cluster, InterruptedRunError after a signal.
     """
-    ray = _connect(address)
+    ray = _connect(address, board.out)
     try:
         _run(ray, board, jobs)
     finally:
@@ -47,7 +48,8 @@ def run_on_ray(board: Board, address: str, jobs: int | None) -> None:
     board.require_over()
 
 
-def _connect(address: str) -> ModuleType:
+def _connect(address: str, folder: Path) -> ModuleType:
+    """Join a cluster from `folder`: its workers import from there first, and the user's folder may hold a numpy.py."""
     try:
         import ray
     except ImportError:
@@ -56,7 +58,8 @@ def _connect(address: str) -> ModuleType:
     try:
         if host and port.isdigit():  # Ray would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with contextlib.chdir(folder):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--ray {address}: no Ray cluster there ({reason}); start one with `ray start`") from None

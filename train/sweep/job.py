@@ -8,7 +8,6 @@ lock in `OUT/locks/` lets no two processes work on one job: one that is left ove
 """
 
 import argparse
-import fcntl
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.files import lock
 from tinyscene.train.budget import count_target
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
@@ -95,10 +95,10 @@ def run_job(out: Path, name: str) -> None:
     """Do a job, unless it is done. Raises what training raises, InterruptedRunError after a signal among it."""
     sweep = read_record(out)
     job = sweep.job(name)
-    lock = out / "locks" / name.replace("/", "-")
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    lock_file = out / "locks" / name.replace("/", "-")
+    lock_file.parent.mkdir(exist_ok=True)
+    with lock_file.open("a") as handle:
+        lock(handle)
         handle.truncate(0)
         print(os.getpid(), platform.node(), file=handle, flush=True)  # who is at work
         if sweep.is_done(out, job):

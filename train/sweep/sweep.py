@@ -18,7 +18,6 @@ what needs it is skipped. Runs, seeds and splits may be added to a sweep; one wh
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import yaml
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import require_free, write_whole
+from tinyscene.deploy.common.processes import available_cores, python_module
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import Dataset
@@ -197,7 +197,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def run_locally(board: Board, jobs: int | None) -> None:
     """Do the jobs of a board on this machine, each in a process. Raises InterruptedRunError after a signal."""
     environments = slots(jobs)
-    threads = max(1, _cores() // len(environments))
+    threads = max(1, available_cores() // len(environments))
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by slot
     (board.out / "logs").mkdir(exist_ok=True)
     heard, held = os.pipe()  # jobs hear it close when this process is gone, however it went
@@ -230,11 +230,10 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = torch.cuda.device_count()
     names = visible.split(",")[:gpus] if visible else [str(number) for number in range(gpus)]
-    return [{"CUDA_VISIBLE_DEVICES": names[slot % gpus]} if gpus else {} for slot in range(jobs or gpus or _cores())]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return [
+        {"CUDA_VISIBLE_DEVICES": names[slot % gpus]} if gpus else {}
+        for slot in range(jobs or gpus or available_cores())
+    ]
 
 
 def _log(out: Path, job: Job) -> Path:
@@ -243,7 +242,7 @@ def _log(out: Path, job: Job) -> Path:
 
 def _start(out: Path, job: Job, threads: int, environment: dict[str, str], pipe: int) -> subprocess.Popen[bytes]:
     """Start a job in a session of its own, so that Ctrl-C is heard here alone and passed on once."""
-    command = [sys.executable, "-m", "tinyscene.train.sweep.job", str(out), job.name]
+    command = python_module("tinyscene.train.sweep.job", str(out), job.name)
     options = ["--threads", str(threads), "--pipe", str(pipe)]
     with _log(out, job).open("wb") as log:
         return subprocess.Popen(

@@ -1,0 +1,17 @@
+"""Child processes of this interpreter, and the cores that they may use."""
+
+import os
+import sys
+
+
+def python_module(name: str, *arguments: str) -> list[str]:
+    """The command line that runs a module in a child interpreter.
+
+    -P keeps the working folder off the import path: a user's train.py or numpy.py there is never imported.
+    """
+    return [sys.executable, "-P", "-m", name, *arguments]
+
+
+def available_cores() -> int:
+    """How many cores this process may use; all of the machine where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
