@@ -1,15 +1,15 @@
-// An audio file as one-second int16 clips, cut, mixed down, resampled and rounded as deploy/frontend/audio.py does it.
+// An audio file as one-second int16 clips: cut, mixed down, resampled and rounded exactly as in deploy/frontend/audio.py.
 //
-// The browser decodes. It would also resample, with a filter of its own; so it is asked for the file's own rate, which
-// only the headers of WAV and FLAC are read for. It scales integers to floats, and some browsers the positive ones by
-// 32767; so they are taken back to what the file holds. What cannot be taken back is noted.
+// The browser decodes. It would also resample, with a filter of its own, so it is asked for the file's own rate, which
+// is read from the headers of WAV and FLAC only. It scales integers to floats, in some browsers by 32767 where they are
+// positive, so the integers of the file are restored. Where that is not possible, a note says so.
 import { Resampler, roundToEven } from "./resample.mjs";
 
 const FULL_SCALE = 32768;
 const LARGEST = 64 * 2 ** 20; // bytes; decoded, four times as many
 const DECODABLE_RATES = [3000, 768000]; // Hz, that the Web Audio API promises
 
-/** A file that cannot be used, for a reason that is told to the reader. */
+/** A file that cannot be used; the message says why. */
 export class Unusable extends Error {}
 
 /** A File, decoded: {channels: [Float32Array], rate, notes}. Raises Unusable. */
@@ -38,7 +38,7 @@ export async function readRecording(file, sceneRate) {
     return { channels, rate, notes };
 }
 
-/** {rate, bits} of a WAV or a FLAC file; null for what is neither, or too damaged to say. */
+/** {rate, bits} of a WAV or a FLAC file; null if it is neither, or its header is damaged. */
 function readHeader(view) {
     const text = (at) => String.fromCharCode(...new Uint8Array(view.buffer, at, 4));
     try {
@@ -56,7 +56,7 @@ function readHeader(view) {
     }
 }
 
-/** Make integers of `full` steps to one out of floats again, in place, whichever way they were scaled. */
+/** Restore integers, stored as multiples of 1 / `full`, in place, whichever way the browser scaled them. */
 function restore(channels, full) {
     const scale = [full, full - 1].find((positive) =>
         channels.every((samples) =>
@@ -73,7 +73,7 @@ function restore(channels, full) {
     return true;
 }
 
-/** The one-second clips of a recording, Int16Array, one after the other; more may be noted in `recording.notes`. */
+/** The one-second clips of a recording, each an Int16Array; may add to `recording.notes`. */
 export function* makeClips(recording, sceneRate) {
     const { channels, rate, notes } = recording;
     const length = channels[0].length;
