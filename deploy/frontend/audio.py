@@ -4,10 +4,10 @@ A recording is cut into seconds at its own rate, then each second is mixed down 
 rounded to int16, so every clip is treated as the one-second files of TAU are. What is left at the end is
 padded with zeros to a clip if it lasts half a second or more, or if it is the whole recording; otherwise dropped.
 
-The clips of a lossless file (WAV, FLAC, AIFF) are the same on every processor and in the web page, because every
-step is exact or rounds elementwise: mixing down (`mix_down`), resampling (`resample.py`), and rounding to int16, a tie
-to the even value. Lossy files (MP3, Ogg) are decoded to floating point by libsndfile's codecs, whose last bits may
-depend on its version and on the processor; from there on the same holds.
+The clips of a lossless file (WAV, FLAC, AIFF) are the same on every processor, and those of WAV and FLAC in the web
+page, because every step is exact or rounds elementwise: mixing down (`mix_down`), resampling (`resample.py`), and
+rounding to int16, a tie to the even value. Lossy files (MP3, Ogg) are decoded to floating point by libsndfile's codecs,
+whose last bits may depend on its version and on the processor; from there on the same holds.
 """
 
 from collections.abc import Iterator
