@@ -25,7 +25,7 @@ from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.train.data.cache import Clips
-from tinyscene.train.evaluate import Predict, score, score_recordings
+from tinyscene.train.runs.evaluate import Predict, score, score_recordings
 
 FLOAT_TOLERANCE = 1e-3  # of logits, between two ways of adding the same floats
 

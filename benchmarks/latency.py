@@ -29,11 +29,11 @@ from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import make_library, make_network
 from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork, NativeScene
-from tinyscene.train.progress import progress
 
 LEAST_ROUNDS, WARM_UP = 200, 10
 SOUND = 4  # of the golden ones: a sweep

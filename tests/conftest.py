@@ -116,7 +116,7 @@ def tested(recordings: tuple[Dataset, Clips]) -> NDArray[np.int64]:
 def imported_run(baseline_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published baseline."""
     from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.run import import_weights
+    from tinyscene.train.runs.run import import_weights
 
     return import_weights(baseline_weights, load_recipe("baseline"), tmp_path_factory.mktemp("imported") / "run")
 

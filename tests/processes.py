@@ -14,7 +14,7 @@ CONTEXT.set_forkserver_preload(
         "tests.processes",
         "tinyscene.train.export",
         "tinyscene.train.teachers.logits",
-        "tinyscene.train.prune",
+        "tinyscene.train.fine_tuning.prune",
         "tinyscene.train.quantize.quantize",
     ]
 )

@@ -23,7 +23,7 @@ from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.run import import_weights
+from tinyscene.train.runs.run import import_weights
 
 RunCli = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]

@@ -1,1 +1,1 @@
-"""Training: data, features, augmentation, models, the loop and what it hands to `deploy`."""
+"""Training: recipes, data, networks, the loop, and quantization for deployment."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tinyscene.deploy.common.files import sha256, write_whole
 from tinyscene.deploy.graph.onnx_writer import write_onnx
-from tinyscene.train.budget import count_network
 from tinyscene.train.quantize.lower import lower
-from tinyscene.train.run import load_model, model_path
+from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.run import load_model, model_path
 
 
 def export_onnx(run: Path, out: Path | None = None, allow_over_budget: bool = False) -> Path:

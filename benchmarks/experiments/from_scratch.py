@@ -15,11 +15,11 @@ import typer
 from tinyscene.benchmarks.experiments.results import read_result, write_result
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
-from tinyscene.train.evaluate import evaluate, predictor
-from tinyscene.train.features import LogMel
-from tinyscene.train.loop import train
+from tinyscene.train.data.features import LogMel
+from tinyscene.train.loop.loop import train
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.run import load_model
+from tinyscene.train.runs.evaluate import evaluate, predictor
+from tinyscene.train.runs.run import load_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Data = Annotated[Path, typer.Option(help="Folder of the dataset.")]

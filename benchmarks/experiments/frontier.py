@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.benchmarks.experiments.results import read_result, write_result
-from tinyscene.train.budget import count_target
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
-from tinyscene.train.evaluate import evaluate, open_subject
-from tinyscene.train.prune import prune
+from tinyscene.train.fine_tuning.prune import prune
 from tinyscene.train.quantize.quantize import quantize
-from tinyscene.train.run import load_model
+from tinyscene.train.runs.budget import count_target
+from tinyscene.train.runs.evaluate import evaluate, open_subject
+from tinyscene.train.runs.run import load_model
 from tinyscene.train.sweep.job import read_record
 from tinyscene.train.sweep.plan import TrainJob
 

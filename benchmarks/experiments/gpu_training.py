@@ -18,15 +18,15 @@ import torch
 import typer
 
 from tinyscene.benchmarks.experiments.results import write_result
-from tinyscene.train.checkpoint import Place
+from tinyscene.deploy.common.progress import progress
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import SCENES
-from tinyscene.train.distill import cross_entropy
-from tinyscene.train.loop import CPU_MICRO_BATCH
+from tinyscene.train.loop.checkpoint import Place
+from tinyscene.train.loop.loop import CPU_MICRO_BATCH
+from tinyscene.train.loop.trainer import Ranks, Trainer
 from tinyscene.train.models import build
-from tinyscene.train.progress import progress
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.trainer import Ranks, Trainer
+from tinyscene.train.teachers.distill import cross_entropy
 
 EPOCHS = 150  # of the published recipe
 

@@ -23,15 +23,15 @@ import typer
 from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.benchmarks.experiments.training_speed import our_step
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, summarize
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, make_network
 from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import SCENES, open_dataset
 from tinyscene.train.data.sample import write_sample
-from tinyscene.train.loop import CPU_MICRO_BATCH
+from tinyscene.train.loop.loop import CPU_MICRO_BATCH
 from tinyscene.train.models import build
-from tinyscene.train.progress import progress
 from tinyscene.train.quantize.calibrate import calibrate, to_integers
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Recipe, load_recipe

@@ -25,7 +25,7 @@ from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
 from tinyscene.train.data.cache import Clips, prepare
-from tinyscene.train.evaluate import BATCH, open_subject
+from tinyscene.train.runs.evaluate import BATCH, open_subject
 from tinyscene.train.sweep.job import SweepRecord, read_record
 from tinyscene.train.sweep.plan import TrainJob
 

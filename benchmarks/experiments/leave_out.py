@@ -20,7 +20,7 @@ import typer
 
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.train.augment import convolve, load_responses, response_paths
+from tinyscene.train.data.augment import convolve, load_responses, response_paths
 from tinyscene.train.data.datasets import DEVICE_GROUPS, TAU_COLUMNS, Entry, open_dataset
 
 LEVEL_DB, SPREAD_DB = -3.0, 3.0  # mean and deviation against `a`, about what s1 to s3 have in the training lists

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from tinyscene.benchmarks.experiments.results import read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.verify import verify
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
-from tinyscene.train.features import LogMel, waveform
-from tinyscene.train.progress import progress
+from tinyscene.train.data.features import LogMel, waveform
 from tinyscene.train.quantize.quantize import quantize
-from tinyscene.train.run import load_model
+from tinyscene.train.runs.run import load_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Data = Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")]

@@ -23,18 +23,18 @@ import typer
 from torch import Tensor
 
 from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.frontend.resample import PHASES_A_BLOCK, TAP_ONE, sinc_filter
-from tinyscene.train import augment
-from tinyscene.train.checkpoint import Place
+from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
-from tinyscene.train.distill import cross_entropy
-from tinyscene.train.loop import CPU_MICRO_BATCH
+from tinyscene.train.loop.checkpoint import Place
+from tinyscene.train.loop.loop import CPU_MICRO_BATCH
+from tinyscene.train.loop.trainer import Ranks, Trainer
 from tinyscene.train.models import build
-from tinyscene.train.progress import progress
 from tinyscene.train.recipe import Recipe, load_recipe
-from tinyscene.train.trainer import Ranks, Trainer
+from tinyscene.train.teachers.distill import cross_entropy
 
 SOURCE_RATE = 44_100  # Hz, of TAU's recordings
 

@@ -20,8 +20,8 @@ from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.report import plan_picture, plan_rows
-from tinyscene.train.budget import count_bundle
 from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.runs.budget import count_bundle
 from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
 from tinyscene.train.sweep.report import PUBLISHED, TAU_TEST_CLIPS, read_summary
 from tinyscene.train.sweep.status import RESULTS

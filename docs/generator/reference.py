@@ -7,8 +7,8 @@ import typer
 
 from docs.generator.templates import render
 from tinyscene.cli import app
-from tinyscene.train.budget import count_recipe
 from tinyscene.train.recipe import RECIPES, Recipe, load_recipe, recipe_names
+from tinyscene.train.runs.budget import count_recipe
 
 Schema = dict[str, Any]
 TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}

@@ -6,8 +6,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from docs.generator.templates import render
-from tinyscene.train.budget import count_recipe
 from tinyscene.train.recipe import load_recipe
+from tinyscene.train.runs.budget import count_recipe
 from tinyscene.train.sweep.published import PUBLISHED_MACRO
 from tinyscene.train.sweep.report import ALL_FOLDS
 

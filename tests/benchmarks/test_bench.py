@@ -28,7 +28,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.evaluate import evaluate, open_subject
+from tinyscene.train.runs.evaluate import evaluate, open_subject
 
 FIGURES = {"median_ms", "p25_ms", "p75_ms", "rounds"}
 

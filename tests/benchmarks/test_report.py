@@ -23,7 +23,7 @@ from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.train.data.datasets import SCENES
-from tinyscene.train.evaluate import record, score
+from tinyscene.train.runs.evaluate import record, score
 from tinyscene.train.sweep.published import PUBLISHED_CLASSES, PUBLISHED_DEVICES
 from tinyscene.train.sweep.report import report as report_sweep
 

@@ -25,8 +25,8 @@ from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier, SceneClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES
-from tinyscene.train.evaluate import predictor
-from tinyscene.train.features import LogMel
+from tinyscene.train.data.features import LogMel
+from tinyscene.train.runs.evaluate import predictor
 
 RunCli = Callable[..., tuple[int, str, str]]
 LABELS = ["wind", "bells", "rain"]

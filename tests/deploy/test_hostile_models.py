@@ -17,11 +17,11 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.onnx_writer import write_onnx
 from tinyscene.deploy.graph.tflite_writer import write_tflite
 from tinyscene.deploy.live.classifier import OnnxClassifier
-from tinyscene.train.budget import count_tflite
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import load_recipe
+from tinyscene.train.runs.budget import count_tflite
 
 MEMORY = 1_500  # MB that a process may have used at its peak
 
@@ -33,7 +33,7 @@ import numpy as np
 from tinyscene.deploy.live.classifier import OnnxClassifier
 from tinyscene.deploy.common.errors import InputError
 from tests.deploy.test_hostile_models import broken
-from tinyscene.train.budget import count_onnx
+from tinyscene.train.runs.budget import count_onnx
 content, copy = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]) / "broken.onnx"
 refused = 0
 for seed in range(int(sys.argv[3]), int(sys.argv[3]) + int(sys.argv[4])):

@@ -32,7 +32,7 @@ from tinyscene.deploy.graph.graph import (
 )
 from tinyscene.deploy.graph.onnx_writer import write_onnx
 from tinyscene.deploy.graph.reference import run, run_all
-from tinyscene.train.budget import count_onnx
+from tinyscene.train.runs.budget import count_onnx
 
 INTEGER_KERNELS = {"QLinearConv", "QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool"}
 INTEGER_MOVES = {"Transpose", "Flatten", "Clip"}  # what may stand between them

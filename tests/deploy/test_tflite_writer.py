@@ -29,7 +29,7 @@ from tinyscene.deploy.graph.graph import (
 )
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.tflite_writer import write_tflite
-from tinyscene.train.budget import count_tflite
+from tinyscene.train.runs.budget import count_tflite
 
 ALLOWED = {"PAD", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MEAN"}
 # The files of tensorflow/lite/micro/kernels/cmsis_nn in github.com/tensorflow/tflite-micro, with two kinds of pooling

@@ -14,20 +14,20 @@ import pytest
 import soundfile
 import torch
 
-import tinyscene.train.loop
+import tinyscene.train.loop.loop
 from tests.train.test_export import run_of
 from tests.train.test_loop import metrics_of, same_weights
 from tests.train.test_quantize import TINY, graph_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.adapt import Adapted, adapt
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import SCENES, Dataset, Entry, open_dataset
-from tinyscene.train.evaluate import evaluate, open_subject
-from tinyscene.train.loop import InterruptedRunError
+from tinyscene.train.fine_tuning.adapt import Adapted, adapt
+from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.quantize.quantize import quantize
-from tinyscene.train.recording_devices import part_of
-from tinyscene.train.run import load_model, load_tensors, read_card, save_tensors
+from tinyscene.train.runs.evaluate import evaluate, open_subject
+from tinyscene.train.runs.recording_devices import part_of
+from tinyscene.train.runs.run import load_model, load_tensors, read_card, save_tensors
 
 Adapt = Callable[..., Adapted]
 SPLIT = "5"
@@ -154,7 +154,7 @@ def test_fine_tuning_starts_from_the_general_weights(start: Adapt, adapted: Adap
 
 def interrupt(start: Callable[[], object], saves: int) -> None:
     """Start, and send SIGINT once so many checkpoints are written."""
-    save, left = tinyscene.train.loop.save_checkpoint, [saves]
+    save, left = tinyscene.train.loop.loop.save_checkpoint, [saves]
 
     def save_and_interrupt(*arguments: Any) -> None:
         save(*arguments)
@@ -163,7 +163,7 @@ def interrupt(start: Callable[[], object], saves: int) -> None:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tinyscene.train.loop, "save_checkpoint", save_and_interrupt)
+        patch.setattr(tinyscene.train.loop.loop, "save_checkpoint", save_and_interrupt)
         with pytest.raises(InterruptedRunError, match="--resume"):
             start()
 

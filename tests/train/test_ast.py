@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import ASTConfig, ASTForAudioClassification
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.data.kaldi_features import AstMel
+from tinyscene.train.models.ast import Ast
 from tinyscene.train.recipe import AstModel, load_recipe
-from tinyscene.train.teachers.ast import Ast
-from tinyscene.train.teachers.front_ends import AstMel
 
 SMALL = {"width": 16, "depth": 2, "heads": 2, "rank": 3}
 BODY = "audio_spectrogram_transformer"
@@ -302,6 +302,6 @@ def test_features_that_make_other_patches_are_refused(mels: int, frames: int) ->
 
 def test_without_its_libraries_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.delitem(sys.modules, "tinyscene.train.teachers.ast")
+    monkeypatch.delitem(sys.modules, "tinyscene.train.models.ast")
     with pytest.raises(InputError, match=r"^the teacher ast: peft is not installed: pip install .*\[teachers\]'$"):
-        importlib.import_module("tinyscene.train.teachers.ast")
+        importlib.import_module("tinyscene.train.models.ast")

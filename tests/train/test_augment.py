@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.train.augment import (
+from tinyscene.train.data.augment import (
     Draw,
     convolve,
     draw,
@@ -24,7 +24,7 @@ from tinyscene.train.augment import (
     on_power,
     on_waveform,
 )
-from tinyscene.train.augment import roll as roll_clips
+from tinyscene.train.data.augment import roll as roll_clips
 from tinyscene.train.recipe import Augment
 
 FRONT_END = FrontEnd()

@@ -16,11 +16,11 @@ from onnx import helper, numpy_helper
 
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.budget import count_onnx, count_target, count_tflite
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.run import Card, save_tensors
+from tinyscene.train.runs.budget import count_onnx, count_target, count_tflite
+from tinyscene.train.runs.run import Card, save_tensors
 
 RunCli = Callable[..., tuple[int, str, str]]
 Shape = Sequence[int | str]

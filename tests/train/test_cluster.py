@@ -17,7 +17,7 @@ from tests.train.test_loop import QUICK, metrics_of
 from tests.train.test_sweep import assert_same, few_clips, table, wait_for, worker_of
 from tests.train.test_sweep_plan import ONE, write
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.loop import InterruptedRunError
+from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.sweep.job import Source, run_job
 from tinyscene.train.sweep.status import Board
 from tinyscene.train.sweep.sweep import FailedRunsError, run_sweep

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.models.cp_resnet import Block, CPResNet, kernels
 from tinyscene.train.recipe import CPResNetModel, load_recipe
-from tinyscene.train.teachers.cp_resnet import Block, CPResNet, kernels
 
 SMALL = {"family": "cp_resnet", "base_channels": 8}
 PAPER = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}

@@ -13,10 +13,10 @@ from tests.train.test_loop import QUICK, SPLIT, STILL
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import Wanted, consistency, cross_entropy, loss_of
-from tinyscene.train.loop import train
+from tinyscene.train.loop.loop import train
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Distill, load_recipe
+from tinyscene.train.teachers.distill import Wanted, consistency, cross_entropy, loss_of
 
 
 def log_softmax(values: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import SCENES, open_dataset
-from tinyscene.train.evaluate import evaluate, plot_confusion, score
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.run import Card, save_tensors
+from tinyscene.train.runs.evaluate import evaluate, plot_confusion, score
+from tinyscene.train.runs.run import Card, save_tensors
 
 LABELS = ("bus", "metro", "park", "tram")
 GROUPS = {"real": ("a", "b", "c"), "seen": ("s1", "s2", "s3"), "unseen": ("s4", "s5", "s6")}

@@ -18,14 +18,14 @@ from torch import nn
 from tests import ROOT
 from tests.train.test_cp_mobile import trained
 from tinyscene.deploy.live.classifier import OnnxClassifier
-from tinyscene.train.budget import count_onnx
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES
-from tinyscene.train.evaluate import predictor
+from tinyscene.train.data.features import LogMel
 from tinyscene.train.export import export_onnx
-from tinyscene.train.features import LogMel
 from tinyscene.train.recipe import CPMobileModel, load_recipe
-from tinyscene.train.run import import_weights
+from tinyscene.train.runs.budget import count_onnx
+from tinyscene.train.runs.evaluate import predictor
+from tinyscene.train.runs.run import import_weights
 
 RunCli = Callable[..., tuple[int, str, str]]
 TINY = ["model.n_blocks=[1]", "model.strides={}"]  # quick to export

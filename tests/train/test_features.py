@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.train.features import BAND, CPU_CHUNK, LogMel, waveform
+from tinyscene.train.data.features import BAND, CPU_CHUNK, LogMel, waveform
 
 SETTINGS = [
     FrontEnd(),
@@ -62,7 +62,7 @@ def test_chunks_do_not_show(batch: int, monkeypatch: pytest.MonkeyPatch) -> None
     front_end = FrontEnd(n_fft=1024, win_length=1024, n_mels=40)
     sounds = clips(front_end, batch)
     chunked = LogMel(front_end)(sounds)
-    monkeypatch.setattr("tinyscene.train.features.CPU_CHUNK", batch)
+    monkeypatch.setattr("tinyscene.train.data.features.CPU_CHUNK", batch)
     torch.testing.assert_close(chunked, LogMel(front_end)(sounds), rtol=0, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tinyscene.cli import main
-from tinyscene.train.budget import count_onnx
+from tinyscene.train.runs.budget import count_onnx
 
 CORRECT, CLIPS = 652, 1_088  # of the published weights on the test list of the development recordings
 ACCURACY_ON_DEVICE_A = 0.852

@@ -19,9 +19,9 @@ from tinyscene.deploy.bundle.verify import Verification, verify
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.evaluate import predictor
-from tinyscene.train.features import LogMel
-from tinyscene.train.run import load_model
+from tinyscene.train.data.features import LogMel
+from tinyscene.train.runs.evaluate import predictor
+from tinyscene.train.runs.run import load_model
 
 CLIPS = 1_088  # on the test list of the development recordings
 CORRECT = 652  # of the published weights in float

@@ -18,9 +18,9 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES, Dataset
-from tinyscene.train.features import LogMel
+from tinyscene.train.data.features import LogMel
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.run import load_model
+from tinyscene.train.runs.run import load_model
 from tinyscene.train.teachers.logits import make_logits, read_logits
 
 SPLIT = "5"

@@ -18,15 +18,15 @@ from safetensors.torch import load_file
 
 from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.checkpoint import Place
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import cross_entropy
-from tinyscene.train.loop import train
+from tinyscene.train.loop.checkpoint import Place
+from tinyscene.train.loop.loop import train
+from tinyscene.train.loop.trainer import Ranks, Trainer, learning_rate
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, Train, load_recipe
-from tinyscene.train.run import load_model, write_recipe
-from tinyscene.train.trainer import Ranks, Trainer, learning_rate
+from tinyscene.train.runs.run import load_model, write_recipe
+from tinyscene.train.teachers.distill import cross_entropy
 
 QUICK = ["train.batch_size=32", "train.micro_batch=16", "features.n_mels=64", "features.hop_length=1000"]
 STILL = ["augment.roll_seconds=0", "augment.freq_mask=0", "augment.mixstyle_p=0"]  # no random numbers in a step

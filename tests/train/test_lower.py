@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Convolution, Graph, Window
 from tinyscene.deploy.graph.reference import run
-from tinyscene.train.budget import count_recipe
 from tinyscene.train.models import build
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import load_recipe, recipe_names
+from tinyscene.train.runs.budget import count_recipe
 
 SMALL = (37, 22)  # mel, frame
 

@@ -13,25 +13,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import tinyscene.train.loop
-import tinyscene.train.prune
+import tinyscene.train.fine_tuning.prune
+import tinyscene.train.loop.loop
 from tests.train.test_prune_channels import answers, lively, norms
 from tests.train.test_quantize import FEATURES, STILL
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
-from tinyscene.train.budget import count_network
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import Wanted
-from tinyscene.train.evaluate import evaluate, predictor
 from tinyscene.train.export import export_onnx
-from tinyscene.train.loop import InterruptedRunError
+from tinyscene.train.fine_tuning.prune import prune
+from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.models import features_of
 from tinyscene.train.models.cp_mobile import CPMobile
-from tinyscene.train.prune import prune
 from tinyscene.train.quantize.quantize import quantize
 from tinyscene.train.recipe import CPMobileModel, Recipe, load_recipe
-from tinyscene.train.run import import_weights, load_model
+from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.evaluate import evaluate, predictor
+from tinyscene.train.runs.run import import_weights, load_model
+from tinyscene.train.teachers.distill import Wanted
 
 SPLIT = "5"
 SHORT = ["prune.steps=2", "prune.epochs=1", "prune.final_epochs=2"]
@@ -50,7 +50,7 @@ def make_run(sample_dataset: Dataset, sample_clips: Clips, tmp_path_factory: pyt
     def make(seed: int) -> Path:
         folder, recipe = tmp_path_factory.mktemp("tiny"), load_recipe("nano", TINY)
         assert isinstance(recipe.model, CPMobileModel)
-        log_mel, _ = tinyscene.train.prune._examples(recipe, sample_clips, sample_dataset.split(SPLIT)[0])
+        log_mel, _ = tinyscene.train.fine_tuning.prune._examples(recipe, sample_clips, sample_dataset.split(SPLIT)[0])
         save_file(lively(recipe.model, log_mel, seed).state_dict(), folder / "weights.safetensors")
         return import_weights(folder / "weights.safetensors", recipe, folder / "run")
 
@@ -137,7 +137,7 @@ def test_a_pruned_run_is_pruned_again(unbroken: Path, pruned: Pruned, tmp_path: 
 def test_each_step_starts_from_the_weights_of_the_last_and_listens_to_the_unpruned_network(
     pruned: Pruned, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts, ends, losses, recipes, fit = [], [], [], [], tinyscene.train.prune.fit
+    starts, ends, losses, recipes, fit = [], [], [], [], tinyscene.train.fine_tuning.prune.fit
 
     def watched(network: CPMobile, recipe: Recipe, *more: Any) -> Any:
         starts.append({*norms(network)["in_c.1.1"].weight.tolist()})
@@ -147,7 +147,7 @@ def test_each_step_starts_from_the_weights_of_the_last_and_listens_to_the_unprun
         recipes.append(recipe)
         return result
 
-    monkeypatch.setattr(tinyscene.train.prune, "fit", watched)
+    monkeypatch.setattr(tinyscene.train.fine_tuning.prune, "fit", watched)
     unpruned, _ = load_model(tiny)
     pruned(tmp_path / "run", "prune.distill=0.75", "prune.lr=0.01")
     assert starts[0] <= {*norms(unpruned)["in_c.1.1"].weight.tolist()}
@@ -176,7 +176,7 @@ class KilledError(Exception):
 
 def broken(pruned: Pruned, out: Path, saves: int, how: str) -> None:
     """Prune until so many checkpoints were written, when it is killed or gets SIGINT."""
-    save, done = tinyscene.train.loop.save_checkpoint, []
+    save, done = tinyscene.train.loop.loop.save_checkpoint, []
 
     def stop(*arguments: Any) -> None:
         save(*arguments)
@@ -187,7 +187,7 @@ def broken(pruned: Pruned, out: Path, saves: int, how: str) -> None:
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tinyscene.train.loop, "save_checkpoint", stop)
+        patch.setattr(tinyscene.train.loop.loop, "save_checkpoint", stop)
         with pytest.raises(KilledError if how == "killed" else InterruptedRunError):
             pruned(out)
 
@@ -221,7 +221,7 @@ def out(left_over: Path, tmp_path: Path) -> Path:
 def test_what_was_removed_is_not_chosen_anew(
     out: Path, pruned: Pruned, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(tinyscene.train.prune, "shrink")
+    monkeypatch.delattr(tinyscene.train.fine_tuning.prune, "shrink")
     assert same(pruned(out, resume=True), unbroken)
 
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_pruned_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     clips = replace(sample_clips, labels=arguments.pop("labels", sample_clips.labels))
     if network := arguments.pop("network", None):
-        monkeypatch.setattr(tinyscene.train.prune, "load_model", lambda run: (network, load_model(run)[1]))
+        monkeypatch.setattr(tinyscene.train.fine_tuning.prune, "load_model", lambda run: (network, load_model(run)[1]))
     given = {"to_macs": GOAL[0], "to_bytes": GOAL[1], "split": SPLIT} | arguments
     run, out = Path(given.pop("run", tiny)), Path(given.pop("out", "new"))
     before = {*tmp_path.rglob("*")}

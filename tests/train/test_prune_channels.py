@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tests.train.test_cp_mobile import trained
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.train import prune as pruning
-from tinyscene.train.budget import Count, count_network
+from tinyscene.train.fine_tuning import prune as pruning
+from tinyscene.train.fine_tuning.prune import shrink
 from tinyscene.train.models.cp_mobile import CPMobile, plan_channels
-from tinyscene.train.prune import shrink
 from tinyscene.train.recipe import Channels, CPMobileModel, Recipe
+from tinyscene.train.runs.budget import Count, count_network
 
 KINDS = {  # of networks, by what is particular about their groups
     "tiny": CPMobileModel(base_channels=16, n_blocks=(2, 1), strides={"b2": (2, 2)}),

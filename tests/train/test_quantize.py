@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import tinyscene.train.loop
+import tinyscene.train.loop.loop
 from tests.processors import available
 from tests.train.test_export import run_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
@@ -27,8 +27,8 @@ from tinyscene.deploy.graph.reference import run as run_graph
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import Wanted, cross_entropy, from_network
 from tinyscene.train.quantize.quantize import quantize
+from tinyscene.train.teachers.distill import Wanted, cross_entropy, from_network
 
 RunCli = Callable[..., tuple[int, str, str]]
 Quantized = Callable[..., Bundle]
@@ -287,15 +287,15 @@ def test_the_model_card_speaks_of_distillation_where_there_was_any(share: int, q
 
 def interrupted(command: RunCli, out: Path) -> tuple[int, str]:
     """Fine-tune until the first checkpoint is written, when SIGINT arrives. Returns exit code and stderr."""
-    save = tinyscene.train.loop.save_checkpoint
+    save = tinyscene.train.loop.loop.save_checkpoint
 
     def save_and_interrupt(*arguments: Any) -> None:
         save(*arguments)
-        patch.setattr(tinyscene.train.loop, "save_checkpoint", save)
+        patch.setattr(tinyscene.train.loop.loop, "save_checkpoint", save)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tinyscene.train.loop, "save_checkpoint", save_and_interrupt)
+        patch.setattr(tinyscene.train.loop.loop, "save_checkpoint", save_and_interrupt)
         code, _, error = command("--out", out, "--split", SPLIT, "--qat")
     return code, error
 

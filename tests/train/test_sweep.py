@@ -21,8 +21,8 @@ from tests.train.test_sweep_plan import ONE, write
 from tinyscene.benchmarks.experiments.sweep_table import main as sweep_table
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import prepare
-from tinyscene.train.evaluate import evaluate, open_subject
-from tinyscene.train.run import load_model
+from tinyscene.train.runs.evaluate import evaluate, open_subject
+from tinyscene.train.runs.run import load_model
 from tinyscene.train.sweep.job import Source, read_record
 from tinyscene.train.sweep.status import Board
 from tinyscene.train.sweep.sweep import FailedRunsError, named_sources, run_sweep, slots

@@ -14,11 +14,11 @@ from tests.train.test_loop import QUICK, SPLIT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES, Dataset
-from tinyscene.train.loop import train
+from tinyscene.train.loop.loop import train
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.run import load_model
-from tinyscene.train.transfer import find_weights, transfer
+from tinyscene.train.runs.run import load_model
+from tinyscene.train.runs.transfer import find_weights, transfer
 
 RECIPE = load_recipe("nano", TINY)
 

@@ -84,10 +84,10 @@ def train(
 ) -> None:
     """Train a recipe on a split of a dataset."""
     needs("torch")
-    from tinyscene.train.loop import train as run_training
+    from tinyscene.train.loop.loop import train as run_training
     from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.run import METRICS
-    from tinyscene.train.transfer import find_weights
+    from tinyscene.train.runs.run import METRICS
+    from tinyscene.train.runs.transfer import find_weights
 
     chosen = load_recipe(recipe, settings)
     out = out or Path("runs") / f"{chosen.name}-{split}"
@@ -165,8 +165,8 @@ def evaluate(
     """Evaluate on the test list: by class, device and device group, with a confusion matrix."""
     needs("torch")
     from tinyscene.cli.training_tables import evaluation_tables
-    from tinyscene.train.evaluate import evaluate as run_evaluation
-    from tinyscene.train.evaluate import open_subject, record
+    from tinyscene.train.runs.evaluate import evaluate as run_evaluation
+    from tinyscene.train.runs.evaluate import open_subject, record
 
     subject = open_subject(model, runner)
     dataset, clips = open_clips(data, splits, fold_pattern, subject.front_end)
@@ -192,7 +192,7 @@ def budget(
     """Count parameters, bytes and MACs against the limits of DCASE 2024 Task 1 (exit code 3 if over)."""
     needs("torch")
     from tinyscene.cli.training_tables import budget_tables
-    from tinyscene.train.budget import count_target
+    from tinyscene.train.runs.budget import count_target
 
     count, limits = count_target(target, recipe, settings)
     changed = {"max_bytes": max_bytes, "max_macs": max_macs}
@@ -218,7 +218,7 @@ def quantize(
     """Make a run integer-only and write it as a bundle."""
     needs("torch")
     from tinyscene.train.quantize.quantize import quantize as run_quantization
-    from tinyscene.train.run import load_model
+    from tinyscene.train.runs.run import load_model
 
     require_free(out)
     dataset, clips = open_clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
@@ -246,8 +246,8 @@ def adapt(
 ) -> None:
     """Fine-tune a run for each recording device: a run with a network for every one."""
     needs("torch")
-    from tinyscene.train.adapt import adapt as run_adaptation
-    from tinyscene.train.run import load_model
+    from tinyscene.train.fine_tuning.adapt import adapt as run_adaptation
+    from tinyscene.train.runs.run import load_model
 
     dataset, clips = open_clips(data, splits, fold_pattern, load_model(run)[1].parsed_recipe.features)
     adapted = run_adaptation(run, dataset, clips, out, split, settings, resume)
@@ -276,9 +276,9 @@ def prune(
 ) -> None:
     """Take channels away from a run, step by step, until it fits a budget."""
     needs("torch_pruning")
-    from tinyscene.train.budget import count_target
-    from tinyscene.train.prune import prune as run_pruning
-    from tinyscene.train.run import load_model
+    from tinyscene.train.fine_tuning.prune import prune as run_pruning
+    from tinyscene.train.runs.budget import count_target
+    from tinyscene.train.runs.run import load_model
 
     for name, goal in (("--to-macs", to_macs), ("--to-bytes", to_bytes)):
         if goal is not None and not 1 <= goal < 1e18:
@@ -335,7 +335,7 @@ def import_(
     """Make a run of weights trained elsewhere."""
     needs("torch")
     from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.run import import_weights
+    from tinyscene.train.runs.run import import_weights
 
     run = import_weights(weights, load_recipe(recipe, settings), out)
     show({"run": str(run)}, as_json, f"{run}: imported; next: tinyscene evaluate {run} --data DATA")

@@ -5,8 +5,8 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from tinyscene.train.budget import Count
 from tinyscene.train.recipe import Budget
+from tinyscene.train.runs.budget import Count
 
 
 def evaluation_tables(result: dict[str, Any]) -> Group:

@@ -1,1 +1,1 @@
-"""Datasets, their cache of int16 clips, and a synthetic sample."""
+"""Recordings to features: datasets, their cache of int16 clips, log-mel and augmentation."""

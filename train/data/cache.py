@@ -27,9 +27,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, lock, write_whole
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.train.data.datasets import Dataset, Entry
-from tinyscene.train.progress import progress
 
 FORMAT = 2  # of the cache and of how it is decoded; part of its key. 1 resampled in float32
 

@@ -1,16 +1,16 @@
-"""Network families and the one place that makes them, and the features they hear, from a recipe.
+"""Network families, and the functions that build a network and its features from a recipe.
 
-Families for the device are here, one a file; teachers are in `train/teachers`.
+CP-Mobile can be deployed; the other families are teachers.
 """
 
 from torch import nn
 
-from tinyscene.train.features import LogMel
+from tinyscene.train.data.features import LogMel
+from tinyscene.train.data.kaldi_features import AstMel, KaldiMel, PasstMel
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
+from tinyscene.train.models.cp_resnet import CPResNet
+from tinyscene.train.models.passt import Passt
 from tinyscene.train.recipe import AstModel, CPMobileModel, CPResNetModel, Model, PasstModel, Recipe
-from tinyscene.train.teachers.cp_resnet import CPResNet
-from tinyscene.train.teachers.front_ends import AstMel, KaldiMel, PasstMel
-from tinyscene.train.teachers.passt import Passt
 
 Features = LogMel | KaldiMel
 
@@ -25,7 +25,7 @@ def build(model: Model, classes: int) -> nn.Module:
         case PasstModel():
             return Passt(model, classes)
         case AstModel():
-            from tinyscene.train.teachers.ast import Ast  # transformers takes seconds to import, and is an extra
+            from tinyscene.train.models.ast import Ast  # transformers takes seconds to import, and is an extra
 
             return Ast(model, classes)
 

@@ -8,8 +8,8 @@ and recipe it was trained with; `quantize.distill` says how much it listens to t
 to the labels. Fine-tuning goes on in `BUNDLE.qat/`, a run of its own that can be resumed, and is removed when
 the bundle is whole.
 
-A run with networks for single devices (`train/adapt.py`) makes one bundle with a variant for each, made integer
-as the general network is, but with the device's training clips alone.
+A run with networks for single devices (`train/fine_tuning/adapt.py`) makes one bundle with a variant for each,
+quantized as the general network is, but with the training clips of that device alone.
 """
 
 import json
@@ -31,17 +31,17 @@ from tinyscene.deploy.common.files import require_free, sha256
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.train.budget import Count, count_network
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import from_network, loss_of
-from tinyscene.train.loop import fit
+from tinyscene.train.loop.loop import fit
 from tinyscene.train.quantize.calibrate import Ranges, calibrate, correct_biases, equalize, to_integers
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Consistency, Distill, Recipe, override
-from tinyscene.train.recording_devices import DEVICES, load_devices, part_of
-from tinyscene.train.run import METRICS, RECIPE, load_model, model_path
+from tinyscene.train.runs.budget import Count, count_network
+from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
+from tinyscene.train.runs.run import METRICS, RECIPE, load_model, model_path
+from tinyscene.train.teachers.distill import from_network, loss_of
 
 BATCH = 8  # clips
 BIAS_CLIPS = 64  # for the bias correction, which holds them in memory

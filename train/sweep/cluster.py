@@ -24,8 +24,8 @@ import torch
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.installation import missing
-from tinyscene.train.loop import InterruptedRunError, StopFlag
-from tinyscene.train.progress import progress
+from tinyscene.deploy.common.progress import progress
+from tinyscene.train.loop.loop import InterruptedRunError, StopFlag
 from tinyscene.train.sweep.job import run_job
 from tinyscene.train.sweep.plan import Job
 from tinyscene.train.sweep.status import Board

@@ -22,16 +22,16 @@ from pydantic import ValidationError
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import lock
-from tinyscene.train.budget import count_target
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
-from tinyscene.train.evaluate import evaluate, open_subject, record
-from tinyscene.train.loop import train
+from tinyscene.train.loop.loop import train
 from tinyscene.train.recipe import Section
-from tinyscene.train.run import METRICS, RECIPE
+from tinyscene.train.runs.budget import count_target
+from tinyscene.train.runs.evaluate import evaluate, open_subject, record
+from tinyscene.train.runs.run import METRICS, RECIPE
+from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.sweep.plan import Job, LogitsJob, Sweep, TrainJob
 from tinyscene.train.teachers.logits import make_logits
-from tinyscene.train.transfer import find_weights
 
 SWEEP = "sweep.json"
 EVALUATION = "evaluation.json"

@@ -30,7 +30,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.recipe import Loader, Recipe, Section, hint, load_recipe
-from tinyscene.train.transfer import PICKLED
+from tinyscene.train.runs.transfer import PICKLED
 
 SWEEPS = Path(__file__).parent / "plans"
 WEIGHT_FILES, PUBLISHED = (".safetensors", *PICKLED), "published"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyscene.deploy.common.files import write_whole
-from tinyscene.train.loop import InterruptedRunError
+from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.sweep.job import SweepRecord
 from tinyscene.train.sweep.plan import Job, TrainJob
 

@@ -28,13 +28,13 @@ import yaml
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import require_free, write_whole
 from tinyscene.deploy.common.processes import available_cores, python_module
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.loop import StopFlag
-from tinyscene.train.progress import progress
+from tinyscene.train.loop.loop import StopFlag
 from tinyscene.train.recipe import Recipe, parse_recipe
-from tinyscene.train.run import RECIPE
+from tinyscene.train.runs.run import RECIPE
 from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
 from tinyscene.train.sweep.plan import Job, TrainJob, plan, read_sweep
 from tinyscene.train.sweep.status import RESULTS, Board

@@ -1,1 +1,1 @@
-"""Teachers: networks too large for a device, whose answers train those that are not."""
+"""Teachers: their logits, and the losses by which a student learns from them."""

@@ -27,15 +27,15 @@ from torch import Tensor
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256, write_whole
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
-from tinyscene.train import augment
+from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import SCENES, Dataset
-from tinyscene.train.features import waveform
+from tinyscene.train.data.features import waveform
 from tinyscene.train.models import features_of
-from tinyscene.train.progress import progress
-from tinyscene.train.run import load_model, load_tensors, model_path
-from tinyscene.train.transfer import read_pickled
+from tinyscene.train.runs.run import load_model, load_tensors, model_path
+from tinyscene.train.runs.transfer import read_pickled
 
 BATCH = 32  # clips
 AVERAGES = ("mean", "bayesian")

@@ -1,4 +1,4 @@
-"""The features that published teachers were trained on, in torch, with the interface of `train/features.py`.
+"""The features that published teachers were trained on, in torch, with the interface of `train/data/features.py`.
 
 Both follow Kaldi: triangles that are straight in mel rather than in Hz, pre-emphasis, a symmetric Hann window.
 Constants that a recipe's `features` have are taken from there, the others are here. A second has fewer frames than
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.train.features import centred_spectrum
+from tinyscene.train.data.features import centred_spectrum
 
 PREEMPHASIS = 0.97  # share of the sample before that is taken off
 PASST_MEAN, PASST_DEVIATION = -4.5, 5.0  # of log-mels, as assumed by its authors

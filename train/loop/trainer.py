@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tinyscene.train import augment
-from tinyscene.train.checkpoint import Place
+from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips
-from tinyscene.train.distill import Loss, Wanted, consistency
-from tinyscene.train.features import waveform
+from tinyscene.train.data.features import waveform
+from tinyscene.train.loop.checkpoint import Place
 from tinyscene.train.models import features_of
 from tinyscene.train.recipe import Recipe, Train
+from tinyscene.train.teachers.distill import Loss, Wanted, consistency
 from tinyscene.train.teachers.logits import read_logits
 
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill

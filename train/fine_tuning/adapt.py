@@ -21,11 +21,11 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, sha256, write_whole
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import loss_of
-from tinyscene.train.loop import fit
+from tinyscene.train.loop.loop import fit
 from tinyscene.train.recipe import Consistency, Recipe, override
-from tinyscene.train.recording_devices import DEVICES, part_of
-from tinyscene.train.run import METRICS, MODEL, RECIPE, load_model, model_path, save_tensors, write_recipe
+from tinyscene.train.runs.recording_devices import DEVICES, part_of
+from tinyscene.train.runs.run import METRICS, MODEL, RECIPE, load_model, model_path, save_tensors, write_recipe
+from tinyscene.train.teachers.distill import loss_of
 
 
 @dataclass(frozen=True)

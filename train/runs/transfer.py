@@ -20,7 +20,7 @@ from torch import nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.train.recipe import Model
-from tinyscene.train.run import load_tensors, model_path, read_card
+from tinyscene.train.runs.run import load_tensors, model_path, read_card
 
 PUBLISHED = {  # weights trained on AudioSet
     "passt": "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",

@@ -9,8 +9,8 @@ from transformers import ASTFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.train.data.kaldi_features import AstMel, KaldiMel, PasstMel, kaldi_filterbank
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.teachers.front_ends import AstMel, KaldiMel, PasstMel, kaldi_filterbank
 
 PASST = FrontEnd(n_fft=1024, win_length=800, hop_length=320, n_mels=128, f_max=15_000.0)
 AST = FrontEnd(sample_rate=16_000, n_fft=512, win_length=400, hop_length=160, n_mels=128, f_min=20.0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
-from tinyscene.train.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, load_tensors, read_card, save_tensors
+from tinyscene.train.runs.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, load_tensors, read_card, save_tensors
 
 
 @dataclass

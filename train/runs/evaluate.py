@@ -4,7 +4,7 @@
 
 The unit is the recording: one second in TAU; elsewhere a recording's probabilities are the mean of those
 of its seconds. Anything that turns int16 clips into probabilities can be evaluated, whatever runs it. Where a
-run or bundle has networks for single devices (train/adapt.py), each recording is classified by its device's.
+run or bundle has networks for single recording devices, each recording is classified by its device's.
 """
 
 import json
@@ -22,16 +22,16 @@ from torch import nn
 
 from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.files import replacing, write_whole
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import DEVICE_GROUPS
-from tinyscene.train.features import waveform
+from tinyscene.train.data.features import waveform
 from tinyscene.train.models import Features, features_of
-from tinyscene.train.progress import progress
-from tinyscene.train.recording_devices import load_devices
-from tinyscene.train.run import load_model
+from tinyscene.train.runs.recording_devices import load_devices
+from tinyscene.train.runs.run import load_model
 
 BATCH = 32  # clips
 MEASURES = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss")

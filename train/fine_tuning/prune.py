@@ -13,8 +13,8 @@ al., "DepGraph: Towards Any Structural Pruning", CVPR 2023). How much its channe
 training clips would change, to first order (P. Molchanov et al., "Importance Estimation for Neural Network Pruning",
 CVPR 2019), measured anew before each removal.
 
-The budget is counted by `train/budget.py`, and kept as the limits of the new run's recipe. Each step is a run of its
-own in `OUT.pruning/`, so that what was interrupted can be resumed; they are removed when OUT is whole.
+The budget is counted by `train/runs/budget.py`, and kept as the limits of the new run's recipe. Each step is a run of
+its own in `OUT.pruning/`, so that what was interrupted can be resumed; they are removed when OUT is whole.
 """
 
 import copy
@@ -31,16 +31,16 @@ from torch import Tensor, nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, sha256
 from tinyscene.deploy.common.provenance import provenance
-from tinyscene.train.budget import Count, count_network
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import from_network, loss_of
-from tinyscene.train.features import waveform
-from tinyscene.train.loop import fit
+from tinyscene.train.data.features import waveform
+from tinyscene.train.loop.loop import fit
 from tinyscene.train.models import features_of
 from tinyscene.train.models.cp_mobile import CPMobile
 from tinyscene.train.recipe import Budget, Channels, Consistency, Distill, Recipe, override
-from tinyscene.train.run import MODEL, RECIPE, Card, load_model, model_path, save_tensors
+from tinyscene.train.runs.budget import Count, count_network
+from tinyscene.train.runs.run import MODEL, RECIPE, Card, load_model, model_path, save_tensors
+from tinyscene.train.teachers.distill import from_network, loss_of
 
 MULTIPLE = 8  # of channels: what is removed at a time, and the least that is left
 EXAMPLES = 128  # clips to measure importance on

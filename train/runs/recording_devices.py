@@ -1,7 +1,7 @@
 """Recording devices: the networks that a run has for single ones, and the part of a dataset that one recorded.
 
 RUN/model.safetensors            the general network, for every device that has none of its own
-RUN/devices/DEVICE/              a run like any other, fine-tuned for a device (train/adapt.py)
+RUN/devices/DEVICE/              a run like any other, fine-tuned for a device (train/fine_tuning/adapt.py)
 """
 
 from dataclasses import replace
@@ -12,7 +12,7 @@ from torch import nn
 from tinyscene.deploy.bundle.bundle import require_device_name
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.run import Card, load_model
+from tinyscene.train.runs.run import Card, load_model
 
 DEVICES = "devices"
 

@@ -3,7 +3,7 @@
     tinyscene train RECIPE --data DATA --split 25 --out RUN [--weights RUN | FILE] [--resume]
     torchrun --nproc-per-node 2 -m tinyscene train ...        # several GPUs or hosts
 
-AdamW, cosine with warm-up. A step (`train/trainer.py`) takes `batch_size` clips: features and augmentation are
+AdamW, cosine with warm-up. A step (`train/loop/trainer.py`) takes `batch_size` clips: features and augmentation are
 made for the whole batch, the network runs on micro-batches whose gradients are summed. The step is that of the
 whole batch in all but BatchNorm, which sees the mean and variance of a micro-batch: noisier than the published
 ones, and a CPU trains faster (its caches hold 32 clips, not 256). A GPU takes the batch whole.
@@ -29,19 +29,19 @@ from torch import nn
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import require_free
 from tinyscene.deploy.common.installation import missing
+from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
-from tinyscene.train.budget import count_network
-from tinyscene.train.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.distill import Loss, loss_of
-from tinyscene.train.evaluate import evaluate, predictor
+from tinyscene.train.loop.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
+from tinyscene.train.loop.trainer import Trainer, distribute
 from tinyscene.train.models import build, finish
-from tinyscene.train.progress import progress
 from tinyscene.train.recipe import Recipe
-from tinyscene.train.run import METRICS, MODEL, RECIPE, Card, save_tensors, write_recipe
-from tinyscene.train.trainer import Trainer, distribute
-from tinyscene.train.transfer import transfer
+from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.evaluate import evaluate, predictor
+from tinyscene.train.runs.run import METRICS, MODEL, RECIPE, Card, save_tensors, write_recipe
+from tinyscene.train.runs.transfer import transfer
+from tinyscene.train.teachers.distill import Loss, loss_of
 
 CPU_MICRO_BATCH = 32  # clips
 SECONDS_A_CHECKPOINT = 300  # at most, besides the one after each epoch
@@ -65,7 +65,7 @@ def train(
 ) -> Path:
     """Train a recipe on a split of a dataset, whose prepared clips are given, and return the finished model's path.
 
-    `weights` of a run or a file (train/transfer.py) to start from, instead of those of the recipe's seed.
+    `weights` of a run or a file (train/runs/transfer.py) to start from, instead of those of the recipe's seed.
 
     Raises:
         OverBudgetError: the network is over its limits and that is not allowed.

@@ -24,7 +24,7 @@ from tinyscene.deploy.common.installation import missing
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Budget, Recipe, load_recipe, parse_recipe, recipe_names
-from tinyscene.train.run import load_tensors, model_path, network_with, read_card
+from tinyscene.train.runs.run import load_tensors, model_path, network_with, read_card
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 

@@ -1,0 +1,1 @@
+"""Run folders and model files: their content, starting weights, budget and evaluation."""
