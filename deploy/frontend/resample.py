@@ -54,7 +54,7 @@ def resample(signal: NDArray[np.float32], source_rate: int, target_rate: int) ->
     widest = max(first + len(taps) for first, taps in blocks)
     padded = np.zeros(width + len(signal) + steps * source + widest)
     samples = padded[width : width + len(signal)]
-    np.rint(signal * SAMPLE_ONE, out=samples)
+    np.rint(signal.astype(np.float64) * SAMPLE_ONE, out=samples)
     np.clip(samples, -LARGEST_SAMPLE, LARGEST_SAMPLE, out=samples)
     sums = np.empty((steps, target))
     for index, (first, taps) in enumerate(blocks):
