@@ -18,7 +18,7 @@ from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.fine_tuning.prune import prune
 from tinyscene.train.quantize.quantize import quantize
 from tinyscene.train.runs.budget import count_target
-from tinyscene.train.runs.evaluate import evaluate, open_subject
+from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
 from tinyscene.train.runs.run import load_model
 from tinyscene.train.sweep.job import read_record
 from tinyscene.train.sweep.plan import TrainJob
@@ -63,8 +63,8 @@ def _measure(run: Path, dataset: Dataset, clips: Clips, bundle: Path) -> dict[st
         quantize(run, dataset, clips, bundle)
     count = count_target(str(run), None, None)[0]
     test = dataset.split(load_model(run)[1].split or "")[1]
-    kinds = {"float": open_subject(run, "torch"), "int8": open_subject(bundle, "reference")}
-    results = {kind: evaluate(subject.predict, clips, test) for kind, subject in kinds.items()}
+    kinds = {"float": open_evaluated_model(run, "torch"), "int8": open_evaluated_model(bundle, "reference")}
+    results = {kind: evaluate(model.predict, clips, test) for kind, model in kinds.items()}
     measures = ("accuracy", "macro_accuracy", "log_loss")
     return {
         "parameters": count.parameters,

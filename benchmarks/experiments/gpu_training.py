@@ -21,7 +21,7 @@ from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.deploy.common.progress import progress
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import SCENES
-from tinyscene.train.loop.checkpoint import Place
+from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.loop import CPU_MICRO_BATCH
 from tinyscene.train.loop.trainer import Ranks, Trainer
 from tinyscene.train.models import build
@@ -66,13 +66,13 @@ def main(
     trainer = Trainer(
         chosen, noise, every, network, optimizer, Ranks(0, 1), device, micro_batch, cross_entropy, every[:0]
     )
-    place, seconds = Place(), []
+    state, seconds = TrainState(), []
     with progress("measuring", steps) as advance:
         for _ in range(steps + 1):
-            if place.batch == clips // batch:
-                place.epoch, place.batch = place.epoch + 1, 0
+            if state.batch == clips // batch:
+                state.epoch, state.batch = state.epoch + 1, 0
             started = time.perf_counter()
-            trainer.step(place, total_steps=steps + 1, stopping=False)  # ends by reading the loss, so it is done
+            trainer.step(state, total_steps=steps + 1, stopping=False)  # ends by reading the loss, so it is done
             seconds.append(time.perf_counter() - started)
             advance(1)
     step = statistics.median(seconds[1:])

@@ -25,7 +25,7 @@ from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
 from tinyscene.train.data.cache import Clips, prepare
-from tinyscene.train.runs.evaluate import BATCH, open_subject
+from tinyscene.train.runs.evaluate import BATCH, open_evaluated_model
 from tinyscene.train.sweep.job import SweepRecord, read_record
 from tinyscene.train.sweep.plan import TrainJob
 
@@ -102,7 +102,7 @@ def _predictions(run: Path, clips: Clips, test: TestList) -> NDArray[np.int64]:
     """A run's answers (clip,), kept in its folder."""
     path = run / PREDICTIONS
     if not path.exists():
-        predict = open_subject(run, "torch").predict
+        predict = open_evaluated_model(run, "torch").predict
         parts = [test.clips[start : start + BATCH] for start in range(0, len(test.clips), BATCH)]
         with replacing(path) as temporary:
             np.save(temporary, np.concatenate([predict(clips.pcm[part]).argmax(1) for part in parts]))

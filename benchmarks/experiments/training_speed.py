@@ -29,7 +29,7 @@ from tinyscene.deploy.frontend.resample import PHASES_A_BLOCK, TAP_ONE, sinc_fil
 from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
-from tinyscene.train.loop.checkpoint import Place
+from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.loop import CPU_MICRO_BATCH
 from tinyscene.train.loop.trainer import Ranks, Trainer
 from tinyscene.train.models import build
@@ -112,13 +112,13 @@ def our_step(recipe: Recipe, clips: Clips, paths: tuple[str, ...], micro_batch: 
     trainer = Trainer(
         recipe, clips, indices, network, optimizer, Ranks(0, 1), cpu, micro_batch, cross_entropy, unlabelled=nothing
     )
-    place = Place()
+    state = TrainState()
     full_batches = len(indices) // recipe.train.batch_size
 
     def step() -> None:
-        if place.batch == full_batches:
-            place.epoch, place.batch = place.epoch + 1, 0
-        trainer.step(place, total_steps=1000, stopping=False)
+        if state.batch == full_batches:
+            state.epoch, state.batch = state.epoch + 1, 0
+        trainer.step(state, total_steps=1000, stopping=False)
 
     return step
 

@@ -28,7 +28,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.runs.evaluate import evaluate, open_subject
+from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
 
 FIGURES = {"median_ms", "p25_ms", "p75_ms", "rounds"}
 
@@ -241,7 +241,7 @@ def test_accuracy_is_what_evaluate_gives_and_its_interval_holds_it(
 ) -> None:
     paths = sample_dataset.split("5")[1][::8]
     found = measure_accuracy(bundle, sample_clips, paths).as_dict()
-    expected = evaluate(open_subject(bundle.folder, "reference").predict, sample_clips, paths)
+    expected = evaluate(open_evaluated_model(bundle.folder, "reference").predict, sample_clips, paths)
     assert found["int8"]["correct"] == expected["correct"]
     assert found["int8"]["macro_accuracy"] == pytest.approx(expected["macro_accuracy"])
     for kind in ("float", "int8"):

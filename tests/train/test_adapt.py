@@ -25,7 +25,7 @@ from tinyscene.train.data.datasets import SCENES, Dataset, Entry, open_dataset
 from tinyscene.train.fine_tuning.adapt import Adapted, adapt
 from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.quantize.quantize import quantize
-from tinyscene.train.runs.evaluate import evaluate, open_subject
+from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
 from tinyscene.train.runs.recording_devices import part_of
 from tinyscene.train.runs.run import load_model, load_tensors, read_card, save_tensors
 
@@ -258,9 +258,9 @@ def test_each_recording_is_classified_by_the_network_of_its_device(
     what: str, biased_run: Path, bundle: Bundle, dataset: Dataset, sample_clips: Clips
 ) -> None:
     model, runner = (biased_run, "torch") if what == "run" else (bundle.folder, "reference")
-    subject, paths = open_subject(model, runner), dataset.split(SPLIT)[1][::3]
-    by_device = evaluate(subject.predict, sample_clips, paths, subject.variants)["by_device"]
-    usual = evaluate(subject.predict, sample_clips, paths)["by_device"]
+    evaluated, paths = open_evaluated_model(model, runner), dataset.split(SPLIT)[1][::3]
+    by_device = evaluate(evaluated.predict, sample_clips, paths, evaluated.variants)["by_device"]
+    usual = evaluate(evaluated.predict, sample_clips, paths)["by_device"]
     assert {device for device in usual if by_device[device] != usual[device]} == {"a", "s1"}
     of_s1 = [item.label for item in sample_clips.recordings if item.path in paths and item.device == "s1"]
     assert by_device["s1"]["correct"] == of_s1.count(SCENES[SCENE]) > 0
@@ -288,7 +288,7 @@ def test_a_network_of_another_kind_is_refused(adapted: Adapted, tmp_path: Path) 
     other, _ = run_of(tmp_path / "other", "nano", [*TINY, "model.base_channels=16"])
     shutil.copy(other / "model.safetensors", run / "devices" / "s1" / "model.safetensors")
     with pytest.raises(InputError, match=r"devices/s1: has other"):
-        open_subject(run, "torch")
+        open_evaluated_model(run, "torch")
 
 
 # One bundle

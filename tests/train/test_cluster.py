@@ -19,7 +19,7 @@ from tests.train.test_sweep_plan import ONE, write
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.sweep.job import Source, run_job
-from tinyscene.train.sweep.status import Board
+from tinyscene.train.sweep.status import SweepStatus
 from tinyscene.train.sweep.sweep import FailedRunsError, run_sweep
 
 pytest.importorskip("ray")
@@ -44,12 +44,12 @@ def unbroken(data: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def _in_this_process(board: Board, _: int | None) -> None:
+def _in_this_process(status: SweepStatus, _: int | None) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for job in board.ready():
-        run_job(board.out, job.name)
-        board.end(job, "")
+    for job in status.ready():
+        run_job(status.out, job.name)
+        status.end(job, "")
     torch.set_num_threads(threads)
 
 

@@ -16,7 +16,7 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.loop.loop import train
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Distill, load_recipe
-from tinyscene.train.teachers.distill import Wanted, consistency, cross_entropy, loss_of
+from tinyscene.train.teachers.distill import Targets, consistency, cross_entropy, loss_of
 
 
 def log_softmax(values: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_the_loss_is_the_softened_divergence_and_the_cross_entropy(temperature: 
     divergence = (p * (np.log(p) - log_softmax(ours / temperature))).sum()
     expected = weight * -(labels * log_softmax(ours)).sum() + (1 - weight) * temperature**2 * divergence
     loss = loss_of(Distill(logits="any", temperature=temperature, label_weight=weight))
-    found = loss(torch.tensor(ours), Wanted(torch.empty(0), torch.tensor(labels), torch.tensor(p)))
+    found = loss(torch.tensor(ours), Targets(torch.empty(0), torch.tensor(labels), torch.tensor(p)))
     assert float(found) == pytest.approx(expected)
 
 

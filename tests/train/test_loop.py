@@ -20,7 +20,7 @@ from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.loop.checkpoint import Place
+from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.loop import train
 from tinyscene.train.loop.trainer import Ranks, Trainer, learning_rate
 from tinyscene.train.models import build
@@ -259,9 +259,9 @@ def trainer_of(dataset: Dataset, clips: Clips, *settings: str) -> Trainer:
 
 def test_an_average_follows_its_recurrence(sample_dataset: Dataset, sample_clips: Clips) -> None:
     trainer = trainer_of(sample_dataset, sample_clips, "train.ema=0.75")
-    name, place, expected = "in_c.0.0.weight", Place(), torch.empty(0)
+    name, state, expected = "in_c.0.0.weight", TrainState(), torch.empty(0)
     for step in range(4):
-        trainer.step(place, total_steps=100, stopping=False)
+        trainer.step(state, total_steps=100, stopping=False)
         now = trainer.network.state_dict()[name]
         expected = now.clone() if step == 0 else 0.75 * expected + 0.25 * now
     assert trainer.average is not None

@@ -31,7 +31,7 @@ from tinyscene.train.recipe import CPMobileModel, Recipe, load_recipe
 from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.evaluate import evaluate, predictor
 from tinyscene.train.runs.run import import_weights, load_model
-from tinyscene.train.teachers.distill import Wanted
+from tinyscene.train.teachers.distill import Targets
 
 SPLIT = "5"
 SHORT = ["prune.steps=2", "prune.epochs=1", "prune.final_epochs=2"]
@@ -158,7 +158,7 @@ def test_each_step_starts_from_the_weights_of_the_last_and_listens_to_the_unprun
     own = answers(unpruned, log_mel)  # which do not diverge from the unpruned network's
     expected = 0.25 * nn.functional.cross_entropy(own, labels, reduction="sum")
     for loss in losses:
-        torch.testing.assert_close(loss(own, Wanted(log_mel, labels)), expected)
+        torch.testing.assert_close(loss(own, Targets(log_mel, labels)), expected)
 
 
 def test_fine_tuning_comes_nearer_to_the_unpruned_network(pruned: Pruned, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.quantize.quantize import quantize
-from tinyscene.train.teachers.distill import Wanted, cross_entropy, from_network
+from tinyscene.train.teachers.distill import Targets, cross_entropy, from_network
 
 RunCli = Callable[..., tuple[int, str, str]]
 Quantized = Callable[..., Bundle]
@@ -275,7 +275,7 @@ def test_the_loss_is_divergence_and_cross_entropy_in_these_shares(share: float) 
     loss = from_network(nn.Flatten(), share, cross_entropy)  # a float network that answers with what it is given
     q, p = log_softmax(ours), log_softmax(theirs)
     expected = (share * np.exp(p) * (p - q) - (1 - share) * targets * q).sum()
-    found = loss(torch.tensor(ours), Wanted(torch.tensor(theirs).reshape(6, 1, 2, 5), torch.tensor(targets)))
+    found = loss(torch.tensor(ours), Targets(torch.tensor(theirs).reshape(6, 1, 2, 5), torch.tensor(targets)))
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -21,10 +21,10 @@ from tests.train.test_sweep_plan import ONE, write
 from tinyscene.benchmarks.experiments.sweep_table import main as sweep_table
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import prepare
-from tinyscene.train.runs.evaluate import evaluate, open_subject
+from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
 from tinyscene.train.runs.run import load_model
 from tinyscene.train.sweep.job import Source, read_record
-from tinyscene.train.sweep.status import Board
+from tinyscene.train.sweep.status import SweepStatus
 from tinyscene.train.sweep.sweep import FailedRunsError, named_sources, run_sweep, slots
 from tinyscene.train.teachers.logits import read_logits
 
@@ -124,7 +124,7 @@ def test_the_table_holds_what_evaluating_the_runs_gives(swept: tuple[Path, Excep
     for name in ("first-5-0", "first-5-1", "student-5-0"):
         row = table(out)[name]
         result = evaluate(
-            open_subject(out / "runs" / name, "").predict, prepare(dataset, 32_000), dataset.split("5")[1]
+            open_evaluated_model(out / "runs" / name, "").predict, prepare(dataset, 32_000), dataset.split("5")[1]
         )
         assert row["state"] == "done"
         assert int(row["clips"]) == result["clips"] == 21
@@ -165,7 +165,7 @@ def test_the_logits_are_the_mean_over_the_seeds(swept: tuple[Path, Exception], d
     pcm = clips.pcm[clips.select(dataset.split("5")[0])[:8]]
     outputs = []
     for seed in (0, 1):
-        probabilities = open_subject(out / "runs" / f"first-5-{seed}", "").predict(pcm)
+        probabilities = open_evaluated_model(out / "runs" / f"first-5-{seed}", "").predict(pcm)
         outputs.append(torch.from_numpy(probabilities).log())  # logits but for a constant a clip
     (file,) = (out / "logits").iterdir()
     values = read_logits(file).values[0, :8]
@@ -194,16 +194,16 @@ def test_a_table_of_record_says_how_long_all_runs_trained(swept: tuple[Path, Exc
 def test_the_same_command_tries_again_what_failed_and_leaves_the_rest_alone(
     swept: tuple[Path, Exception], data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boards: list[Board] = []
-    monkeypatch.setattr("tinyscene.train.sweep.sweep.run_locally", lambda board, _: boards.append(board))
+    statuses: list[SweepStatus] = []
+    monkeypatch.setattr("tinyscene.train.sweep.sweep.run_locally", lambda status, _: statuses.append(status))
     shutil.copytree(swept[0], out := tmp_path / "out")
     settings = [*QUICK, "train.epochs=2"]
     runs = "  first: {recipe: nano, seeds: [0, 1]}\n  broken: {recipe: nano, set: [augment.dir_folder=/nowhere]}\n"
     runs += "  after: {recipe: nano, weights: broken}\n"
     run_sweep(write(tmp_path, ONE + runs), data, out, settings=settings)
-    (board,) = boards
-    assert [job.name for job in board.ready()] == ["runs/broken-5-0"]
-    board.end(board.sweep.job("runs/broken-5-0"), "")  # without having done anything
+    (status,) = statuses
+    assert [job.name for job in status.ready()] == ["runs/broken-5-0"]
+    status.end(status.sweep.job("runs/broken-5-0"), "")  # without having done anything
     assert table(out)["broken-5-0"]["reason"] == "ended without a result"
     assert table(out)["after-5-0"]["state"] == "skipped"
 
@@ -227,12 +227,12 @@ def test_weights_of_another_run_are_another_recipe(
 def test_runs_and_seeds_may_be_added(
     swept: tuple[Path, Exception], data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boards: list[Board] = []
-    monkeypatch.setattr("tinyscene.train.sweep.sweep.run_locally", lambda board, _: boards.append(board))
+    statuses: list[SweepStatus] = []
+    monkeypatch.setattr("tinyscene.train.sweep.sweep.run_locally", lambda status, _: statuses.append(status))
     out = shutil.copytree(swept[0], tmp_path / "out")
     runs = "  first: {recipe: nano, seeds: [0, 1, 2]}\n  more: {recipe: nano}\n"
     run_sweep(write(tmp_path, ONE + runs), data, out, settings=[*QUICK, "train.epochs=2"])
-    assert [job.name for job in boards[0].ready()] == ["runs/first-5-2", "runs/more-5-0"]
+    assert [job.name for job in statuses[0].ready()] == ["runs/first-5-2", "runs/more-5-0"]
     assert table(out)["first-5-1"]["state"] == "done"
 
 

@@ -166,14 +166,14 @@ def evaluate(
     needs("torch")
     from tinyscene.cli.training_tables import evaluation_tables
     from tinyscene.train.runs.evaluate import evaluate as run_evaluation
-    from tinyscene.train.runs.evaluate import open_subject, record
+    from tinyscene.train.runs.evaluate import open_evaluated_model, record
 
-    subject = open_subject(model, runner)
-    dataset, clips = open_clips(data, splits, fold_pattern, subject.front_end)
-    clips.require_labels(subject.labels, model)
-    name = split or subject.split or dataset.default_split
-    result = run_evaluation(subject.predict, clips, dataset.split(name)[1], subject.variants)
-    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": subject.runner}
+    evaluated = open_evaluated_model(model, runner)
+    dataset, clips = open_clips(data, splits, fold_pattern, evaluated.front_end)
+    clips.require_labels(evaluated.labels, model)
+    name = split or evaluated.split or dataset.default_split
+    result = run_evaluation(evaluated.predict, clips, dataset.split(name)[1], evaluated.variants)
+    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": evaluated.runner}
     written = record(model, result)
     show(result, as_json, evaluation_tables(result))
     messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)

@@ -15,8 +15,8 @@ from tinyscene.train.runs.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, l
 
 
 @dataclass
-class Place:
-    """Where the run stands: the epoch under way, its batches done, and its sums so far."""
+class TrainState:
+    """Progress of a run: the current epoch, its completed batches, and the sums of its metrics so far."""
 
     epoch: int = 0
     batch: int = 0
@@ -33,16 +33,16 @@ def save_checkpoint(
     average: nn.Module | None,
     optimizer: torch.optim.Optimizer,
     card: Card,
-    place: Place,
+    state: TrainState,
 ) -> None:
     """Write everything that going on with the run needs."""
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for name, parameter in _trained(network):
-        state = optimizer.state[parameter]
-        tensors |= {f"optimizer.{key}.{name}": tensor for key, tensor in state.items()}
-    save_tensors(out / CHECKPOINT, tensors, card, vars(place))
+        moments = optimizer.state[parameter]
+        tensors |= {f"optimizer.{key}.{name}": tensor for key, tensor in moments.items()}
+    save_tensors(out / CHECKPOINT, tensors, card, vars(state))
 
 
 def _trained(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -51,7 +51,7 @@ def _trained(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def resume_run(
     out: Path, network: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer, card: Card
-) -> Place:
+) -> TrainState:
     """Load a checkpoint into the network, its average and the optimizer, and say where it stands.
 
     A run that was killed before its first checkpoint starts anew.
@@ -62,7 +62,7 @@ def resume_run(
             raise InputError(f"{out}: holds no run to resume; train without --resume into a new folder")
         if yaml.safe_load((out / RECIPE).read_text(encoding="utf-8")) != card.recipe:
             raise InputError(f"{out}: was started with another recipe; resume with the same, or choose another --out")
-        return Place()
+        return TrainState()
     tensors, header = load_tensors(path)
     saved = read_card(header, path)
     if saved is not None and saved.recipe:
@@ -71,7 +71,7 @@ def resume_run(
         if saved is None or getattr(saved, key) != getattr(card, key):
             raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
     try:
-        place = Place(**json.loads(header["state"]))
+        state = TrainState(**json.loads(header["state"]))
         for prefix, module in (("model.", network), ("average.", average)):
             if module is not None:
                 found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -82,7 +82,7 @@ def resume_run(
         optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
-    return place
+    return state
 
 
 def drop_metrics_after(out: Path, epoch: int) -> None:

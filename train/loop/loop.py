@@ -33,7 +33,7 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.loop.checkpoint import Place, drop_metrics_after, resume_run, save_checkpoint
+from tinyscene.train.loop.checkpoint import TrainState, drop_metrics_after, resume_run, save_checkpoint
 from tinyscene.train.loop.trainer import Trainer, distribute
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Recipe
@@ -122,15 +122,15 @@ def fit(
     optimizer = torch.optim.AdamW(trained, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
     unlabelled = _unlabelled(recipe, dataset, clips, chosen)
     trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch, loss, unlabelled)
-    place = resume_run(out, network, trainer.average, optimizer, card) if resume else Place()
+    state = resume_run(out, network, trainer.average, optimizer, card) if resume else TrainState()
     if ranks.rank == 0:
         if not resume and (out / RECIPE).exists():
             raise InputError(f"{out}: holds a run; go on with --resume, or choose another --out")
         if not resume:
             require_free(out)
         write_recipe(out, recipe)
-        drop_metrics_after(out, place.epoch)
-    _run_epochs(trainer, place, out, card, test)
+        drop_metrics_after(out, state.epoch)
+    _run_epochs(trainer, state, out, card, test)
     return trainer, card
 
 
@@ -147,7 +147,7 @@ def _unlabelled(recipe: Recipe, dataset: Dataset, clips: Clips, chosen: NDArray[
     return rest
 
 
-def _run_epochs(trainer: Trainer, place: Place, out: Path, card: Card, test: tuple[str, ...]) -> None:
+def _run_epochs(trainer: Trainer, state: TrainState, out: Path, card: Card, test: tuple[str, ...]) -> None:
     """Train from where the run stands to its end, writing metrics and checkpoints, or until it is interrupted."""
     settings, clips, first = trainer.recipe.train, len(trainer.chosen), trainer.ranks.rank == 0
     steps_an_epoch = math.ceil(clips / settings.batch_size)
@@ -156,30 +156,30 @@ def _run_epochs(trainer: Trainer, place: Place, out: Path, card: Card, test: tup
     saved = time.monotonic()
     with (
         StopFlag() as stop,
-        progress("training", settings.epochs * clips, place.epoch * clips + place.clips) as advance,
+        progress("training", settings.epochs * clips, state.epoch * clips + state.clips) as advance,
     ):
-        while place.epoch < settings.epochs:
-            started = time.monotonic() - place.seconds
-            while place.batch < steps_an_epoch:
-                before = place.clips
-                stopping = trainer.step(place, total_steps, stop.raised)
-                place.seconds = time.monotonic() - started
-                advance(place.clips - before)
+        while state.epoch < settings.epochs:
+            started = time.monotonic() - state.seconds
+            while state.batch < steps_an_epoch:
+                before = state.clips
+                stopping = trainer.step(state, total_steps, stop.raised)
+                state.seconds = time.monotonic() - started
+                advance(state.clips - before)
                 if first and (stopping or time.monotonic() - saved > SECONDS_A_CHECKPOINT):
-                    save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, place)
+                    save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, state)
                     saved = time.monotonic()
                 if stopping:
                     raise InterruptedRunError(
-                        f"{out}: stopped and saved in epoch {place.epoch + 1}; go on with --resume"
+                        f"{out}: stopped and saved in epoch {state.epoch + 1}; go on with --resume"
                     )
-            metrics = trainer.finish_epoch(place, total_steps)
+            metrics = trainer.finish_epoch(state, total_steps)
             if first:
-                if settings.evaluate_every and place.epoch % settings.evaluate_every == 0:
+                if settings.evaluate_every and state.epoch % settings.evaluate_every == 0:
                     predict = predictor(trainer.network, trainer.features, trainer.device)
                     result = evaluate(predict, trainer.clips, test)
                     metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
                 _append_metrics(out, metrics, writer)
-                save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, place)
+                save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, state)
                 saved = time.monotonic()
 
 

@@ -22,10 +22,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.features import waveform
-from tinyscene.train.loop.checkpoint import Place
+from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.models import features_of
 from tinyscene.train.recipe import Recipe, Train
-from tinyscene.train.teachers.distill import Loss, Wanted, consistency
+from tinyscene.train.teachers.distill import Loss, Targets, consistency
 from tinyscene.train.teachers.logits import read_logits
 
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
@@ -80,29 +80,29 @@ class Trainer:
         )
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
-    def step(self, place: Place, total_steps: int, stopping: bool) -> bool:
+    def step(self, state: TrainState, total_steps: int, stopping: bool) -> bool:
         """One step of the optimizer on one batch. Returns whether any rank wants to stop."""
         settings = self.recipe.train
-        rate = learning_rate(settings, place.step, total_steps)
+        rate = learning_rate(settings, state.step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if place.epoch != self.shuffled:
-            self.shuffled = place.epoch
-            self.order = self._shuffle(_rng(self.recipe.seed, place.epoch))
-        batch = self.order[place.batch * settings.batch_size : (place.batch + 1) * settings.batch_size]
+        if state.epoch != self.shuffled:
+            self.shuffled = state.epoch
+            self.order = self._shuffle(_rng(self.recipe.seed, state.epoch))
+        batch = self.order[state.batch * settings.batch_size : (state.batch + 1) * settings.batch_size]
         mine = np.array_split(batch, self.ranks.count)[self.ranks.rank]  # positions in `chosen`
         self.network.train()
         self.optimizer.zero_grad(set_to_none=False)
-        loss, correct = self._accumulate(mine, len(batch), place) if len(mine) else (0.0, 0)
+        loss, correct = self._accumulate(mine, len(batch), state) if len(mine) else (0.0, 0)
         tally = torch.tensor([loss, correct, stopping], device=self.device)
         loss, correct, stopping = self._share(tally).tolist()
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        place.loss += loss
-        place.correct += round(correct)
-        place.clips += len(batch)
-        place.batch, place.step = place.batch + 1, place.step + 1
+        state.loss += loss
+        state.correct += round(correct)
+        state.clips += len(batch)
+        state.batch, state.step = state.batch + 1, state.step + 1
         return bool(stopping)
 
     def _share(self, tally: Tensor) -> Tensor:
@@ -141,9 +141,9 @@ class Trainer:
         views = [logits.views.index(name) if name in logits.views else 0 for name in names]
         return values.softmax(2).to(device), torch.tensor(views, device=device)
 
-    def _accumulate(self, mine: NDArray[np.int64], batch_size: int, place: Place) -> tuple[float, int]:
+    def _accumulate(self, mine: NDArray[np.int64], batch_size: int, state: TrainState) -> tuple[float, int]:
         """Sum the gradients of the mean loss of the batch over micro-batches. Returns summed loss, correct guesses."""
-        seeds = (self.recipe.seed, place.epoch, place.batch, self.ranks.rank)
+        seeds = (self.recipe.seed, state.epoch, state.batch, self.ranks.rank)
         rng = _rng(*seeds)
         torch.manual_seed(int(rng.bit_generator.seed_seq.generate_state(1)[0]))  # type: ignore[attr-defined]
         loss, correct = self._labelled(mine, batch_size, rng)
@@ -166,8 +166,8 @@ class Trainer:
             log_mel = features[part].contiguous(memory_format=torch.channels_last)
             with self.autocast:
                 logits = self.network(log_mel)
-            wanted = Wanted(log_mel, labels[part], None if teacher is None else teacher[part])
-            part_loss = self.loss(logits.float(), wanted)
+            batch_targets = Targets(log_mel, labels[part], None if teacher is None else teacher[part])
+            part_loss = self.loss(logits.float(), batch_targets)
             (part_loss / batch_size).backward()
             loss += float(part_loss.detach())
             correct += int((logits.argmax(1) == label[part]).sum())
@@ -210,24 +210,24 @@ class Trainer:
             return self.resident[torch.from_numpy(positions).to(self.device)]
         return torch.from_numpy(self.clips.pcm[self.known[positions]]).to(self.device)
 
-    def finish_epoch(self, place: Place, total_steps: int) -> dict[str, Any]:
+    def finish_epoch(self, state: TrainState, total_steps: int) -> dict[str, Any]:
         """Average BatchNorm's statistics over the ranks, return the epoch's metrics and move to the next epoch."""
         if self.ranks.count > 1:
             for name, buffer in self.network.named_buffers():
                 if name.endswith(("running_mean", "running_var")):
                     self.ranks.sum(buffer).div_(self.ranks.count)
         metrics = {
-            "epoch": place.epoch + 1,
-            "step": place.step,
-            "lr": learning_rate(self.recipe.train, place.step - 1, total_steps),  # of the last step
-            "loss": place.loss / place.clips,
-            "accuracy": place.correct / place.clips,
-            "clips": place.clips,
-            "seconds": place.seconds,
-            "clips_per_second": place.clips / place.seconds,
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "lr": learning_rate(self.recipe.train, state.step - 1, total_steps),  # of the last step
+            "loss": state.loss / state.clips,
+            "accuracy": state.correct / state.clips,
+            "clips": state.clips,
+            "seconds": state.seconds,
+            "clips_per_second": state.clips / state.seconds,
         }
-        place.epoch, place.batch = place.epoch + 1, 0
-        place.loss, place.correct, place.clips, place.seconds = 0.0, 0, 0, 0.0
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.loss, state.correct, state.clips, state.seconds = 0.0, 0, 0, 0.0
         return metrics
 
 

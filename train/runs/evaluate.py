@@ -58,7 +58,7 @@ def predictor(network: nn.Module, features: Features, device: torch.device | Non
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """What is evaluated, as a function of clips, and what it needs to be."""
 
     predict: Predict
@@ -69,21 +69,23 @@ class Subject:
     variants: Mapping[str, Predict] = field(default_factory=dict)  # by device; `predict` is for the others
 
 
-def open_subject(model: Path, runner: str) -> Subject:
+def open_evaluated_model(model: Path, runner: str) -> EvaluatedModel:
     """A run, by torch; a bundle, by the runner named; or an .onnx file, by ONNX Runtime."""
     if (model / INDEX).exists():
         bundle = open_bundle(model)
         scene, split = BundleClassifier(bundle, runner), bundle.content["quantized"]["split"]
         variants = {each: BundleClassifier(bundle.variant(each), runner).probabilities for each in bundle.variants}
-        return Subject(scene.probabilities, scene.front_end, scene.labels, split, runner, variants)
+        return EvaluatedModel(scene.probabilities, scene.front_end, scene.labels, split, runner, variants)
     if model.suffix == ".onnx":
         scene = OnnxClassifier(model)
-        return Subject(scene.probabilities, scene.front_end, scene.labels, scene.metadata.get("split"), "onnxruntime")
+        return EvaluatedModel(
+            scene.probabilities, scene.front_end, scene.labels, scene.metadata.get("split"), "onnxruntime"
+        )
     network, card = load_model(model)
     recipe = card.parsed_recipe
     variants = {device: predictor(own, features_of(recipe)) for device, (own, _) in load_devices(model, card).items()}
     predict = predictor(network, features_of(recipe))
-    return Subject(predict, recipe.features, card.labels, card.split, "torch", variants)
+    return EvaluatedModel(predict, recipe.features, card.labels, card.split, "torch", variants)
 
 
 def record(model: Path, result: dict[str, Any]) -> Path:

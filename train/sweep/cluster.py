@@ -28,24 +28,24 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.train.loop.loop import InterruptedRunError, StopFlag
 from tinyscene.train.sweep.job import run_job
 from tinyscene.train.sweep.plan import Job
-from tinyscene.train.sweep.status import Board
+from tinyscene.train.sweep.status import SweepStatus
 
 RETRIES = 3  # of a job whose worker was lost
 POLL = 1.0  # seconds that Ray is waited for at a time
 SAVING = 120.0  # seconds that stopped jobs have to save
 
 
-def run_on_ray(board: Board, address: str, jobs: int | None) -> None:
-    """Do the jobs of a board on a Ray cluster.
+def run_on_ray(status: SweepStatus, address: str, jobs: int | None) -> None:
+    """Do the jobs of a sweep on a Ray cluster.
 
     Raises InputError if there is no Ray or no cluster, InterruptedRunError after a signal.
     """
-    ray = _connect(address, board.out)
+    ray = _connect(address, status.out)
     try:
-        _run(ray, board, jobs)
+        _run(ray, status, jobs)
     finally:
         ray.shutdown()
-    board.require_over()
+    status.require_over()
 
 
 def _connect(address: str, folder: Path) -> ModuleType:
@@ -66,7 +66,7 @@ def _connect(address: str, folder: Path) -> ModuleType:
     return ray
 
 
-def _run(ray: ModuleType, board: Board, jobs: int | None) -> None:
+def _run(ray: ModuleType, status: SweepStatus, jobs: int | None) -> None:
     """Do the jobs, or stop at a signal when those under way have saved."""
     task = ray.remote(
         num_cpus=1,
@@ -76,18 +76,18 @@ def _run(ray: ModuleType, board: Board, jobs: int | None) -> None:
         retry_exceptions=[InterruptedRunError],  # of a worker that was told to stop
     )(_do)
     running: dict[Any, Job] = {}  # by Ray's reference to its result
-    with StopFlag() as stop, progress(board.sweep.sweep.name, len(board.state), board.ended) as advance:
-        while not board.is_over and not stop.raised:
-            before = board.ended
-            for job in board.ready():
+    with StopFlag() as stop, progress(status.sweep.sweep.name, len(status.state), status.ended) as advance:
+        while not status.is_over and not stop.raised:
+            before = status.ended
+            for job in status.ready():
                 if jobs and len(running) >= jobs:
                     break
-                running[task.remote(str(board.out.resolve()), job.name)] = job
-                board.begin(job)
+                running[task.remote(str(status.out.resolve()), job.name)] = job
+                status.begin(job)
             ended, _ = ray.wait(list(running), timeout=POLL)
             for reference in ended:
-                board.end(running.pop(reference), _failure(ray, reference))
-            advance(board.ended - before)
+                status.end(running.pop(reference), _failure(ray, reference))
+            advance(status.ended - before)
         for reference in running:
             ray.cancel(reference)
         if running:

@@ -27,7 +27,7 @@ from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.loop.loop import train
 from tinyscene.train.recipe import Section
 from tinyscene.train.runs.budget import count_target
-from tinyscene.train.runs.evaluate import evaluate, open_subject, record
+from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model, record
 from tinyscene.train.runs.run import METRICS, RECIPE
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.sweep.plan import Job, LogitsJob, Sweep, TrainJob
@@ -120,15 +120,15 @@ def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
         weights = out / job.weights if job.weights in job.needs else find_weights(job.weights, job.recipe.model)
     begun = (run / RECIPE).exists()
     train(job.recipe, dataset, clips, job.split, run, begun, job.allow_over_budget, weights)
-    subject = open_subject(run, "torch")
-    result = evaluate(subject.predict, clips, dataset.split(job.split)[1])
+    model = open_evaluated_model(run, "torch")
+    result = evaluate(model.predict, clips, dataset.split(job.split)[1])
     count = count_target(str(run), None, None)[0]
     epochs = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
     result |= {
         "model": str(run),
         "data_hash": clips.data_hash,
         "split": job.split,
-        "runner": subject.runner,
+        "runner": model.runner,
         "parameters": count.parameters,
         "macs": count.macs,
         "seconds": sum(epoch["seconds"] for epoch in epochs),  # of training

@@ -1,4 +1,4 @@
-"""The board of a sweep: which of its jobs are done, under way or cannot be done, and the table of its runs.
+"""The status of a sweep: which of its jobs are done, under way or cannot be done, and the table of its runs.
 
 `results.csv` has a row a run: what was trained, on what, with which seed; whether it is done, failed, skipped (for
 what it needs failed), running or waiting, and the reason; then its measures on the test list, its size, the seconds
@@ -24,7 +24,7 @@ FINAL = ("done", "failed", "skipped")  # states; the others are waiting and runn
 LONGEST_REASON = 300  # characters
 
 
-class Board:
+class SweepStatus:
     """Which jobs of a sweep are done, under way, or cannot be done, and the table of it.
 
     The states are done, failed and skipped, which are final, and waiting and running.

@@ -37,7 +37,7 @@ from tinyscene.train.recipe import Recipe, parse_recipe
 from tinyscene.train.runs.run import RECIPE
 from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
 from tinyscene.train.sweep.plan import Job, TrainJob, plan, read_sweep
-from tinyscene.train.sweep.status import RESULTS, Board
+from tinyscene.train.sweep.status import RESULTS, SweepStatus
 
 POLL = 0.1  # seconds between looks at the processes
 # glibc keeps the memory that a step frees for the next one, which would else fault it in anew: a CPU trains the
@@ -77,14 +77,14 @@ def run_sweep(
         InterruptedRunError: Ctrl-C or SIGTERM; the same command goes on.
     """
     sweep = _record(file, {"": data, **(others or {})}, tuple(settings or ()), out)
-    board = Board(out, sweep)
+    status = SweepStatus(out, sweep)
     if ray:
         from tinyscene.train.sweep.cluster import run_on_ray
 
-        run_on_ray(board, ray, jobs)
+        run_on_ray(status, ray, jobs)
     else:
-        run_locally(board, jobs)
-    rows = board.rows()
+        run_locally(status, jobs)
+    rows = status.rows()
     states = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "skipped")}
     if states["failed"] or states["skipped"]:
         raise FailedRunsError(
@@ -194,26 +194,26 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def run_locally(board: Board, jobs: int | None) -> None:
-    """Do the jobs of a board on this machine, each in a process. Raises InterruptedRunError after a signal."""
+def run_locally(status: SweepStatus, jobs: int | None) -> None:
+    """Do the jobs of a sweep on this machine, each in a process. Raises InterruptedRunError after a signal."""
     environments = slots(jobs)
     threads = max(1, available_cores() // len(environments))
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by slot
-    (board.out / "logs").mkdir(exist_ok=True)
+    (status.out / "logs").mkdir(exist_ok=True)
     heard, held = os.pipe()  # jobs hear it close when this process is gone, however it went
     try:
-        with StopFlag() as stop, progress(board.sweep.sweep.name, len(board.state), board.ended) as advance:
-            while not board.is_over and not stop.raised:
-                before = board.ended
+        with StopFlag() as stop, progress(status.sweep.sweep.name, len(status.state), status.ended) as advance:
+            while not status.is_over and not stop.raised:
+                before = status.ended
                 for slot, (job, process) in list(running.items()):
                     if process.poll() is not None:
                         del running[slot]
-                        board.end(job, _failure(process.returncode, _log(board.out, job)))
+                        status.end(job, _failure(process.returncode, _log(status.out, job)))
                 free = [slot for slot in range(len(environments)) if slot not in running]
-                for slot, job in zip(free, board.ready(), strict=False):
-                    running[slot] = job, _start(board.out, job, threads, environments[slot], heard)
-                    board.begin(job)
-                advance(board.ended - before)
+                for slot, job in zip(free, status.ready(), strict=False):
+                    running[slot] = job, _start(status.out, job, threads, environments[slot], heard)
+                    status.begin(job)
+                advance(status.ended - before)
                 time.sleep(POLL)
             for _, process in running.values():
                 process.terminate()  # once: a run that hears it twice does not save
@@ -222,7 +222,7 @@ def run_locally(board: Board, jobs: int | None) -> None:
     finally:
         os.close(heard)
         os.close(held)
-    board.require_over()
+    status.require_over()
 
 
 def slots(jobs: int | None) -> list[dict[str, str]]:

@@ -22,20 +22,20 @@ from tinyscene.train.recipe import Distill
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a batch asks the network for."""
+class Targets:
+    """What the loss compares the logits of a micro-batch with, and the features they were computed from."""
 
-    log_mel: Tensor  # (batch, 1, mel, frame), what the network hears
+    log_mel: Tensor  # (batch, 1, mel, frame), the input of the network
     labels: Tensor  # (batch, classes), distributions
     teacher: Tensor | None = None  # (batch, classes), distributions at the recipe's temperature
 
 
-Loss = Callable[[Tensor, Wanted], Tensor]
+Loss = Callable[[Tensor, Targets], Tensor]
 
 
-def cross_entropy(logits: Tensor, wanted: Wanted) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
     """Against the labels."""
-    return F.cross_entropy(logits, wanted.labels, reduction="sum")
+    return F.cross_entropy(logits, targets.labels, reduction="sum")
 
 
 def loss_of(settings: Distill) -> Loss:
@@ -44,11 +44,11 @@ def loss_of(settings: Distill) -> Loss:
         return cross_entropy
     temperature, label_weight = settings.temperature, settings.label_weight
 
-    def loss(logits: Tensor, wanted: Wanted) -> Tensor:
-        assert wanted.teacher is not None
-        divergence = F.kl_div((logits / temperature).log_softmax(1), wanted.teacher, reduction="sum")
+    def loss(logits: Tensor, targets: Targets) -> Tensor:
+        assert targets.teacher is not None
+        divergence = F.kl_div((logits / temperature).log_softmax(1), targets.teacher, reduction="sum")
         # gradients of softened answers are 1 / temperature^2 as large
-        return label_weight * cross_entropy(logits, wanted) + (1 - label_weight) * temperature**2 * divergence
+        return label_weight * cross_entropy(logits, targets) + (1 - label_weight) * temperature**2 * divergence
 
     return loss
 
@@ -57,11 +57,11 @@ def from_network(teacher: nn.Module, share: float, rest: Loss) -> Loss:
     """The divergence from a network's answers to the same features with weight `share`, and another loss."""
     teacher.eval()
 
-    def loss(logits: Tensor, wanted: Wanted) -> Tensor:
+    def loss(logits: Tensor, targets: Targets) -> Tensor:
         with torch.no_grad():
-            answers = teacher.to(wanted.log_mel.device)(wanted.log_mel).log_softmax(1)
+            answers = teacher.to(targets.log_mel.device)(targets.log_mel).log_softmax(1)
         divergence = F.kl_div(logits.log_softmax(1), answers, reduction="sum", log_target=True)
-        return share * divergence + (1 - share) * rest(logits, wanted)
+        return share * divergence + (1 - share) * rest(logits, targets)
 
     return loss
 
