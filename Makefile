@@ -2,12 +2,14 @@
 # make demo      the whole pipeline, small        make test      check and the quick tests
 # make clean     remove what these made           make test-all  check and every test
 # make docs      generated pages and the site     (build/site/index.html)
+# make test-portable        tests that could depend on the processor, as several processors compute
+# make test-tflite-runtime  tests of tflite-runtime, with numpy 1
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all check docs format tools clean
+.PHONY: install demo test test-all test-portable test-tflite-runtime check docs format tools clean
 
 install: $(VENV)/.installed
 
@@ -40,10 +42,21 @@ test: check
 test-all: check
 	$(BIN)/pytest
 
+test-portable: install
+	$(BIN)/python -m tests.processors
+
+# tflite-runtime needs numpy 1 and Python 3.11, so it has an environment of its own
+test-tflite-runtime:
+	$(PYTHON) -m venv $(VENV)-numpy1
+	sed '/^numpy==/d' constraints.txt > $(VENV)-numpy1/constraints.txt
+	$(VENV)-numpy1/bin/pip install --quiet --disable-pip-version-check --constraint $(VENV)-numpy1/constraints.txt \
+		--editable '.[train,onnx,firmware,web,verify,tflite-runtime]' hypothesis pytest
+	$(VENV)-numpy1/bin/pytest -m 'not slow' -k tflite tests/deploy/test_runtimes.py tests/deploy/test_runners.py tests/deploy/test_verify.py
+
 tools:
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends gcc g++ cmake gcc-arm-none-eabi gcc-riscv64-unknown-elf \
 		qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang-tidy chromium libportaudio2 tmux
 
 clean:
-	rm -rf $(VENV) demo .hypothesis .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-numpy1 demo .hypothesis .pytest_cache .ruff_cache *.egg-info

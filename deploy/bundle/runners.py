@@ -41,6 +41,8 @@ def make_runner(name: str, bundle: Bundle) -> Invoke:
     if name not in RUNNERS:
         raise InputError(f"runner {name!r} is unknown: known are {', '.join((*RUNNERS, *scene_runners()))}")
     package, extra, make = RUNNERS[name]
+    if package.startswith("tflite_runtime") and not np.__version__.startswith("1."):  # it would fail when it runs
+        raise missing("tflite_runtime with numpy 1", extra, f"runner {name}")
     try:
         module = importlib.import_module(package)
     except ImportError:
@@ -145,10 +147,10 @@ def _one_by_one(invoke_one: Invoke) -> Invoke:
 RUNNERS: dict[str, tuple[str, str, Callable[[Any, Bundle], Invoke]]] = {  # name -> package, extra, how it is made
     "reference": ("numpy", "", _reference),
     "litert": ("ai_edge_litert.interpreter", "", _tflite),
-    "tflite-runtime": ("tflite_runtime.interpreter", "verify", _tflite),
+    "tflite-runtime": ("tflite_runtime.interpreter", "tflite-runtime", _tflite),
     "onnxruntime": ("onnxruntime", "onnx", _onnxruntime),
     "litert-reference": ("ai_edge_litert.interpreter", "", _tflite_reference),
-    "tflite-runtime-reference": ("tflite_runtime.interpreter", "verify", _tflite_reference),
+    "tflite-runtime-reference": ("tflite_runtime.interpreter", "tflite-runtime", _tflite_reference),
     "tflite-micro": ("tflite_micro.python.tflite_micro.runtime", "verify", _tflite_micro),
 }
 

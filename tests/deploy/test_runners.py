@@ -22,9 +22,9 @@ from tests import ROOT
 from tests.train.test_export import TINY, run_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
-from tinyscene.deploy.bundle.runners import RUNNERS, make_runner
+from tinyscene.deploy.bundle.runners import make_runner
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.installation import requirement
+from tinyscene.deploy.common.installation import MissingPackageError, requirement
 from tinyscene.deploy.live.classifier import BundleClassifier
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -34,8 +34,8 @@ INT8, FLOAT, STRING = onnx.TensorProto.INT8, onnx.TensorProto.FLOAT, onnx.Tensor
 EXTRAS = {
     "litert": ("ai_edge_litert.interpreter", ""),
     "litert-reference": ("ai_edge_litert.interpreter", ""),
-    "tflite-runtime": ("tflite_runtime.interpreter", "verify"),
-    "tflite-runtime-reference": ("tflite_runtime.interpreter", "verify"),
+    "tflite-runtime": ("tflite_runtime.interpreter", "tflite-runtime"),
+    "tflite-runtime-reference": ("tflite_runtime.interpreter", "tflite-runtime"),
     "tflite-micro": ("tflite_micro.python.tflite_micro.runtime", "verify"),
     "onnxruntime": ("onnxruntime", "onnx"),
 }
@@ -75,8 +75,10 @@ def exported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runner(name: str, bundle: Bundle) -> Callable[[NDArray[np.int8]], NDArray[np.int8]]:
-    pytest.importorskip(RUNNERS[name][0], exc_type=ImportError)
-    return make_runner(name, bundle)
+    try:
+        return make_runner(name, bundle)
+    except MissingPackageError as error:
+        pytest.skip(str(error))
 
 
 def with_int8_onnx(folder: Path, content: bytes) -> Bundle:
@@ -160,6 +162,14 @@ def test_a_missing_package_names_its_extra(
     code, out, err = run_cli("classify", bundle.folder, noise, "--runner", name)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.endswith(f": pip install {requirement(extra)}\n")
+
+
+@pytest.mark.parametrize("name", ["tflite-runtime", "tflite-runtime-reference"])
+def test_tflite_runtime_is_missing_where_numpy_is_2(name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", SimpleNamespace())
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    with pytest.raises(MissingPackageError, match="with numpy 1 is not installed: pip install"):
+        make_runner(name, bundle)
 
 
 def broken(_module: object, _bundle: Bundle) -> Any:
