@@ -7,8 +7,8 @@ import typer
 
 from docs.generator.templates import render
 from tinyscene.cli import app
-from tinyscene.train.recipe import RECIPES, Recipe, load_recipe, recipe_names
-from tinyscene.train.runs.budget import count_recipe
+from tinyscene.train.recipe import Recipe
+from tinyscene.train.recipe_list import list_recipes
 
 Schema = dict[str, Any]
 TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
@@ -19,7 +19,7 @@ def reference_page() -> str:
     """The text of docs/reference.md."""
     schema = Recipe.model_json_schema()
     filters = {"cell": cell}
-    return render("reference.md.j2", filters, panels=panels(), recipes=recipes(), sections=sections(schema))
+    return render("reference.md.j2", filters, panels=panels(), recipes=list_recipes(), sections=sections(schema))
 
 
 def cell(text: str) -> str:
@@ -51,20 +51,6 @@ def _parameter(parameter: Any) -> Schema:
         default = f"`{parameter.default}`"
     several = " (several are allowed)" if parameter.multiple or parameter.nargs == -1 else ""
     return {"name": name, "default": default, "help": (parameter.help or "") + several}
-
-
-def recipes() -> list[Schema]:
-    """The recipes of networks that can be deployed, with their size; and what the first lines of each file say."""
-    rows = []
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        lines = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        comment = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
-        row: Schema = {"name": name, "family": recipe.model.family, "size": None}
-        if recipe.model.family == "cp_mobile":
-            row["size"] = count_recipe(recipe)
-        rows.append(row | {"help": " ".join(line.lstrip("# ") for line in comment)})
-    return rows
 
 
 def sections(schema: Schema) -> list[Schema]:

@@ -7,23 +7,17 @@ from typing import Annotated
 
 import typer
 
-from tinyscene.cli.deploying import app as deploy_commands
-from tinyscene.cli.training import app as train_commands
+from tinyscene.cli import deploying, measuring, quantizing, training
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.terminal import messages
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.add_typer(train_commands)
-app.add_typer(deploy_commands)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+for commands in (training, quantizing, deploying, measuring):  # the order of --help
+    app.add_typer(commands.app)
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Acoustic scene classification on a microcontroller, from recordings to a model."""
     if show:
         typer.echo(f"tinyscene {metadata.version('tinyscene')}")

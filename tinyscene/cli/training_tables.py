@@ -1,11 +1,13 @@
 """Results as a person reads them on a terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
 from tinyscene.train.recipe import Budget
+from tinyscene.train.recipe_list import RecipeSummary
 from tinyscene.train.runs.budget import Count
 
 
@@ -47,3 +49,12 @@ def budget_tables(count: Count, limits: Budget) -> Group:
         f"{count.deployed['int8_bytes']:,} bytes in int8 with int32 biases, {count.deployed['macs']:,} MACs"
     )
     return Group(layers, verdicts, deployed)
+
+
+def recipes_table(recipes: Sequence[RecipeSummary]) -> Group:
+    """The recipes with their sizes."""
+    table = Table("recipe", "parameters", "MACs", "purpose")
+    for recipe in recipes:
+        sizes = ("" if size is None else f"{size:,}" for size in (recipe.parameters, recipe.macs))
+        table.add_row(recipe.name, *sizes, recipe.purpose)
+    return Group(table)

@@ -1,0 +1,144 @@
+"""The commands that measure and report."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyscene.cli.bundle_tables import inspection_table
+from tinyscene.cli.options import (
+    MEASURE,
+    AllowOver,
+    AnyModel,
+    BundleFolder,
+    DatasetOptions,
+    Runner,
+    Set,
+    TestSplit,
+    with_dataset,
+)
+from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import require
+from tinyscene.deploy.common.terminal import Json, messages, show
+from tinyscene.deploy.frontend.audio import read_clips
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=MEASURE)
+@with_dataset()
+def evaluate(
+    model: AnyModel,
+    data: DatasetOptions,
+    split: TestSplit = None,
+    runner: Runner = "reference",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on a test list: by class, device and device group, with a confusion matrix."""
+    require("torch", "train")
+    from tinyscene.cli.training_tables import evaluation_tables
+    from tinyscene.train.runs.evaluate import evaluate as run_evaluation
+    from tinyscene.train.runs.evaluate import open_evaluated_model, record
+
+    evaluated = open_evaluated_model(model, runner)
+    dataset, clips = data.open(evaluated.front_end)
+    clips.require_labels(evaluated.labels, model)
+    name = split or evaluated.split or dataset.default_split
+    result = run_evaluation(evaluated.predict, clips, dataset.split(name)[1], evaluated.variants)
+    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": evaluated.runner}
+    written = record(model, result)
+    show(result, as_json, evaluation_tables(result))
+    messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)
+
+
+@app.command(rich_help_panel=MEASURE)
+def budget(
+    target: Annotated[str, typer.Argument(help="A recipe, a run, a bundle, or a .safetensors, .onnx or .tflite file.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe of a .safetensors file that names none.")] = None,
+    settings: Set = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Limit on bytes of parameters.")] = None,
+    max_macs: Annotated[int | None, typer.Option(help="Limit on MACs for one second of audio.")] = None,
+    allow_over_budget: AllowOver = False,
+    as_json: Json = False,
+) -> None:
+    """Count parameters, bytes and MACs against the limits of DCASE 2024 Task 1 (exit code 3 if over)."""
+    require("torch", "train")
+    from tinyscene.cli.training_tables import budget_tables
+    from tinyscene.train.runs.budget import count_target
+
+    count, limits = count_target(target, recipe, settings)
+    changed = {"max_bytes": max_bytes, "max_macs": max_macs}
+    limits = limits.model_copy(update={key: value for key, value in changed.items() if value is not None})
+    show(count.as_dict(limits), as_json, budget_tables(count, limits))
+    count.require(limits, allow_over_budget)
+
+
+@app.command(rich_help_panel=MEASURE)
+def inspect(
+    folder: BundleFolder,
+    files: Annotated[list[Path] | None, typer.Argument(help="Recordings to measure the errors on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show each tensor of a bundle: shape, scale, range, bytes, MACs and the error that its quantization adds."""
+    bundle = open_bundle(folder)
+    errors = bundle.errors
+    if files:
+        pcm = read_clips(files, bundle.front_end.sample_rate)
+        errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
+    costs = inspect_graph(bundle.graph)
+    rows = [asdict(cost) | asdict(errors[cost.name]) for cost in costs]
+    show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(costs, errors))
+
+
+@app.command(rich_help_panel=MEASURE)
+@with_dataset("--data", "--audio", use="accuracy is measured on its test list")
+def bench(
+    folder: BundleFolder,
+    data: DatasetOptions | None,
+    targets: Annotated[
+        str, typer.Option(help="Targets, separated by commas: host, emulated targets, Ethos-U.")
+    ] = "host,cortex-m4,cortex-m55,ethos-u55-128",
+    serial: Annotated[
+        str | None, typer.Option(metavar="PORT", help="Serial port of a board that runs `firmware --package board`.")
+    ] = None,
+    split: TestSplit = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle and record the results in it: latency beside peers, instructions, RAM, flash, accuracy."""
+    from tinyscene.benchmarks.bench import bench as run_bench
+    from tinyscene.benchmarks.bench import bench_table
+    from tinyscene.firmware_bridge.emulate import require_equal
+
+    bundle, test = open_bundle(folder), None
+    if data:
+        require("torch", "train")
+        dataset, clips = data.open(bundle.front_end)
+        clips.require_labels(bundle.labels, folder)
+        test = clips, dataset.split(split or bundle.content["quantized"]["split"])[1]
+    result = run_bench(bundle, targets.split(","), test, serial)
+    show(result.as_dict(), as_json, bench_table(result))
+    require_equal({row["target"]: row["difference"] for row in result.targets.values() if "equal" in row})
+
+
+@app.command(rich_help_panel=MEASURE)
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Bundles, and folders of sweeps.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default that of a single sweep.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Report bundles and sweeps on one HTML page: accuracy, size, layers, memory, latency, provenance."""
+    require("torch", "train")
+    if out:
+        from tinyscene.benchmarks.report import MARKDOWN, PAGE, write_report
+
+        show(write_report(folders, out), as_json, f"{out / PAGE} written, and the same as {out / MARKDOWN}")
+        return
+    if len(folders) > 1 or (folders[0] / INDEX).exists():
+        raise InputError("--out: name the folder to write; only a single sweep is reported in its own folder")
+    from tinyscene.train.sweep.report import report as report_sweep
+
+    result = report_sweep(folders[0])
+    show(result, as_json, (folders[0] / "report.md").read_text(encoding="utf-8"))

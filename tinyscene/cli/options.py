@@ -1,0 +1,113 @@
+"""Options and arguments that several commands share, and the panels of `tinyscene --help`."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import require
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+
+TRAIN = "Train"
+QUANTIZE = "Quantize and verify"
+DEPLOY = "Deploy"
+MEASURE = "Measure and report"
+
+Split = Annotated[
+    str,
+    typer.Option(
+        help="Training split: 5, 10, 25, 50 or 100 in TAU's layout; otherwise the fold that is left out, such as fold1."
+    ),
+]
+TestSplit = Annotated[
+    str | None, typer.Option(help="Split whose test list is used; by default the one of the training.")
+]
+TrainingSplit = Annotated[
+    str | None, typer.Option(help="Split whose training list is used; by default the one of the training.")
+]
+BundleFolder = Annotated[Path, typer.Argument(help="Folder of a bundle.")]
+AnyModel = Annotated[Path, typer.Argument(help="A bundle, a run, or an exported .onnx file.")]
+FinishedRun = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe (see `tinyscene recipes`), or a YAML file.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Initial weights: a run, a .safetensors or .pt file, or `published` for those of the authors."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as train.lr.")
+]
+Runner = Annotated[
+    str, typer.Option(help="Runtime for a bundle: reference, native, litert, tflite-runtime or onnxruntime.")
+]
+RecordingDevice = Annotated[
+    str | None, typer.Option(help="Recording device, to use the bundle's variant for it if there is one.")
+]
+AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Accept a model that is over budget.")]
+
+Splits = Annotated[
+    Path | None, typer.Option("--splits", help="Folder of TAU's split lists, if they are not in the dataset.")
+]
+FoldPattern = Annotated[
+    str | None,
+    typer.Option("--fold-pattern", help="Regular expression for file names; its first group is the file's fold."),
+]
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """A dataset as it is named on the command line."""
+
+    folder: Path
+    splits: Path | None
+    fold_pattern: str | None
+
+    def open(self, front_end: FrontEnd) -> tuple[Any, Any]:
+        """The dataset and its prepared clips at the front end's sample rate."""
+        require("pooch", "train")
+        from tinyscene.train.data.cache import prepare
+        from tinyscene.train.data.datasets import open_dataset
+
+        dataset = open_dataset(self.folder, self.splits, self.fold_pattern)
+        return dataset, prepare(dataset, front_end.sample_rate)
+
+
+def with_dataset(*names: str, use: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a command's parameter `data: DatasetOptions` by the options that name a dataset.
+
+    `names` are those of the first option, by default --data. `use` says what an optional dataset is for; the command
+    then gets None where none is named.
+    """
+    note = "Folder of the dataset: TAU's layout, or one folder per class"
+    option = typer.Option(*(names or ("--data",)), help=f"{note}; {use}." if use else f"{note}.")
+    annotation: Any = Annotated[Path | None, option] if use else Annotated[Path, option]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(data: Path | None, splits: Path | None, fold_pattern: str | None, **values: Any) -> None:
+            if data is None and (splits or fold_pattern):
+                raise InputError("--splits and --fold-pattern describe a dataset: name it with --data")
+            command(data=None if data is None else DatasetOptions(data, splits, fold_pattern), **values)
+
+        parameters = []
+        for parameter in inspect.signature(command).parameters.values():
+            keyword = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            if parameter.name == "data":
+                default = None if use else inspect.Parameter.empty
+                parameters += [
+                    keyword.replace(annotation=annotation, default=default),
+                    keyword.replace(name="splits", annotation=Splits, default=None),
+                    keyword.replace(name="fold_pattern", annotation=FoldPattern, default=None),
+                ]
+            else:
+                parameters.append(keyword)
+        run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
