@@ -21,7 +21,7 @@ from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import TinysceneError
 from tinyscene.deploy.common.installation import MissingPackageError
 from tinyscene.deploy.common.terminal import messages
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 from tinyscene.train.data.cache import Clips
@@ -144,7 +144,7 @@ class FloatClassifier(SceneClassifier):
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         rows = []
-        for features in self.front_end.log_mel(pcm / PCM_SCALE)[..., None]:  # (mel, frame, 1)
+        for features in self.front_end.log_mel(float_pcm(pcm))[..., None]:  # (mel, frame, 1)
             self._interpreter.set_tensor(self._input, features[None])
             self._interpreter.invoke()
             rows.append(self._interpreter.get_tensor(self._output)[0])
@@ -154,7 +154,7 @@ class FloatClassifier(SceneClassifier):
 def _float(bundle: Bundle) -> Predict:
     """The float graph, checked against the numpy interpreter on a golden clip."""
     classifier, clip = FloatClassifier(bundle), bundle.vectors.pcm[-1:]
-    expected = run(bundle.float_graph, bundle.front_end.log_mel(clip / PCM_SCALE)[..., None])
+    expected = run(bundle.float_graph, bundle.front_end.log_mel(float_pcm(clip))[..., None])
     if not np.allclose(classifier.logits(clip), expected, rtol=FLOAT_TOLERANCE, atol=FLOAT_TOLERANCE):
         raise UnequalRunnerError(f"{bundle.folder}: LiteRT does not give the float graph's logits")
     return classifier.probabilities

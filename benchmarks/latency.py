@@ -30,7 +30,7 @@ from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.progress import progress
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import make_library, make_network
 from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork, NativeScene
@@ -187,7 +187,7 @@ def front_ends_of(bundle: Bundle) -> Runtimes:
     runtimes, pcm = Runtimes(), bundle.vectors.pcm[SOUND]
     runtimes.add(NATIVE, lambda: _native_front_end(bundle, pcm))
     runtimes.add("reference int8", lambda: _call(bundle.log_mel, pcm[None]))
-    runtimes.add("numpy float32", lambda: _call(bundle.front_end.log_mel, pcm[None] / PCM_SCALE))
+    runtimes.add("numpy float32", lambda: _call(bundle.front_end.log_mel, float_pcm(pcm[None])))
     return runtimes
 
 

@@ -21,7 +21,7 @@ from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
+from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
@@ -108,7 +108,7 @@ def features(data: Data) -> None:
             counts, signal_counts = np.zeros(256, int), np.zeros(256, int)
             for start in range(0, len(clips.pcm), BATCH):
                 pcm = _with_gain(clips.pcm[start : start + BATCH], gain)
-                exact = front_end.log_mel(pcm / PCM_SCALE)
+                exact = front_end.log_mel(float_pcm(pcm))
                 rounded = np.clip(np.rint(exact / scale) + zero_point, -128, 127)
                 difference = np.abs(log_mel(pcm) - rounded).astype(int)
                 counts += np.bincount(difference.ravel(), minlength=256)

@@ -19,7 +19,7 @@ from tinyscene.deploy.bundle.golden import make_vectors
 from tinyscene.deploy.bundle.runners import Invoke, make_runner
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.installation import MissingPackageError
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.reference import run
 
 BATCH = 16  # clips
@@ -144,7 +144,7 @@ def _compare(logits: NDArray[np.int8], expected: NDArray[np.int8]) -> Comparison
 def _compare_float(
     bundle: Bundle, pcm: NDArray[np.int16], expected: NDArray[np.int8], truth: NDArray[np.integer[Any]] | None
 ) -> Comparison:
-    parts = (bundle.front_end.log_mel(part / PCM_SCALE)[..., None] for part in _batches(pcm))
+    parts = (bundle.front_end.log_mel(float_pcm(part))[..., None] for part in _batches(pcm))
     logits = np.concatenate([run(bundle.float_graph, part) for part in parts])
     return Comparison(
         mean_error=float(np.abs(bundle.graph.output.q.dequantize(expected) - logits).mean()),

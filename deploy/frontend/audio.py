@@ -20,7 +20,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.frontend.log_mel import PCM_SCALE, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES, resample
 
 SAMPLES_A_BYTE = 10_000  # more than any format packs, digital silence in FLAC (5,461) included
@@ -116,7 +116,7 @@ def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
         raise InputError(f"samples are {samples.dtype} {samples.shape}: needed are int16 or float, (samples, channels)")
     if 0 in samples.shape[1:]:
         raise InputError("samples of no channel")
-    real = samples / PCM_SCALE if samples.dtype == np.int16 else samples.astype(np.float32)
+    real = float_pcm(samples) if samples.dtype == np.int16 else samples.astype(np.float32)
     if not np.isfinite(real).all():
         raise InputError("samples hold NaN or infinite values")
     if real.ndim == 1:

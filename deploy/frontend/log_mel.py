@@ -24,6 +24,11 @@ Float32 = NDArray[np.float32]
 PCM_SCALE = np.float32(32768.0)  # int16 full scale; a float waveform is PCM / PCM_SCALE
 
 
+def float_pcm(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+    """int16 PCM of any shape as float samples within +-1."""
+    return pcm.astype(np.float32) / PCM_SCALE
+
+
 @dataclass(frozen=True)
 class FrontEnd:
     """Feature settings. The defaults are the DCASE 2024 Task 1 baseline's: 256 mel x 65 frames at 32 kHz."""

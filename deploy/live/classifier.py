@@ -24,7 +24,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
+from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES
 
 BATCH = 16  # seconds of a recording classified at once
@@ -184,7 +184,7 @@ class OnnxClassifier(SceneClassifier):
             raise InputError(f"{model}: ONNX Runtime loads it but cannot run it ({_reason(error)})") from None
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        features = self.front_end.log_mel(pcm / PCM_SCALE)[:, None]  # (batch, 1, mel, frame)
+        features = self.front_end.log_mel(float_pcm(pcm))[:, None]  # (batch, 1, mel, frame)
         return np.asarray(self._session.run(None, {self._input: features})[0])
 
     def _check_shapes(self, model: Path) -> None:

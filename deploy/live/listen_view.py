@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tinyscene.deploy.frontend.audio import make_clip
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
+from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.live.listener import Listener
 
 QUIETEST = -60.0  # dBFS, at the left end of the meter
@@ -140,7 +140,7 @@ def _last_second(listener: Listener) -> NDArray[np.float32]:
     second = np.zeros(listener.sound.sample_rate, np.float32)
     second[len(second) - len(listener.second) :] = listener.second
     clip, _ = make_clip(second, listener.sound.sample_rate, rate)
-    return clip / PCM_SCALE
+    return float_pcm(clip)
 
 
 def _blocks(console: Console) -> tuple[str, str]:

@@ -55,7 +55,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 
 def level(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
     """Probabilities of "high" and "low" that say the clip's level."""
-    high = pcm[:, 0] / np.float32(FULL)
+    high = pcm[:, 0].astype(np.float32) / np.float32(FULL)
     return np.stack([high, 1 - high], axis=1)
 
 

@@ -22,7 +22,7 @@ import tinyscene.train.loop.loop
 from tests.processors import available
 from tests.train.test_export import run_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE
+from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.reference import run as run_graph
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
@@ -87,7 +87,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def answers(bundle: Bundle, clips: Clips, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logarithms of the probabilities of the integers and of the float graph, (clip, classes) each."""
-    log_mel = bundle.front_end.log_mel(clips.pcm[chosen] / PCM_SCALE)[..., None]
+    log_mel = bundle.front_end.log_mel(float_pcm(clips.pcm[chosen]))[..., None]
     integers = BundleClassifier(bundle, "reference").logits(clips.pcm[chosen])
     return log_softmax(integers), log_softmax(run_graph(bundle.float_graph, log_mel))
 

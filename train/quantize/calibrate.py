@@ -150,7 +150,7 @@ def correct_biases(graph: Graph, ranges: Ranges, batches: list[Float32]) -> Grap
         rounded[name] = _before_activation(with_rounded_weights(whole, operator, integer), graph, rounded)
         if isinstance(operator, Convolution):
             shift = _channel_means(exact[name]) - _channel_means(rounded[name])
-            rounded[name] = [y + shift for y in rounded[name]]
+            rounded[name] = [np.add(y, shift, dtype=np.float32) for y in rounded[name]]
             operators.append(replace(operator, bias=operator.bias + shift))
         else:
             operators.append(operator)
