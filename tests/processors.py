@@ -1,6 +1,6 @@
 """Settings under which numpy, OpenBLAS, torch and oneDNN compute as they do on other processors.
 
-    python -m tests.processors           # the tests that could depend on it, under each setting that this one can run
+    python -m tests.processors [TESTS]   # tests that could depend on it, under each setting that this processor can run
 
 A sum of floats depends on the order of its terms, and the order on vectors and threads.
 """
@@ -11,6 +11,11 @@ import sys
 from pathlib import Path
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+TESTS = (  # what could depend on it, and takes minutes at most
+    *(f"tests/deploy/test_{name}.py" for name in ("fixed_point", "frontend", "golden", "reference", "resample")),
+    *(f"tests/train/test_{name}.py" for name in ("augment", "calibrate", "distill", "export", "fake_quantize")),
+    *(f"tests/train/test_{name}.py" for name in ("features", "loop", "lower", "quantize")),
+)
 SETTINGS = {  # name -> the processor's flag that it needs, and the environment
     "no AVX, 1 thread": (
         "sse4_1",
@@ -65,7 +70,7 @@ def main() -> None:
             print(f"== {name}: skipped, this processor has no {SETTINGS[name][0]}", flush=True)
             continue
         print(f"== {name}: {environment}", flush=True)
-        line = [sys.executable, "-m", "pytest", "-q", "-m", "portable and not slow", *sys.argv[1:]]
+        line = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", *(sys.argv[1:] or TESTS)]
         if subprocess.run(line, env=os.environ | environment, check=False).returncode:
             failed.append(name)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
