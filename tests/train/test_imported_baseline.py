@@ -9,7 +9,9 @@ import pytest
 from tinyscene.cli import main
 from tinyscene.train.runs.budget import count_onnx
 
-CORRECT, CLIPS = 652, 1_088  # of the published weights on the test list of the development recordings
+# Of the published weights on the test list of the development recordings, since decoded sound is the same everywhere:
+# before, 652 to 655 by the processor. The 3 are what the order of float sums may still move.
+CORRECT, CLIPS = 656, 1_088
 ACCURACY_ON_DEVICE_A = 0.852
 
 

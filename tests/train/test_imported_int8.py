@@ -24,7 +24,7 @@ from tinyscene.train.runs.evaluate import predictor
 from tinyscene.train.runs.run import load_model
 
 CLIPS = 1_088  # on the test list of the development recordings
-CORRECT = 652  # of the published weights in float
+CORRECT = 656  # of the published weights in float
 LOST = 0.005  # of accuracy, at most
 MAX_BYTES = 90_000  # of the .tflite
 OPERATORS = {"CONV_2D": 15, "DEPTHWISE_CONV_2D": 6, "ADD": 4, "AVERAGE_POOL_2D": 1, "MEAN": 1}
