@@ -132,7 +132,7 @@ class _Lowering:
         padding = before[layer.padding] if isinstance(layer.padding, str) else layer.padding
         order = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)  # of (outputs, inputs / groups, height, width)
         weights = np.array(layer.weight.detach().numpy().transpose(order), np.float32, order="C")
-        bias = np.zeros(outputs, np.float32) if layer.bias is None else np.array(layer.bias.detach(), np.float32)
+        bias = np.zeros(outputs, np.float32) if layer.bias is None else layer.bias.detach().numpy().astype(np.float32)
         kind = DepthwiseConv2D if depthwise else Conv2D
         self.window(node, kind, layer.kernel_size, layer.stride, padding, weights=weights, bias=bias)
 
