@@ -95,7 +95,9 @@ def compare(right: NDArray[np.bool_], baseline: NDArray[np.bool_], test: TestLis
 
 def _test(clips: Clips, paths: tuple[str, ...]) -> TestList:
     indices = clips.select(paths)
-    return TestList(indices, clips.label[indices], recordings_of(clips.names(indices)), clips.device(indices))
+    return TestList(
+        indices, clips.label[indices], recordings_of(clips.names(indices)), clips.recording_devices(indices)
+    )
 
 
 def _predictions(run: Path, clips: Clips, test: TestList) -> NDArray[np.int64]:

@@ -104,7 +104,7 @@ def sha256(path: Path) -> str:
 
 def recorded_by(clips: Clips, *devices: str) -> np.ndarray:
     """Which clips these devices recorded, (clip,)."""
-    return np.isin(clips.device(np.arange(len(clips.label))), devices)
+    return np.isin(clips.recording_devices(np.arange(len(clips.label))), devices)
 
 
 # The run
@@ -257,10 +257,10 @@ def test_a_device_whose_name_leads_elsewhere_is_refused(
 def test_each_recording_is_classified_by_the_network_of_its_device(
     what: str, biased_run: Path, bundle: Bundle, dataset: Dataset, sample_clips: Clips
 ) -> None:
-    model, runner = (biased_run, "torch") if what == "run" else (bundle.folder, "reference")
-    evaluated, paths = open_evaluated_model(model, runner), dataset.split(SPLIT)[1][::3]
-    by_device = evaluate(evaluated.predict, sample_clips, paths, evaluated.variants)["by_device"]
-    usual = evaluate(evaluated.predict, sample_clips, paths)["by_device"]
+    path, runner = (biased_run, "torch") if what == "run" else (bundle.folder, "reference")
+    model, paths = open_evaluated_model(path, runner), dataset.split(SPLIT)[1][::3]
+    by_device = evaluate(model.predict, sample_clips, paths, model.variants)["by_device"]
+    usual = evaluate(model.predict, sample_clips, paths)["by_device"]
     assert {device for device in usual if by_device[device] != usual[device]} == {"a", "s1"}
     of_s1 = [item.label for item in sample_clips.recordings if item.path in paths and item.device == "s1"]
     assert by_device["s1"]["correct"] == of_s1.count(SCENES[SCENE]) > 0
@@ -277,7 +277,7 @@ def test_the_clips_of_a_device_are_given_to_its_own_function_once(dataset: Datas
     result = evaluate(listener(""), sample_clips, paths, variants)
     assert (result["clips"], result["log_loss"]) == (len(paths), pytest.approx(np.log(10)))
     chosen = sample_clips.select(paths)
-    of_s1 = chosen[sample_clips.device(chosen) == "s1"]
+    of_s1 = chosen[sample_clips.recording_devices(chosen) == "s1"]
     assert np.array_equal(np.concatenate(heard["s1"]), sample_clips.pcm[of_s1])
     assert sum(map(len, heard[""])) == len(chosen) - len(of_s1)
     assert heard["s9"] == []

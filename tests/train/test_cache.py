@@ -134,7 +134,7 @@ def test_the_others_are_as_without_damage(damaged: dict[str, str], small_dataset
 def test_a_clip_has_the_label_and_the_device_that_its_name_says(sample_clips: Clips) -> None:
     names = [Path(sample_clips.recordings[number].path).stem.split("-") for number in sample_clips.recording]
     assert [sample_clips.labels[label] for label in sample_clips.label] == [name[0] for name in names]
-    assert sample_clips.device(np.arange(len(names))).tolist() == [name[-1] for name in names]
+    assert sample_clips.recording_devices(np.arange(len(names))).tolist() == [name[-1] for name in names]
 
 
 def test_int16_at_the_caches_rate_is_kept_bit_for_bit(tiny: Path, tmp_path: Path) -> None:

@@ -273,8 +273,9 @@ def test_balanced_sampling_takes_rare_groups_as_often_as_the_degree_says(
     degree: float, sample_dataset: Dataset, sample_clips: Clips
 ) -> None:
     trainer = trainer_of(sample_dataset, sample_clips, f"train.balance={degree}")
-    trainer.devices = np.where(np.arange(CLIPS_IN_SPLIT) % 4, "a", "s1")  # three times as many of one as of the other
-    groups = np.array([f"{label}-{device}" for label, device in zip(trainer.label, trainer.devices, strict=True)])
+    devices = np.where(np.arange(CLIPS_IN_SPLIT) % 4, "a", "s1")  # three times as many of one as of the other
+    trainer.recording_devices = devices
+    groups = np.array([f"{label}-{device}" for label, device in zip(trainer.label, devices, strict=True)])
     names, count = np.unique(groups, return_counts=True)
     taken = np.concatenate([trainer._shuffle(np.random.default_rng(seed)) for seed in range(200)])
     share = np.array([(groups[taken] == name).mean() for name in names])

@@ -44,14 +44,14 @@ def draw(
     devices: NDArray[np.str_],
     responses: int,
     rng: np.random.Generator,
-    target: torch.device,
+    torch_device: torch.device,
 ) -> Draw:
     """Draw a batch's random numbers. `devices` (batch,) names each clip's; `responses` counts the impulse responses."""
     batch = len(devices)
 
     def send(values: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(values)
-        return (tensor.float() if tensor.is_floating_point() else tensor).to(target)
+        return (tensor.float() if tensor.is_floating_point() else tensor).to(torch_device)
 
     def mask(most: int, size: int) -> tuple[Tensor, Tensor]:
         width = rng.uniform(0, 1, batch) * min(most, size)
@@ -65,11 +65,11 @@ def draw(
     shift = send(rng.integers(-roll, roll, batch, endpoint=True)) if roll else None
     response = None
     if responses and settings.dir_p:
-        chosen = rng.integers(0, responses, batch)
+        indices = rng.integers(0, responses, batch)
         applies = rng.uniform(0, 1, batch) < settings.dir_p
         if settings.dir_devices:
             applies &= np.isin(devices, settings.dir_devices)
-        response = send(np.where(applies, chosen, -1))
+        response = send(np.where(applies, indices, -1))
     return Draw(
         shift=shift,
         response=response,
@@ -125,16 +125,16 @@ def roll(clips: Tensor, shift: Tensor) -> Tensor:
     return clips.gather(1, source)
 
 
-def convolve(clips: Tensor, responses: Tensor, chosen: Tensor) -> Tensor:
+def convolve(clips: Tensor, responses: Tensor, indices: Tensor) -> Tensor:
     """Convolve clips (batch, samples) with impulse responses, cut to the clip; index -1 leaves a clip alone.
 
     `responses` (response, frequency) are spectra of twice a clip's length, so nothing wraps around.
     """
-    selected = chosen >= 0
+    selected = indices >= 0
     if not selected.any():
         return clips
     spectrum = torch.fft.rfft(clips[selected], n=2 * clips.shape[1])
-    convolved = torch.fft.irfft(spectrum * responses[chosen[selected]], n=2 * clips.shape[1])
+    convolved = torch.fft.irfft(spectrum * responses[indices[selected]], n=2 * clips.shape[1])
     result = clips.clone()
     result[selected] = convolved[:, : clips.shape[1]]
     return result

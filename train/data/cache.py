@@ -75,14 +75,14 @@ class Clips:
 
     def select(self, paths: tuple[str, ...]) -> NDArray[np.int64]:
         """Indices of the clips of these recordings; those left out have none. Raises InputError if none is left."""
-        wanted = set(paths)
+        names = set(paths)
         ranges = [
             np.delete(np.arange(item.first_clip, item.first_clip + item.clips), item.silent)
             for item in self.recordings
-            if item.path in wanted and item.clips
+            if item.path in names and item.clips
         ]
         if not ranges:
-            raise InputError(f"none of the {len(wanted)} recordings of the list can be used; see `tinyscene prepare`")
+            raise InputError(f"none of the {len(names)} recordings of the list can be used; see `tinyscene prepare`")
         return np.concatenate(ranges)
 
     def require_labels(self, labels: tuple[str, ...], model: Path) -> None:
@@ -90,8 +90,8 @@ class Clips:
         if labels != self.labels:
             raise InputError(f"{model} knows the labels {', '.join(labels)}; the dataset has {', '.join(self.labels)}")
 
-    def device(self, clips: NDArray[np.int64]) -> NDArray[np.str_]:
-        """The device of each clip."""
+    def recording_devices(self, clips: NDArray[np.int64]) -> NDArray[np.str_]:
+        """The recording device of each clip."""
         return np.array([item.device for item in self.recordings])[self.recording[clips]]
 
     def names(self, clips: NDArray[np.int64]) -> list[str]:

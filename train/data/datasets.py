@@ -139,13 +139,13 @@ def _open_tau(root: Path, splits: Path | None) -> Dataset:
     folder = _splits_folder(root, splits)
     test = _read_list(folder / "test.csv", known)
     lists = {name: folder / f"split{name}.csv" for name in TAU_SPLITS}
-    found = {name: (_read_list(path, known), test) for name, path in lists.items() if path.exists()}
-    for name, (training, _) in found.items():
+    split_lists = {name: (_read_list(path, known), test) for name, path in lists.items() if path.exists()}
+    for name, (training, _) in split_lists.items():
         if both := set(training) & set(test):
             raise InputError(f"{lists[name]}: {min(both)!r} is in the test list too")
-    if not found:
+    if not split_lists:
         raise InputError(f"{folder}: holds none of {', '.join(path.name for path in lists.values())}")
-    return Dataset(root, SCENES, tuple(entries), found, "tau")
+    return Dataset(root, SCENES, tuple(entries), split_lists, "tau")
 
 
 def _splits_folder(root: Path, splits: Path | None) -> Path:
@@ -228,8 +228,8 @@ def _open_folders(root: Path, fold_pattern: str) -> Dataset:
             raise InputError(f"{root}: {entry.path!r} has a name that cannot be written down; rename it")
     labels = tuple(sorted({entry.label for entry in entries}))
     if len(labels) < 2:
-        found = f"sounds of {len(labels)} class" if labels else "no sounds"
-        raise InputError(f"{root}: holds no meta.csv, and {found} in its folders; a folder a class, two at least")
+        content = f"sounds of {len(labels)} class" if labels else "no sounds"
+        raise InputError(f"{root}: holds no meta.csv, and {content} in its folders; a folder a class, two at least")
     folds = {entry.path: _fold(entry.path, pattern) for entry in entries}
     splits = {
         f"fold{fold}": (

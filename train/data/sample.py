@@ -93,10 +93,10 @@ def _write(folder: Path, seed: int) -> dict[str, int]:
 
 def _write_location(folder: Path, scene: str, location: int, in_test: bool, seed: int) -> Iterator[tuple[str, str]]:
     """Write the seconds of a place, as every device of its list records them; yield their names and devices."""
-    place = np.random.default_rng([seed, SCENES.index(scene), location])
-    character = place.uniform(0.85, 1.15)  # of this place: its pitch and its pace
+    rng = np.random.default_rng([seed, SCENES.index(scene), location])
+    character = rng.uniform(0.85, 1.15)  # of this place: its pitch and its pace
     for segment in range(SEGMENTS):
-        clean = synthesise(SOUNDS[scene], character, place)
+        clean = synthesise(SOUNDS[scene], character, rng)
         for device in TEST_DEVICES if in_test else TRAIN_DEVICES:
             name = f"audio/{scene}-synthetic-{location}-{location}-{segment}-{device}.wav"
             content = io.BytesIO()  # so that a full disk is an error of the disk, not of the encoder

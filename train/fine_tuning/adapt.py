@@ -55,37 +55,37 @@ def adapt(
     if not out.name:
         raise InputError(f"{out}: name a new folder for the run")
     card = load_model(run)[1]
-    if wrong := [each for each in overrides or [] if not each.startswith("adapt.")]:
+    if wrong := [setting for setting in overrides or [] if not setting.startswith("adapt.")]:
         raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section adapt can be changed")
     recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
     clips.require_labels(card.labels, run)
     split = split or card.split or dataset.default_split
     counts = _count(dataset, clips, split)
-    chosen = {device: count for device, count in counts.items() if count >= recipe.adapt.least_clips}
-    if not chosen:
+    clip_counts = {device: count for device, count in counts.items() if count >= recipe.adapt.least_clips}
+    if not clip_counts:
         raise InputError(
             f"split {split}: no device has {recipe.adapt.least_clips} training clips (the most is "
             f"{max(counts.values())}); --set adapt.least_clips to less, or take a larger --split"
         )
-    for device in chosen:
+    for device in clip_counts:
         require_device_name(device)
     if not resume:
         require_free(out)
     elif not (out / DEVICES).is_dir():
         raise InputError(f"{out}: holds nothing to resume; adapt without --resume into a new folder")
     (out / DEVICES).mkdir(parents=True, exist_ok=True)
-    for device in chosen:
+    for device in clip_counts:
         _fine_tune(run, recipe, part_of(dataset, split, device), clips, split, out / DEVICES / device)
     write_recipe(out, card.parsed_recipe)
     if run.is_dir() and (run / METRICS).exists():
         write_whole(out / METRICS, (run / METRICS).read_bytes())
     write_whole(out / MODEL, model_path(run).read_bytes())  # last: now it is a run
-    return Adapted(out, chosen, {device: count for device, count in counts.items() if device not in chosen})
+    return Adapted(out, clip_counts, {device: count for device, count in counts.items() if device not in clip_counts})
 
 
 def _count(dataset: Dataset, clips: Clips, split: str) -> dict[str, int]:
     """Training clips of each device."""
-    counts = Counter(clips.device(clips.select(dataset.split(split)[0])).tolist())
+    counts = Counter(clips.recording_devices(clips.select(dataset.split(split)[0])).tolist())
     if "" in counts:
         raise InputError(f"{dataset.root}: does not say which device recorded what, as TAU's meta.csv does")
     return dict(sorted(counts.items()))
@@ -102,10 +102,10 @@ def _fine_tune(run: Path, recipe: Recipe, dataset: Dataset, clips: Clips, split:
         "train": recipe.train.fine_tuning(settings.epochs, settings.lr, settings.batch_size),
         "consistency": Consistency(),  # the unlabelled clips are other devices'
     }
-    chosen, begun = recipe.model_copy(update=changes), (folder / RECIPE).exists()
+    device_recipe, begun = recipe.model_copy(update=changes), (folder / RECIPE).exists()
     source = f"{run.resolve().name} sha256:{sha256(model_path(run))}"
     network, _ = load_model(run)
-    _, card = fit(network, chosen, dataset, clips, split, folder, begun, loss_of(recipe.distill), source)
+    _, card = fit(network, device_recipe, dataset, clips, split, folder, begun, loss_of(recipe.distill), source)
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         raise InputError(f"{folder}: fine-tuning diverged; remove the folder and try a lower --set adapt.lr")
     if not (folder / MODEL).exists():

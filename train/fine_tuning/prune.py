@@ -77,7 +77,7 @@ def prune(
     unpruned, card = load_model(run)
     if not isinstance(unpruned, CPMobile):
         raise InputError(f"{run}: is not a CP-Mobile network ({card.parsed_recipe.model.family}); no other is pruned")
-    if wrong := [each for each in overrides or [] if not each.startswith("prune.")]:
+    if wrong := [setting for setting in overrides or [] if not setting.startswith("prune.")]:
         raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section prune can be changed")
     recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
     recipe = recipe.model_copy(update={"budget": _goal(unpruned, recipe, to_macs, to_bytes, run)})
@@ -89,7 +89,7 @@ def prune(
         raise InputError(f"{work}: holds no pruning to resume; prune without --resume")
     if work.exists() and not resume:
         raise InputError(f"{work}: holds an interrupted pruning; go on with --resume, or choose another --out")
-    wanted = Card(
+    step_card = Card(
         recipe={},  # each step's own
         labels=card.labels,
         made_by=provenance(),
@@ -106,9 +106,9 @@ def prune(
             smaller = shrink(network, recipe, _limits(first, recipe.budget, step / steps), examples)
             if smaller.settings == network.settings and step < steps:  # the step before went further than it had to
                 continue
-            made = wanted.model_copy(update={"recipe": _step_recipe(recipe, step, smaller).as_dict()})
-            save_tensors(start, smaller.state_dict(), made)
-        network = _fine_tune(start, unpruned, recipe, step, dataset, clips, wanted)
+            start_card = step_card.model_copy(update={"recipe": _step_recipe(recipe, step, smaller).as_dict()})
+            save_tensors(start, smaller.state_dict(), start_card)
+        network = _fine_tune(start, unpruned, recipe, step, dataset, clips, step_card)
     (work / f"step{steps}").rename(out)
     shutil.rmtree(work)
     return out
@@ -126,8 +126,8 @@ def _goal(network: CPMobile, recipe: Recipe, to_macs: int | None, to_bytes: int 
     now = _channels(network)
     least = Channels(
         stem=min(MULTIPLE, now.stem),
-        stages=tuple(min(MULTIPLE, each) for each in now.stages),
-        expanded=tuple(min(MULTIPLE, each) for each in now.expanded),
+        stages=tuple(min(MULTIPLE, channels) for channels in now.stages),
+        expanded=tuple(min(MULTIPLE, channels) for channels in now.expanded),
     )
     count = count_network(CPMobile(network.settings.model_copy(update={"channels": least}), network.classes), recipe)
     if count.faults(goal):
@@ -149,9 +149,9 @@ def _limits(first: Count, goal: Budget, progress: float) -> Budget:
 
 def _examples(recipe: Recipe, clips: Clips, training: tuple[str, ...]) -> Examples:
     """Training clips as they are, without augmentation."""
-    chosen = np.random.default_rng(recipe.seed).permutation(clips.select(training))[:EXAMPLES]
-    log_mel = features_of(recipe)(waveform(torch.from_numpy(clips.pcm[chosen])))
-    return log_mel, torch.from_numpy(clips.label[chosen])
+    indices = np.random.default_rng(recipe.seed).permutation(clips.select(training))[:EXAMPLES]
+    log_mel = features_of(recipe)(waveform(torch.from_numpy(clips.pcm[indices])))
+    return log_mel, torch.from_numpy(clips.label[indices])
 
 
 def shrink(network: CPMobile, recipe: Recipe, limits: Budget, examples: Examples) -> CPMobile:
@@ -165,7 +165,7 @@ def shrink(network: CPMobile, recipe: Recipe, limits: Budget, examples: Examples
         # the head's outputs are the classes
         groups = graph.get_all_groups(ignored_layers=[smaller.feed_forward[0]], root_module_types=[nn.Conv2d])
         options = [(group, *option) for group in groups if (option := _option(group, names, count, limits))]
-        group, channels, _ = min(options, key=lambda each: each[2])
+        group, channels, _ = min(options, key=lambda option: option[2])
         group.prune(channels)
         count = count_network(smaller, recipe)
     pruned = CPMobile(network.settings.model_copy(update={"channels": _channels(smaller)}), network.classes)
@@ -176,7 +176,7 @@ def shrink(network: CPMobile, recipe: Recipe, limits: Budget, examples: Examples
 def _measure(network: CPMobile, examples: Examples) -> None:
     """Leave the gradients of the examples' loss in the network."""
     network.zero_grad()
-    for log_mel, label in zip(*(each.split(BATCH) for each in examples), strict=True):
+    for log_mel, label in zip(*(tensor.split(BATCH) for tensor in examples), strict=True):
         F.cross_entropy(network(log_mel), label, reduction="sum").backward()
 
 
@@ -207,7 +207,7 @@ def _option(
 
 def _channels(network: CPMobile) -> Channels:
     """The channel counts of a network as it is, whatever its settings say."""
-    outputs = {name: each.out_channels for name, each in network.named_modules() if isinstance(each, nn.Conv2d)}
+    outputs = {name: module.out_channels for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     stages = {name.split(".")[1]: count for name, count in outputs.items() if name.endswith(".block.2.0")}
     expanded = [count for name, count in outputs.items() if name.endswith(".block.0.0")]
     return Channels(stem=outputs["in_c.0.0"], stages=tuple(stages.values()), expanded=tuple(expanded))
@@ -228,21 +228,23 @@ def _step_recipe(recipe: Recipe, step: int, network: CPMobile) -> Recipe:
 
 
 def _fine_tune(
-    start: Path, unpruned: CPMobile, recipe: Recipe, step: int, dataset: Dataset, clips: Clips, wanted: Card
+    start: Path, unpruned: CPMobile, recipe: Recipe, step: int, dataset: Dataset, clips: Clips, step_card: Card
 ) -> CPMobile:
     """Train a pruned network in a run folder beside it, or go on where that stands. Returns it on the CPU."""
-    network, made = load_model(start)
+    network, start_card = load_model(start)
     assert isinstance(network, CPMobile)
-    chosen = _step_recipe(recipe, step, network)
-    if made.model_copy(update={"made_by": wanted.made_by}) != wanted.model_copy(update={"recipe": chosen.as_dict()}):
+    step_recipe = _step_recipe(recipe, step, network)
+    if start_card.model_copy(update={"made_by": step_card.made_by}) != step_card.model_copy(
+        update={"recipe": step_recipe.as_dict()}
+    ):
         raise InputError(
             f"{start.parent}: is of another pruning; resume with the same settings, or choose another --out"
         )
-    assert wanted.split is not None
+    assert step_card.split is not None
     folder = start.with_suffix("")
-    loss = from_network(unpruned, recipe.prune.distill, loss_of(chosen.distill))
+    loss = from_network(unpruned, recipe.prune.distill, loss_of(step_recipe.distill))
     going_on = (folder / RECIPE).exists()
-    _, card = fit(network, chosen, dataset, clips, wanted.split, folder, going_on, loss, wanted.source)
+    _, card = fit(network, step_recipe, dataset, clips, step_card.split, folder, going_on, loss, step_card.source)
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         raise InputError(f"{folder}: fine-tuning diverged; remove {folder.parent} and try a lower --set prune.lr")
     network = network.cpu().eval()

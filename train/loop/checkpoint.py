@@ -46,7 +46,7 @@ def save_checkpoint(
 
 
 def _trained(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, each) for name, each in network.named_parameters() if each.requires_grad)
+    return ((name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad)
 
 
 def resume_run(
@@ -74,8 +74,8 @@ def resume_run(
         state = TrainState(**json.loads(header["state"]))
         for prefix, module in (("model.", network), ("average.", average)):
             if module is not None:
-                found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-                module.load_state_dict(found)
+                own_tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+                module.load_state_dict(own_tensors)
         for name, parameter in _trained(network):
             keys = ("step", "exp_avg", "exp_avg_sq")
             optimizer.state[parameter] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}

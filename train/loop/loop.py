@@ -80,7 +80,7 @@ def train(
     if trainer.ranks.rank == 0 and not (out / MODEL).exists():
         kept = trainer.network if trainer.average is None else trainer.average.module
         save_tensors(out / MODEL, finish(kept.cpu()).state_dict(), card)
-    trainer.ranks.sum(torch.zeros(1, device=trainer.device))  # no process leaves before the file is written
+    trainer.ranks.sum(torch.zeros(1, device=trainer.torch_device))  # no process leaves before the file is written
     return out / MODEL
 
 
@@ -100,12 +100,12 @@ def fit(
     `source` names the weights that it starts from, if they are not of the recipe's seed.
     """
     training, test = dataset.split(split)
-    ranks, device = distribute()
+    ranks, torch_device = distribute()
     torch.backends.cudnn.deterministic = True
-    network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    chosen = clips.select(training)
+    network.to(device=torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    labelled = clips.select(training)
     micro_batch = recipe.train.micro_batch or (
-        CPU_MICRO_BATCH if device.type == "cpu" else math.ceil(recipe.train.batch_size / ranks.count)
+        CPU_MICRO_BATCH if torch_device.type == "cpu" else math.ceil(recipe.train.batch_size / ranks.count)
     )
     card = Card(
         recipe=recipe.as_dict(),
@@ -120,8 +120,8 @@ def fit(
     )
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
-    unlabelled = _unlabelled(recipe, dataset, clips, chosen)
-    trainer = Trainer(recipe, clips, chosen, network, optimizer, ranks, device, micro_batch, loss, unlabelled)
+    unlabelled = _unlabelled(recipe, dataset, clips, labelled)
+    trainer = Trainer(recipe, clips, labelled, network, optimizer, ranks, torch_device, micro_batch, loss, unlabelled)
     state = resume_run(out, network, trainer.average, optimizer, card) if resume else TrainState()
     if ranks.rank == 0:
         if not resume and (out / RECIPE).exists():
@@ -134,11 +134,11 @@ def fit(
     return trainer, card
 
 
-def _unlabelled(recipe: Recipe, dataset: Dataset, clips: Clips, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def _unlabelled(recipe: Recipe, dataset: Dataset, clips: Clips, labelled: NDArray[np.int64]) -> NDArray[np.int64]:
     """The clips whose labels are not used: of the list that the recipe names, all but those trained on."""
     if not recipe.consistency.weight:
-        return chosen[:0]
-    rest = np.setdiff1d(clips.select(dataset.split(recipe.consistency.split)[0]), chosen)
+        return labelled[:0]
+    rest = np.setdiff1d(clips.select(dataset.split(recipe.consistency.split)[0]), labelled)
     if not len(rest):
         raise InputError(
             f"consistency.split {recipe.consistency.split}: holds no clips but those trained on; take a smaller "
@@ -149,7 +149,7 @@ def _unlabelled(recipe: Recipe, dataset: Dataset, clips: Clips, chosen: NDArray[
 
 def _run_epochs(trainer: Trainer, state: TrainState, out: Path, card: Card, test: tuple[str, ...]) -> None:
     """Train from where the run stands to its end, writing metrics and checkpoints, or until it is interrupted."""
-    settings, clips, first = trainer.recipe.train, len(trainer.chosen), trainer.ranks.rank == 0
+    settings, clips, first = trainer.recipe.train, len(trainer.labelled), trainer.ranks.rank == 0
     steps_an_epoch = math.ceil(clips / settings.batch_size)
     total_steps = settings.epochs * steps_an_epoch
     writer = _tensorboard(out) if settings.tensorboard and first else None
@@ -175,7 +175,7 @@ def _run_epochs(trainer: Trainer, state: TrainState, out: Path, card: Card, test
             metrics = trainer.finish_epoch(state, total_steps)
             if first:
                 if settings.evaluate_every and state.epoch % settings.evaluate_every == 0:
-                    predict = predictor(trainer.network, trainer.features, trainer.device)
+                    predict = predictor(trainer.network, trainer.features, trainer.torch_device)
                     result = evaluate(predict, trainer.clips, test)
                     metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
                 _append_metrics(out, metrics, writer)

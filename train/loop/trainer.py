@@ -51,34 +51,34 @@ class Trainer:
         self,
         recipe: Recipe,
         clips: Clips,
-        chosen: NDArray[np.int64],
+        labelled: NDArray[np.int64],
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         ranks: Ranks,
-        device: torch.device,
+        torch_device: torch.device,
         micro_batch: int,
         loss: Loss,
         unlabelled: NDArray[np.int64],
     ) -> None:
-        self.recipe, self.clips, self.chosen, self.unlabelled = recipe, clips, chosen, unlabelled
-        self.network, self.optimizer, self.ranks, self.device = network, optimizer, ranks, device
+        self.recipe, self.clips, self.labelled, self.unlabelled = recipe, clips, labelled, unlabelled
+        self.network, self.optimizer, self.ranks, self.torch_device = network, optimizer, ranks, torch_device
         self.micro_batch, self.loss = micro_batch, loss
-        self.order, self.shuffled = np.arange(len(chosen)), -1  # positions in `chosen`, and for which epoch
+        self.order, self.shuffled = np.arange(len(labelled)), -1  # positions in `labelled`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.features = features_of(recipe).to(device)
-        self.label = torch.from_numpy(clips.label[chosen])
-        self.devices = clips.device(chosen)
+        self.features = features_of(recipe).to(torch_device)
+        self.label = torch.from_numpy(clips.label[labelled])
+        self.recording_devices = clips.recording_devices(labelled)
         folder = recipe.augment.dir_folder
-        self.responses = augment.load_responses(Path(folder), recipe.features).to(device) if folder else None
+        self.responses = augment.load_responses(Path(folder), recipe.features).to(torch_device) if folder else None
         self.teacher, self.view = self._teacher() if recipe.distill.logits else (None, None)
         decay = recipe.train.ema
         self.average = AveragedModel(network, None, None, get_ema_multi_avg_fn(decay), True) if decay else None
-        self.known = np.concatenate([chosen, unlabelled])
-        self.resident = _resident(clips, self.known, device)
+        self.known = np.concatenate([labelled, unlabelled])
+        self.resident = _resident(clips, self.known, torch_device)
         bfloat16 = recipe.train.precision == "bfloat16" or (
-            recipe.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+            recipe.train.precision == "auto" and torch_device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+        self.autocast = torch.autocast(torch_device.type, torch.bfloat16, enabled=bfloat16)
 
     def step(self, state: TrainState, total_steps: int, stopping: bool) -> bool:
         """One step of the optimizer on one batch. Returns whether any rank wants to stop."""
@@ -90,11 +90,11 @@ class Trainer:
             self.shuffled = state.epoch
             self.order = self._shuffle(_rng(self.recipe.seed, state.epoch))
         batch = self.order[state.batch * settings.batch_size : (state.batch + 1) * settings.batch_size]
-        mine = np.array_split(batch, self.ranks.count)[self.ranks.rank]  # positions in `chosen`
+        mine = np.array_split(batch, self.ranks.count)[self.ranks.rank]  # positions in `labelled`
         self.network.train()
         self.optimizer.zero_grad(set_to_none=False)
         loss, correct = self._accumulate(mine, len(batch), state) if len(mine) else (0.0, 0)
-        tally = torch.tensor([loss, correct, stopping], device=self.device)
+        tally = torch.tensor([loss, correct, stopping], device=self.torch_device)
         loss, correct, stopping = self._share(tally).tolist()
         self.optimizer.step()
         if self.average is not None:
@@ -120,26 +120,28 @@ class Trainer:
         return tally
 
     def _shuffle(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The clips of an epoch, positions in `chosen`: each once, or the rarer groups more often."""
-        order = rng.permutation(len(self.chosen))
+        """The clips of an epoch, positions in `labelled`: each once, or the rarer groups more often."""
+        order = rng.permutation(len(self.labelled))
         if not self.recipe.train.balance:
             return order
-        groups = np.array([f"{label} {device}" for label, device in zip(self.label, self.devices, strict=True)])
+        groups = np.array(
+            [f"{label} {device}" for label, device in zip(self.label, self.recording_devices, strict=True)]
+        )
         _, group, count = np.unique(groups, return_inverse=True, return_counts=True)
         share = count[group[order]] ** -self.recipe.train.balance
         ends = np.cumsum(share / share.sum()) * len(share)  # a clip is taken once for each whole number in its stretch
-        taken = np.searchsorted(ends, np.arange(len(share)) + rng.uniform()).clip(max=len(share) - 1)
-        return rng.permutation(order[taken])
+        sampled = np.searchsorted(ends, np.arange(len(share)) + rng.uniform()).clip(max=len(share) - 1)
+        return rng.permutation(order[sampled])
 
     def _teacher(self) -> tuple[Tensor, Tensor]:
         """The teacher's probabilities (view, clip, class) for the training clips, and each response's view."""
-        settings, device = self.recipe.distill, self.device
+        settings, torch_device = self.recipe.distill, self.torch_device
         logits = read_logits(Path(settings.logits or ""))
-        values = logits.of(self.clips.names(self.chosen), self.clips.labels) / settings.temperature
+        values = logits.of(self.clips.names(self.labelled), self.clips.labels) / settings.temperature
         folder = self.recipe.augment.dir_folder
         names = ["", *(path.name for path in augment.response_paths(Path(folder)))] if folder else [""]
         views = [logits.views.index(name) if name in logits.views else 0 for name in names]
-        return values.softmax(2).to(device), torch.tensor(views, device=device)
+        return values.softmax(2).to(torch_device), torch.tensor(views, device=torch_device)
 
     def _accumulate(self, mine: NDArray[np.int64], batch_size: int, state: TrainState) -> tuple[float, int]:
         """Sum the gradients of the mean loss of the batch over micro-batches. Returns summed loss, correct guesses."""
@@ -148,16 +150,16 @@ class Trainer:
         torch.manual_seed(int(rng.bit_generator.seed_seq.generate_state(1)[0]))  # type: ignore[attr-defined]
         loss, correct = self._labelled(mine, batch_size, rng)
         if self.recipe.consistency.weight:
-            loss += self._unlabelled(rng.choice(len(self.unlabelled), len(mine)) + len(self.chosen), batch_size, rng)
+            loss += self._unlabelled(rng.choice(len(self.unlabelled), len(mine)) + len(self.labelled), batch_size, rng)
         return loss, correct
 
     def _labelled(self, mine: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> tuple[float, int]:
-        label = self.label[mine].to(self.device)
+        label = self.label[mine].to(self.torch_device)
         targets = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
-        drawn = self._draw(self.devices[mine], rng)
+        drawn = self._draw(self.recording_devices[mine], rng)
         if self.teacher is not None and self.view is not None:
             view = self.view[0 if drawn.response is None else drawn.response + 1]  # (batch,), or one for all
-            targets = torch.cat([targets, self.teacher[view, torch.from_numpy(mine).to(self.device)]], 1)
+            targets = torch.cat([targets, self.teacher[view, torch.from_numpy(mine).to(self.torch_device)]], 1)
         features, targets = self._features(mine, drawn, targets)
         labels, teacher = targets.split(len(self.clips.labels), 1) if self.teacher is not None else (targets, None)
         loss, correct = 0.0, 0
@@ -166,8 +168,8 @@ class Trainer:
             log_mel = features[part].contiguous(memory_format=torch.channels_last)
             with self.autocast:
                 logits = self.network(log_mel)
-            batch_targets = Targets(log_mel, labels[part], None if teacher is None else teacher[part])
-            part_loss = self.loss(logits.float(), batch_targets)
+            part_targets = Targets(log_mel, labels[part], None if teacher is None else teacher[part])
+            part_loss = self.loss(logits.float(), part_targets)
             (part_loss / batch_size).backward()
             loss += float(part_loss.detach())
             correct += int((logits.argmax(1) == label[part]).sum())
@@ -175,8 +177,8 @@ class Trainer:
 
     def _unlabelled(self, positions: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> float:
         """Sum the gradients of the consistency loss on as many unlabelled clips. Returns the summed loss."""
-        settings, nobody = self.recipe.consistency, torch.zeros(len(positions), 0, device=self.device)
-        devices = self.clips.device(self.unlabelled[positions - len(self.chosen)])
+        settings, nobody = self.recipe.consistency, torch.zeros(len(positions), 0, device=self.torch_device)
+        devices = self.clips.recording_devices(self.unlabelled[positions - len(self.labelled)])
         as_recorded, _ = self._features(positions, augment.Draw(), nobody)
         augmented, _ = self._features(positions, replace(self._draw(devices, rng), mixup=None), nobody)
         loss = 0.0
@@ -195,7 +197,7 @@ class Trainer:
 
     def _draw(self, devices: NDArray[np.str_], rng: np.random.Generator) -> augment.Draw:
         responses = 0 if self.responses is None else len(self.responses)
-        return augment.draw(self.recipe.augment, self.recipe.features, devices, responses, rng, self.device)
+        return augment.draw(self.recipe.augment, self.recipe.features, devices, responses, rng, self.torch_device)
 
     @torch.no_grad()
     def _features(self, positions: NDArray[np.int64], drawn: augment.Draw, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,10 +207,10 @@ class Trainer:
         return augment.on_log_mel(self.features.log(power), targets, drawn)
 
     def _pcm(self, positions: NDArray[np.int64]) -> Tensor:
-        """int16 clips (batch, samples) on the device. Positions are in `chosen`, and go on in `unlabelled`."""
+        """int16 clips (batch, samples) on the torch device. Positions are in `labelled`, and go on in `unlabelled`."""
         if self.resident is not None:
-            return self.resident[torch.from_numpy(positions).to(self.device)]
-        return torch.from_numpy(self.clips.pcm[self.known[positions]]).to(self.device)
+            return self.resident[torch.from_numpy(positions).to(self.torch_device)]
+        return torch.from_numpy(self.clips.pcm[self.known[positions]]).to(self.torch_device)
 
     def finish_epoch(self, state: TrainState, total_steps: int) -> dict[str, Any]:
         """Average BatchNorm's statistics over the ranks, return the epoch's metrics and move to the next epoch."""
@@ -244,22 +246,22 @@ def _rng(*seeds: int) -> np.random.Generator:
 
 
 def distribute() -> tuple[Ranks, torch.device]:
-    """Join the processes that torchrun started, if it did, and choose this one's device."""
+    """Join the processes that torchrun started, if it did, and choose this one's torch device."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    torch_device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if torch_device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
     ranks = Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
-    return ranks, device
+    return ranks, torch_device
 
 
-def _resident(clips: Clips, chosen: NDArray[np.int64], device: torch.device) -> Tensor | None:
+def _resident(clips: Clips, indices: NDArray[np.int64], torch_device: torch.device) -> Tensor | None:
     """The whole training set on the GPU, if there is one and it fits."""
-    if device.type != "cuda":
+    if torch_device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    needed = len(chosen) * clips.pcm.shape[1] * clips.pcm.itemsize
-    return torch.from_numpy(clips.pcm[chosen]).to(device) if needed < RESIDENT_SHARE * free else None
+    free, _ = torch.cuda.mem_get_info(torch_device)
+    needed = len(indices) * clips.pcm.shape[1] * clips.pcm.itemsize
+    return torch.from_numpy(clips.pcm[indices]).to(torch_device) if needed < RESIDENT_SHARE * free else None

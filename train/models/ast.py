@@ -107,8 +107,10 @@ class Ast(nn.Module):
         own = self.state_dict()
         added = {name: tensor for name, tensor in own.items() if ".lora_" in name}
         names = {_without_lora(name): name for name in own if name not in added}
-        found = {names.get(_renamed(name), _renamed(name)): tensor for name, tensor in tensors.items()}
-        return added | {name: _cut(each) if name.endswith(PLACES) else each for name, each in found.items()}
+        renamed_tensors = {names.get(_renamed(name), _renamed(name)): tensor for name, tensor in tensors.items()}
+        return added | {
+            name: _cut(tensor) if name.endswith(PLACES) else tensor for name, tensor in renamed_tensors.items()
+        }
 
     def finished(self) -> "Ast":
         """The network that is kept: LoRA's products merged, every name that of full tuning. This one stays as it is."""

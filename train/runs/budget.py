@@ -81,17 +81,17 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
     if path.suffix != ".safetensors" and not path.is_dir():
         if recipe:
             raise InputError(f"--recipe: {target} names a recipe itself; leave one of the two out")
-        chosen = load_recipe(target, overrides)
-        return count_recipe(chosen), chosen.budget
+        parsed_recipe = load_recipe(target, overrides)
+        return count_recipe(parsed_recipe), parsed_recipe.budget
     tensors, header = load_tensors(model_path(path))
     card = read_card(header, path)
     if card is not None:
         _require_limits_only(target, recipe, overrides)
-        chosen, classes = card.parsed_recipe, len(card.labels)
+        parsed_recipe, classes = card.parsed_recipe, len(card.labels)
     else:
-        chosen, classes = load_recipe(recipe or _fitting_recipe(tensors, path), overrides), len(SCENES)
-    network = network_with(tensors, chosen, classes, path)
-    return replace(count_network(network, chosen), source=target), chosen.budget
+        parsed_recipe, classes = load_recipe(recipe or _fitting_recipe(tensors, path), overrides), len(SCENES)
+    network = network_with(tensors, parsed_recipe, classes, path)
+    return replace(count_network(network, parsed_recipe), source=target), parsed_recipe.budget
 
 
 def _require_limits_only(target: str, recipe: str | None, overrides: list[str] | None) -> None:
@@ -211,7 +211,7 @@ def _count_onnx(path: Path, graph, onnx) -> Count:
         macs = prod(shape) * _depth(node, weights, onnx) if node.op_type in ("Conv", "Gemm", "MatMul") else 0
         is_rounding = node.op_type in ("QuantizeLinear", "DequantizeLinear", "Clip")  # scales are no parameters
         used = [] if is_rounding else [weights[name] for name in node.input if name in weights]
-        layers.append(Layer(node.name, node.op_type, shape, sum(prod(each) for each in used), macs))
+        layers.append(Layer(node.name, node.op_type, shape, sum(prod(size) for size in used), macs))
     stored = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors.values())
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in tensors.values()}
     return _deployed(path, layers, stored, kinds)
@@ -220,7 +220,7 @@ def _count_onnx(path: Path, graph, onnx) -> Count:
 def _depth(node, weights: dict[str, tuple[int, ...]], onnx) -> int:
     """Multiplications behind each value of a convolution or matrix product."""
     left, right = (weights.get(name) for name in node.input[:2])
-    attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Conv" and right:
         return prod(right[1:])
     if node.op_type != "Conv" and right:
@@ -262,7 +262,7 @@ def _count_tflite(path: Path, model, schema) -> Count:
             macs = prod(shape) * prod(weights[0][1:3])
         elif kind in ("CONV_2D", "FULLY_CONNECTED"):
             macs = prod(shape) * prod(weights[0][1:])
-        parameters = sum(prod(each) for each in weights) if macs else 0
+        parameters = sum(prod(size) for size in weights) if macs else 0
         name = output.name.decode() if output.name else kind
         layers.append(Layer(name, kind, shape, parameters, macs))
     stored = sum(len(model.buffers[tensor.buffer].data) for tensor in constant)

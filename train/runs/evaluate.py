@@ -41,16 +41,16 @@ SMALLEST_PROBABILITY = 1e-15  # in the logarithm, as scikit-learn's log loss has
 Predict = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes) probabilities
 
 
-def predictor(network: nn.Module, features: Features, device: torch.device | None = None) -> Predict:
+def predictor(network: nn.Module, features: Features, torch_device: torch.device | None = None) -> Predict:
     """A torch network with its features, as a function of int16 clips."""
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    features.to(device)
-    network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch_device = torch_device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features.to(torch_device)
+    network.to(device=torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         network.eval()
-        clips = waveform(torch.from_numpy(np.ascontiguousarray(pcm)).to(device))  # (batch, samples)
+        clips = waveform(torch.from_numpy(np.ascontiguousarray(pcm)).to(torch_device))  # (batch, samples)
         log_mel = features(clips).contiguous(memory_format=torch.channels_last)  # (batch, 1, mel, frame)
         return network(log_mel).softmax(1).cpu().numpy()  # (batch, classes)
 
@@ -74,7 +74,7 @@ def open_evaluated_model(model: Path, runner: str) -> EvaluatedModel:
     if (model / INDEX).exists():
         bundle = open_bundle(model)
         scene, split = BundleClassifier(bundle, runner), bundle.content["quantized"]["split"]
-        variants = {each: BundleClassifier(bundle.variant(each), runner).probabilities for each in bundle.variants}
+        variants = {name: BundleClassifier(bundle.variant(name), runner).probabilities for name in bundle.variants}
         return EvaluatedModel(scene.probabilities, scene.front_end, scene.labels, split, runner, variants)
     if model.suffix == ".onnx":
         scene = OnnxClassifier(model)
@@ -132,7 +132,7 @@ def score_recordings(
     numbers, position = np.unique(clips.recording[indices], return_inverse=True)
     scores = np.zeros((len(numbers), len(clips.labels)))  # (recording, class)
     with progress("evaluating", len(indices)) as advance:
-        for asked, members in _shares(predict, variants or {}, clips.device(indices)):
+        for asked, members in _shares(predict, variants or {}, clips.recording_devices(indices)):
             for start in range(0, len(members), BATCH):
                 part = members[start : start + BATCH]
                 np.add.at(scores, position[part], asked(clips.pcm[indices[part]]))
@@ -176,7 +176,7 @@ def score(
     by_class = groups({label: truth == index for index, label in enumerate(labels)})
     return {
         **group(np.ones(len(truth), bool)),
-        "macro_accuracy": float(np.mean([each["accuracy"] for each in by_class.values()])),
+        "macro_accuracy": float(np.mean([result["accuracy"] for result in by_class.values()])),
         "by_class": by_class,
         "by_device": groups({device: devices == device for device in sorted(set(devices.tolist())) if device}),
         "by_device_group": groups({name: np.isin(devices, members) for name, members in DEVICE_GROUPS.items()}),

@@ -35,13 +35,13 @@ def load_devices(run: Path, card: Card) -> dict[str, tuple[nn.Module, Card]]:
 
     Raises InputError for a network that is not of the general one's kind.
     """
-    folder, found = run / DEVICES, {}
+    folder, networks = run / DEVICES, {}
     for path in sorted(path for path in folder.glob("*") if path.is_dir()):
         require_device_name(path.name)
-        found[path.name] = load_model(path)
-        if _kind(found[path.name][1]) != _kind(card):
+        networks[path.name] = load_model(path)
+        if _kind(networks[path.name][1]) != _kind(card):
             raise InputError(f"{path}: has other labels, features or layers than {run}; adapt that again")
-    return found
+    return networks
 
 
 def _kind(card: Card) -> tuple[object, ...]:

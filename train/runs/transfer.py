@@ -43,19 +43,19 @@ def transfer(network: nn.Module, weights: Path, labels: tuple[str, ...]) -> str:
         tensors = network.completed(tensors)  # type: ignore[operator]
     keeps_head = card is not None and card.labels == labels
     classifier: tuple[str, ...] = network.classifier_prefixes  # type: ignore[assignment]
-    taken = {}
+    matching = {}
     for name, own in network.state_dict().items():
         if name.startswith(classifier) and not keeps_head:
             continue
-        found = tensors.get(name)
-        if not isinstance(found, torch.Tensor) or found.shape != own.shape:
-            has = isinstance(found, torch.Tensor)
-            what = f"has it as {list(found.shape)}, not {list(own.shape)}" if has else "lacks it"
+        tensor = tensors.get(name)
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != own.shape:
+            has = isinstance(tensor, torch.Tensor)
+            what = f"has it as {list(tensor.shape)}, not {list(own.shape)}" if has else "lacks it"
             raise InputError(f"{path}: is of another network: {name}: the file {what}")
-        if not found.isfinite().all():
+        if not tensor.isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinite values")
-        taken[name] = found
-    network.load_state_dict(taken, strict=False)
+        matching[name] = tensor
+    network.load_state_dict(matching, strict=False)
     return f"{weights} sha256:{sha256(path)}"
 
 

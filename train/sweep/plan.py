@@ -115,9 +115,9 @@ class Sweep(Section):
         return self
 
     def _check_entry(self, name: str, entry: Entry) -> None:
-        for each in entry.needs:
-            if each not in self.runs:
-                raise ValueError(f"runs.{name}: there is no run {each!r}: {hint(each, list(self.runs))}")
+        for needed in entry.needs:
+            if needed not in self.runs:
+                raise ValueError(f"runs.{name}: there is no run {needed!r}: {hint(needed, list(self.runs))}")
         if entry.data and not entry.splits:
             raise ValueError(f"runs.{name}.splits: name the splits of {entry.data!r} that it is trained on")
         for teacher in entry.teachers:
@@ -200,7 +200,7 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
                 parent = _run(entry.parent, sweep.origin(name, split), seed) if entry.parent else None
                 job = TrainJob(
                     name=_run(name, split, seed),
-                    needs=tuple(each for each in (logits and logits.name, parent) if each),
+                    needs=tuple(need for need in (logits and logits.name, parent) if need),
                     data=entry.data or "",
                     split=split,
                     run=name,
@@ -214,7 +214,7 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
 
 def _recipe(name: str, entry: Entry, settings: tuple[str, ...]) -> Recipe:
     """The recipe of an entry's runs, but for their seeds and teachers."""
-    if fixed := [each for each in settings if each.startswith("seed=")]:
+    if fixed := [setting for setting in settings if setting.startswith("seed=")]:
         raise InputError(f"runs.{name}: {fixed[0]}: a sweep's seeds are listed under `seeds`")
     if entry.weights_file and not entry.weights_file.is_file():
         raise InputError(f"runs.{name}: weights {entry.weights}: no such file")

@@ -79,9 +79,15 @@ def summarize(rows: list[dict[str, str]]) -> dict[str, Any]:
     results = []
     for run, split in dict.fromkeys((row["run"], row["split"]) for row in rows):
         members = [row for row in rows if (row["run"], row["split"]) == (run, split)]
-        if found := [_numbers(row) for row in members if row["state"] == "done"]:
-            head = {"run": run, "recipe": members[0]["recipe"], "split": split, "done": len(found), "of": len(members)}
-            results.append(head | _statistics(found))
+        if runs_done := [_numbers(row) for row in members if row["state"] == "done"]:
+            head = {
+                "run": run,
+                "recipe": members[0]["recipe"],
+                "split": split,
+                "done": len(runs_done),
+                "of": len(members),
+            }
+            results.append(head | _statistics(runs_done))
     results += _over_folds(results)
     clips = max(int(row["clips"]) for row in done)
     return {
@@ -97,7 +103,7 @@ def summarize(rows: list[dict[str, str]]) -> dict[str, Any]:
             "comparable": clips >= TAU_TEST_CLIPS,
             "splits": {
                 split: published_baseline(split)
-                for split in dict.fromkeys(each["split"] for each in results)
+                for split in dict.fromkeys(result["split"] for result in results)
                 if split in PUBLISHED_MACRO
             },
         },
@@ -117,10 +123,10 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
         raise InputError(f"{RESULTS}: run {row['run']}, split {row['split']}, seed {row['seed']}: {error}") from None
 
 
-def _statistics(found: list[dict[str, float]]) -> dict[str, Any]:
+def _statistics(runs: list[dict[str, float]]) -> dict[str, Any]:
     """Mean, deviation and count of each measure over runs; of sizes, the mean."""
-    columns = dict.fromkeys(column for numbers in found for column in numbers)
-    values = {column: [numbers[column] for numbers in found if column in numbers] for column in columns}
+    columns = dict.fromkeys(column for numbers in runs for column in numbers)
+    values = {column: [numbers[column] for numbers in runs if column in numbers] for column in columns}
     result: dict[str, Any] = {size: statistics.mean(values[size]) for size in SIZES if size in values}
     result |= {measure: _statistic(values[measure]) for measure in MEASURES if measure in values}
     for key, prefix in GROUPS.items():
@@ -141,7 +147,7 @@ def _over_folds(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For runs on folds: the mean over folds of the means over seeds, and the deviation over folds."""
     added = []
     for run in dict.fromkeys(result["run"] for result in results):
-        folds = [each for each in results if each["run"] == run and each["split"].startswith("fold")]
+        folds = [result for result in results if result["run"] == run and result["split"].startswith("fold")]
         if len(folds) > 1:
             counts = {key: sum(fold[key] for fold in folds) for key in ("done", "of")}
             head = {"run": run, "recipe": folds[0]["recipe"], "split": ALL_FOLDS, **counts}
@@ -154,7 +160,9 @@ def _means(result: dict[str, Any]) -> dict[str, float]:
     means = {size: result[size] for size in SIZES if size in result}
     means |= {measure: result[measure]["mean"] for measure in MEASURES if measure in result}
     return means | {
-        f"{prefix}.{name}": each["mean"] for key, prefix in GROUPS.items() for name, each in result[key].items()
+        f"{prefix}.{name}": statistic["mean"]
+        for key, prefix in GROUPS.items()
+        for name, statistic in result[key].items()
     }
 
 
@@ -180,8 +188,8 @@ def _notes(content: dict[str, Any]) -> list[str]:
     if content["published"]["splits"]:
         notes += ["", f"Published: {content['published']['source']}."]
     if content["published"]["splits"] and not content["published"]["comparable"]:
-        said = f"This sweep was tested on {content['test_clips']:,} clips of other data"
-        notes += ["", f"**{said}: the published figures are for orientation and cannot be compared with it.**"]
+        warning = f"This sweep was tested on {content['test_clips']:,} clips of other data"
+        notes += ["", f"**{warning}: the published figures are for orientation and cannot be compared with it.**"]
     return notes
 
 
@@ -213,13 +221,18 @@ def details(content: dict[str, Any], split: str) -> Lines:
     columns = {result["run"]: result for result in results}
     if split in known:
         columns[PUBLISHED] = known[split]
-    rows = [["runs done", *(f"{each['done']} of {each['of']}" if "of" in each else "5" for each in columns.values())]]
+    rows = [
+        [
+            "runs done",
+            *(f"{column['done']} of {column['of']}" if "of" in column else "5" for column in columns.values()),
+        ]
+    ]
     for measure, title in MEASURES.items():
         unit = "%" if title.endswith("%") else ""
-        rows.append([title, *(_cell(each.get(measure), unit) for each in columns.values())])
+        rows.append([title, *(_cell(column.get(measure), unit) for column in columns.values())])
     for key, title in GROUPS.items():
         for name in dict.fromkeys(name for result in results for name in result[key]):
-            rows.append([f"{title} {name}, %", *(_cell(each[key].get(name), "%") for each in columns.values())])
+            rows.append([f"{title} {name}, %", *(_cell(column[key].get(name), "%") for column in columns.values())])
     return [["", *columns], *rows]
 
 
@@ -249,15 +262,15 @@ def picture(content: dict[str, Any]) -> bytes:
     matplotlib.use("Agg")
     results = content["results"]
     is_folded = any(result["split"] == ALL_FOLDS for result in results)
-    results = [each for each in results if not (is_folded and each["split"].startswith("fold"))]
+    results = [result for result in results if not (is_folded and result["split"].startswith("fold"))]
     splits = list(dict.fromkeys(result["split"] for result in results))
-    colours = {run: f"C{number}" for number, run in enumerate(dict.fromkeys(each["run"] for each in results))}
+    colours = {run: f"C{number}" for number, run in enumerate(dict.fromkeys(result["run"] for result in results))}
     macs = [result["macs"] / 1e6 for result in results]
     size = (1.5 + 2.6 * len(splits), 3.8)
     figure, panels = pyplot.subplots(1, len(splits), figsize=size, sharey=True, squeeze=False, layout="constrained")
     try:
         for axes, split in zip(panels[0], splits, strict=True):
-            for result in (each for each in results if each["split"] == split):
+            for result in (result for result in results if result["split"] == split):
                 _point(axes, result, result["run"], color=colours[result["run"]], marker="o")
             if content["published"]["comparable"] and split in content["published"]["splits"]:
                 baseline = content["published"]["splits"][split]

@@ -138,10 +138,10 @@ def _absolute(source: Source) -> Source:
     return source.model_copy(update={key: path and str(Path(path).resolve()) for key, path in paths.items()})
 
 
-def _check_sources(needed: set[str], given: set[str]) -> None:
-    if missing := sorted(needed - given):
+def _check_sources(needed: set[str], sources: set[str]) -> None:
+    if missing := sorted(needed - sources):
         raise InputError(f"the sweep trains on {missing[0]!r}: name its folder with --other {missing[0]}=FOLDER")
-    if unused := sorted(given - needed - {""}):
+    if unused := sorted(sources - needed - {""}):
         raise InputError(f"--other {unused[0]}: no run of the sweep is trained on it")
 
 

@@ -76,19 +76,19 @@ def make_logits(
     Raises InputError: a teacher cannot be used, knows other labels, or was trained on another split.
     """
     paths = dataset.split(split)[0]
-    chosen = clips.select(paths)
-    names, truth = clips.names(chosen), torch.from_numpy(clips.label[chosen])
+    indices = clips.select(paths)
+    names, truth = clips.names(indices), torch.from_numpy(clips.label[indices])
     answers, views = [], ("",)
     for teacher in teachers:
         is_file = teacher.suffix in (".pt", ".safetensors") and not _is_model(teacher)
         if is_file and responses:
             raise InputError(f"{teacher}: a file of logits cannot answer to --responses; name runs only")
-        found = read_logits(teacher) if is_file else _ask(teacher, dataset, clips, split, responses)
-        if found.split not in (None, split):
-            raise InputError(f"{teacher}: is of split {found.split}; a student of split {split} may not see that")
-        answers.append(found.of(names, clips.labels))
-        views = found.views
-    if len({len(each) for each in answers}) > 1:
+        answer = read_logits(teacher) if is_file else _ask(teacher, dataset, clips, split, responses)
+        if answer.split not in (None, split):
+            raise InputError(f"{teacher}: is of split {answer.split}; a student of split {split} may not see that")
+        answers.append(answer.of(names, clips.labels))
+        views = answer.views
+    if len({len(values) for values in answers}) > 1:
         raise InputError(f"{teachers[0]} and the others hold answers to different views")
     header: dict[str, Any] = {
         "clips": names,
@@ -121,29 +121,31 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
     """A run's answers to the training clips of a split, at its own sample rate and by its own features."""
     network, card = load_model(run)
     recipe = card.parsed_recipe
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    features = features_of(recipe).to(device)
-    network.to(device)
+    torch_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features = features_of(recipe).to(torch_device)
+    network.to(torch_device)
     if clips.pcm.shape[1] != recipe.features.sample_rate:
         clips = prepare(dataset, recipe.features.sample_rate, clips.folder.parent)
-    chosen = clips.select(dataset.split(split)[0])
+    indices = clips.select(dataset.split(split)[0])
     names = augment.response_paths(responses) if responses else []
-    spectra = augment.load_responses(responses, recipe.features).to(device) if responses else None
+    spectra = augment.load_responses(responses, recipe.features).to(torch_device) if responses else None
     views = []
-    with progress("asking", len(chosen) * (1 + len(names))) as advance:
+    with progress("asking", len(indices) * (1 + len(names))) as advance:
         for view in range(1 + len(names)):
             parts = []
-            for start in range(0, len(chosen), BATCH):
-                pcm = torch.from_numpy(clips.pcm[chosen[start : start + BATCH]]).to(device)
+            for start in range(0, len(indices), BATCH):
+                pcm = torch.from_numpy(clips.pcm[indices[start : start + BATCH]]).to(torch_device)
                 signal = waveform(pcm)  # (batch, samples)
                 if view and spectra is not None:
-                    signal = augment.convolve(signal, spectra, torch.full((len(signal),), view - 1, device=device))
+                    signal = augment.convolve(
+                        signal, spectra, torch.full((len(signal),), view - 1, device=torch_device)
+                    )
                 parts.append(network(features(signal)).float().cpu())  # (batch, class)
                 advance(len(pcm))
             views.append(torch.cat(parts))
     return Logits(
         values=torch.stack(views),
-        clips=tuple(clips.names(chosen)),
+        clips=tuple(clips.names(indices)),
         labels=card.labels,
         views=("", *(path.name for path in names)),
         split=card.split if card.split in dataset.splits else None,  # of another dataset, or imported: none
@@ -187,9 +189,9 @@ def _unfold(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """A `.pt` dictionary as the header and tensor of ours; one from recording to logits is of TAU's labels."""
     if "logits" in content:
         return dict(content)
-    if not content or not all(isinstance(each, Tensor) and each.ndim == 1 for each in content.values()):
+    if not content or not all(isinstance(value, Tensor) and value.ndim == 1 for value in content.values()):
         raise InputError(f"{path}: must map each recording to its logits, or hold logits, clips and labels")
-    if len({len(each) for each in content.values()}) > 1:
+    if len({len(value) for value in content.values()}) > 1:
         raise InputError(f"{path}: its logits are not all of one length")
     return {"logits": torch.stack(list(content.values())), "clips": list(content), "labels": list(SCENES)}
 
@@ -200,7 +202,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _is_names(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(value, str) for value in value)
 
 
 def _named(teacher: Path) -> str:
