@@ -4,18 +4,17 @@ A recipe names only what differs from the defaults here, which are those of the 
 `docs/reference.md` is generated from these classes.
 """
 
-import difflib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.train.network_settings import FAMILIES, Count, CountOrZero, CPMobileModel, Model
+from tinyscene.train.settings import Section, hint, read_settings, set_override
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -23,14 +22,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Decibels = Annotated[float, Field(ge=0, le=40)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Width = Annotated[int, Field(ge=8, le=2048)]  # of a transformer's tokens
-Depth = Annotated[int, Field(ge=1, le=48)]  # blocks of a transformer
-Heads = Annotated[int, Field(ge=1, le=32)]
-BaseChannels = Annotated[int, Field(ge=8, le=512)]
-Blocks = Annotated[int, Field(ge=1, le=16)]
-Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]]  # mel, frame
 
 
 def _split_name(value: object) -> object:
@@ -39,142 +30,6 @@ def _split_name(value: object) -> object:
 
 
 SplitName = Annotated[str, BeforeValidator(_split_name)]
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, without unknown keys, without conversion of types."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class Channels(Section):
-    """Channel counts of a pruned CP-Mobile network, which replace those derived from its other settings."""
-
-    stem: Count
-    """Output channels of the first convolution."""
-    stages: tuple[Count, ...]
-    """Output channels of each stage."""
-    expanded: tuple[Count, ...]
-    """Channels between the expansion and the projection of each block."""
-
-
-class Network(Section):
-    """Settings of a network of any family."""
-
-    def finished(self) -> Self:
-        """The settings of the network that is saved at the end of training."""
-        return self
-
-
-class CPMobileModel(Network):
-    """CP-Mobile, the family of networks that can be deployed.
-
-    F. Schmid et al., "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023.
-    """
-
-    family: Literal["cp_mobile"] = "cp_mobile"
-    """Network family, which decides the other keys."""
-    base_channels: BaseChannels = 32
-    """Output channels of the stem and of the first stage, rounded to a multiple of 8."""
-    channels_multiplier: Annotated[float, Field(ge=0.5, le=4)] = 1.8
-    """Factor by which the channels grow from each stage to the next."""
-    expansion_rate: Annotated[float, Field(ge=0.5, le=8)] = 2.1
-    """Channels inside a block, as a multiple of its input channels."""
-    n_blocks: Annotated[tuple[Blocks, ...], Field(min_length=1, max_length=6)] = (3, 2, 1)
-    """Number of blocks in each stage."""
-    strides: dict[str, Stride] = {"b2": (1, 1), "b3": (1, 2), "b4": (2, 1)}
-    """Stride (mel, frame) of single blocks, which are named b1, b2, ... in order; the others have stride 1."""
-    branches: bool = False
-    """Whether convolutions have parallel branches during training, folded into one convolution afterwards.
-    X. Ding et al., "RepVGG: Making VGG-Style ConvNets Great Again", CVPR 2021."""
-    channels: Channels | None = None
-    """Channel counts after pruning; null derives them from the other keys."""
-
-    def finished(self) -> Self:
-        return self.model_copy(update={"branches": False})
-
-
-class CPResNetModel(Network):
-    """CP-ResNet, a teacher: a ResNet with a restricted receptive field.
-
-    K. Koutini et al., "Receptive Field Regularization Techniques for Audio Classification and Tagging with Deep
-    Convolutional Neural Networks", IEEE/ACM TASLP 29, 2021.
-    """
-
-    family: Literal["cp_resnet"]
-    """Network family."""
-    base_channels: BaseChannels = 128
-    """Output channels of the first convolution."""
-    rho: Annotated[int, Field(ge=0, le=22)] = 7
-    """Receptive field: number of convolutions after the first block that have a 3 x 3 kernel; the others have 1 x 1."""
-    pools: dict[str, Stride] = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}
-    """Size (mel, frame) of the max-pooling after single blocks, by block name."""
-
-
-class PasstModel(Network):
-    """PaSST, a teacher: a spectrogram transformer trained with patches left out.
-
-    K. Koutini et al., "Efficient Training of Audio Transformers with Patchout", Interspeech 2022.
-    """
-
-    family: Literal["passt"]
-    """Network family."""
-    width: Width = 768
-    """Size of a token."""
-    depth: Depth = 12
-    """Number of transformer blocks."""
-    heads: Heads = 12
-    """Number of attention heads; it must divide the width."""
-    stride: Annotated[int, Field(ge=1, le=16)] = 10
-    """Stride of the 16 x 16 patches, in mel bands and frames."""
-    patchout_mel: CountOrZero = 0
-    """Rows of patches left out of each training example."""
-    patchout_frame: CountOrZero = 0
-    """Columns of patches left out of each training example."""
-    patchout: CountOrZero = 0
-    """Single patches left out of each training example."""
-
-
-class AstModel(Network):
-    """AST, a teacher: a spectrogram transformer that is fine-tuned from published weights.
-
-    Y. Gong et al., "AST: Audio Spectrogram Transformer", Interspeech 2021.
-    """
-
-    family: Literal["ast"]
-    """Network family."""
-    width: Width = 768
-    """Size of a token."""
-    depth: Depth = 12
-    """Number of transformer blocks."""
-    heads: Heads = 12
-    """Number of attention heads; it must divide the width."""
-    tuning: Literal["full", "lora"] = "full"
-    """What is trained: all weights (full), or low-rank additions to the attention weights (lora), which are merged when
-    training ends. E. J. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022."""
-    rank: Annotated[int, Field(ge=1, le=256)] = 8
-    """Rank of LoRA's additions."""
-
-    def finished(self) -> Self:
-        return self.model_copy(update={"tuning": "full"})
-
-
-FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast")
-
-
-def _family(model: object) -> object:
-    return model.get("family", "cp_mobile") if isinstance(model, dict) else getattr(model, "family", None)
-
-
-Model = Annotated[
-    Annotated[CPMobileModel, Tag("cp_mobile")]
-    | Annotated[CPResNetModel, Tag("cp_resnet")]
-    | Annotated[PasstModel, Tag("passt")]
-    | Annotated[AstModel, Tag("ast")],
-    Discriminator(_family),
-]
 
 
 class Augment(Section):
@@ -374,29 +229,6 @@ class Recipe(Section):
         return self.model_dump(mode="json")
 
 
-class Loader(yaml.SafeLoader):
-    """YAML's plain data with 1.2's numbers: 1e-3 is a float, as everyone who types a learning rate expects.
-
-    A key that is given twice is an error: one of the two would be lost.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise ValueError(f"line {node.value[number][0].start_mark.line + 1}: {key!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-Loader.yaml_implicit_resolvers = {  # without dates, which no key takes
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def recipe_names(family: str | None = None) -> list[str]:
     """The recipes that are shipped, of all families or of one."""
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -412,12 +244,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     path = Path(name) if is_path else RECIPES / f"{name}.yaml"
     if not is_path and name not in recipe_names():
         raise InputError(f"there is no recipe {name!r}: {hint(name, recipe_names())}")
-    try:
-        settings = _plain_data(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path}: cannot be read ({error})") from None
-    except ValueError as error:
-        raise InputError(f"recipe {path}: not YAML ({error})") from None
+    settings = read_settings(path, "recipe")
     if not isinstance(settings, dict):
         raise InputError(f"recipe {path}: must be a mapping of keys to values")
     source = f"recipe {name}"
@@ -427,17 +254,9 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
 def override(recipe: Recipe, overrides: list[str], source: str) -> Recipe:
     """A recipe with `key=value` overrides applied. `source` names it in errors."""
     settings = recipe.as_dict()
-    for each in overrides:
-        _override(settings, each)
+    for setting in overrides:
+        set_override(settings, setting)
     return parse_recipe(settings, source) if overrides else recipe
-
-
-def _plain_data(text: str) -> Any:
-    """Parse YAML. Whatever is wrong with it is a ValueError of one line."""
-    try:
-        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
 
 
 def parse_recipe(settings: object, source: str) -> Recipe:
@@ -448,22 +267,6 @@ def parse_recipe(settings: object, source: str) -> Recipe:
         raise InputError(f"{source}: {_describe(error)}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: {error}") from None
-
-
-def _override(settings: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not (key and equals):
-        raise InputError(f"--set {override}: must be key=value, such as train.epochs=5")
-    try:
-        value = _plain_data(text)
-    except ValueError:
-        raise InputError(f"--set {override[:100]}: not a YAML value") from None
-    *sections, last = key.split(".")
-    for section in sections:
-        settings = settings.setdefault(section, {})
-        if not isinstance(settings, dict):
-            raise InputError(f"--set {override}: {section!r} is a value, not a section")
-    settings[last] = value
 
 
 def _describe(error: ValidationError) -> str:
@@ -485,9 +288,3 @@ def _keys(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
         yield prefix + name
         if isinstance(value, dict):
             yield from _keys(value, f"{prefix}{name}.")
-
-
-def hint(given: str, known: list[str]) -> str:
-    """What to say of a name that is not known: the nearest one that is, or all."""
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

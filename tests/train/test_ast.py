@@ -14,7 +14,8 @@ from transformers import ASTConfig, ASTForAudioClassification
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.kaldi_features import AstMel
 from tinyscene.train.models.ast import Ast
-from tinyscene.train.recipe import AstModel, load_recipe
+from tinyscene.train.network_settings import AstModel
+from tinyscene.train.recipe import load_recipe
 
 SMALL = {"width": 16, "depth": 2, "heads": 2, "rank": 3}
 BODY = "audio_spectrogram_transformer"

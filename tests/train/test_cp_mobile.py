@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.models import build
 from tinyscene.train.models.cp_mobile import Block, ConvNorm, CPMobile, fold_branches, round_channels
-from tinyscene.train.recipe import CPMobileModel, Recipe, load_recipe
+from tinyscene.train.network_settings import CPMobileModel
+from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.runs.budget import count_network, count_recipe
 
 PUBLISHED = {  # layer: parameters and MACs of its convolution and BatchNorm, on one log-mel of 256 x 65

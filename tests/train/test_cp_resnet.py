@@ -10,7 +10,8 @@ from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.models.cp_resnet import Block, CPResNet, kernels
-from tinyscene.train.recipe import CPResNetModel, load_recipe
+from tinyscene.train.network_settings import CPResNetModel
+from tinyscene.train.recipe import load_recipe
 
 SMALL = {"family": "cp_resnet", "base_channels": 8}
 PAPER = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}

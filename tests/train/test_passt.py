@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.kaldi_features import PasstMel
 from tinyscene.train.models.passt import Passt
-from tinyscene.train.recipe import PasstModel, load_recipe
+from tinyscene.train.network_settings import PasstModel
+from tinyscene.train.recipe import load_recipe
 
 PUBLISHED_BYTES = 344_665_734  # of passt-s-f128-p16-s10-ap.476-swa.pt
 CONTAINER_BYTES = 100_000  # at most, of those: what torch.save adds to 160 tensors

@@ -26,8 +26,9 @@ from tinyscene.train.fine_tuning.prune import prune
 from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.models import features_of
 from tinyscene.train.models.cp_mobile import CPMobile
+from tinyscene.train.network_settings import CPMobileModel
 from tinyscene.train.quantize.quantize import quantize
-from tinyscene.train.recipe import CPMobileModel, Recipe, load_recipe
+from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.evaluate import evaluate, predictor
 from tinyscene.train.runs.run import import_weights, load_model

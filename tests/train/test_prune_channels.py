@@ -14,7 +14,8 @@ from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.fine_tuning import prune as pruning
 from tinyscene.train.fine_tuning.prune import shrink
 from tinyscene.train.models.cp_mobile import CPMobile, plan_channels
-from tinyscene.train.recipe import Channels, CPMobileModel, Recipe
+from tinyscene.train.network_settings import Channels, CPMobileModel
+from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import Count, count_network
 
 KINDS = {  # of networks, by what is particular about their groups

@@ -37,7 +37,8 @@ from tinyscene.train.data.features import waveform
 from tinyscene.train.loop.loop import fit
 from tinyscene.train.models import features_of
 from tinyscene.train.models.cp_mobile import CPMobile
-from tinyscene.train.recipe import Budget, Channels, Consistency, Distill, Recipe, override
+from tinyscene.train.network_settings import Channels
+from tinyscene.train.recipe import Budget, Consistency, Distill, Recipe, override
 from tinyscene.train.runs.budget import Count, count_network
 from tinyscene.train.runs.run import MODEL, RECIPE, Card, load_model, model_path, save_tensors
 from tinyscene.train.teachers.distill import from_network, loss_of

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.train.runs.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, load_tensors, read_card, save_tensors
+from tinyscene.train.settings import read_settings
 
 
 @dataclass
@@ -60,7 +60,7 @@ def resume_run(
     if not path.exists():
         if (out / MODEL).exists() or not (out / RECIPE).exists():
             raise InputError(f"{out}: holds no run to resume; train without --resume into a new folder")
-        if yaml.safe_load((out / RECIPE).read_text(encoding="utf-8")) != card.recipe:
+        if read_settings(out / RECIPE, "recipe") != card.recipe:
             raise InputError(f"{out}: was started with another recipe; resume with the same, or choose another --out")
         return TrainState()
     tensors, header = load_tensors(path)

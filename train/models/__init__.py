@@ -10,7 +10,8 @@ from tinyscene.train.data.kaldi_features import AstMel, KaldiMel, PasstMel
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
 from tinyscene.train.models.cp_resnet import CPResNet
 from tinyscene.train.models.passt import Passt
-from tinyscene.train.recipe import AstModel, CPMobileModel, CPResNetModel, Model, PasstModel, Recipe
+from tinyscene.train.network_settings import AstModel, CPMobileModel, CPResNetModel, Model, PasstModel
+from tinyscene.train.recipe import Recipe
 
 Features = LogMel | KaldiMel
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
-from tinyscene.train.recipe import AstModel
+from tinyscene.train.network_settings import AstModel
 
 try:
     from peft import LoraConfig, LoraModel

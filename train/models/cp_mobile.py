@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.recipe import Channels, CPMobileModel
+from tinyscene.train.network_settings import Channels, CPMobileModel
 
 
 def round_channels(channels: float) -> int:

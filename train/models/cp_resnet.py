@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.recipe import CPResNetModel, Stride
+from tinyscene.train.network_settings import CPResNetModel, Stride
 
 Kernels = tuple[int, int]  # of a block's two convolutions
 BLOCKS = 12

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.recipe import PasstModel
+from tinyscene.train.network_settings import PasstModel
 
 MELS, FRAMES = 128, 998  # of the log-mels, ten seconds long, that the published weights were trained on
 PATCH = 16  # mels, and frames

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, parse_recipe
+from tinyscene.train.settings import yaml_text
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
@@ -119,7 +119,7 @@ def network_with(tensors: dict[str, Tensor], recipe: Recipe, classes: int, path:
 
 
 def write_recipe(out: Path, recipe: Recipe) -> None:
-    write_whole(out / RECIPE, yaml.safe_dump(recipe.as_dict(), sort_keys=False))
+    write_whole(out / RECIPE, yaml_text(recipe.as_dict()))
 
 
 def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:

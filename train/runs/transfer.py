@@ -19,7 +19,7 @@ from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
-from tinyscene.train.recipe import Model
+from tinyscene.train.network_settings import Model
 from tinyscene.train.runs.run import load_tensors, model_path, read_card
 
 PUBLISHED = {  # weights trained on AudioSet

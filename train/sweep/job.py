@@ -25,11 +25,11 @@ from tinyscene.deploy.common.files import lock
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.loop.loop import train
-from tinyscene.train.recipe import Section
 from tinyscene.train.runs.budget import count_target
 from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model, record
 from tinyscene.train.runs.run import METRICS, RECIPE
 from tinyscene.train.runs.transfer import find_weights
+from tinyscene.train.settings import Section
 from tinyscene.train.sweep.plan import Job, LogitsJob, Sweep, TrainJob
 from tinyscene.train.teachers.logits import make_logits
 

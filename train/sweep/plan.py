@@ -25,12 +25,12 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.recipe import Loader, Recipe, Section, hint, load_recipe
+from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.runs.transfer import PICKLED
+from tinyscene.train.settings import Section, hint, read_settings
 
 SWEEPS = Path(__file__).parent / "plans"
 WEIGHT_FILES, PUBLISHED = (".safetensors", *PICKLED), "published"
@@ -166,18 +166,16 @@ def read_sweep(name: str) -> Sweep:
     """Read a sweep by name or by the path of a YAML file. Raises InputError, in one line, for whatever is wrong."""
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else SWEEPS / f"{name}.yaml"
-    known = sorted(each.stem for each in SWEEPS.glob("*.yaml"))
+    known = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
     if not is_path and name not in known:
         raise InputError(f"there is no sweep {name!r}: {hint(name, known)}; a file is named with its .yaml")
+    content = read_settings(path, "sweep")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
         return Sweep.model_validate_json(json.dumps(content))
     except ValidationError as error:
         raise InputError(f"sweep {name}: {_describe(error)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"sweep {path}: cannot be read ({error})") from None
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"sweep {path}: not YAML ({' '.join(str(error).split())})") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sweep {path}: not plain data ({error})") from None
 
 
 def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:

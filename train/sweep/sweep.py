@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import require_free, write_whole
@@ -35,6 +34,7 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.loop.loop import StopFlag
 from tinyscene.train.recipe import Recipe, parse_recipe
 from tinyscene.train.runs.run import RECIPE
+from tinyscene.train.settings import read_settings
 from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
 from tinyscene.train.sweep.plan import Job, TrainJob, plan, read_sweep
 from tinyscene.train.sweep.status import RESULTS, SweepStatus
@@ -168,7 +168,7 @@ def _check_same(old: SweepRecord, new: SweepRecord, out: Path) -> None:
         if not isinstance(job, TrainJob) or not (out / job.name / RECIPE).exists():
             continue
         path = out / job.name / RECIPE
-        begun = parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        begun = parse_recipe(read_settings(path, "recipe"), str(path))
         change = _change(begun, job.recipe)
         if not change and weights.get(job.name, job.weights) != job.weights:
             change = f"weights {weights[job.name]}, not {job.weights}"

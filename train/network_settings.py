@@ -1,0 +1,144 @@
+"""Settings of the network families: the section `model` of a recipe."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag
+
+from tinyscene.train.settings import Section
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(ge=8, le=2048)]  # of a transformer's tokens
+Depth = Annotated[int, Field(ge=1, le=48)]  # blocks of a transformer
+Heads = Annotated[int, Field(ge=1, le=32)]
+BaseChannels = Annotated[int, Field(ge=8, le=512)]
+Blocks = Annotated[int, Field(ge=1, le=16)]
+Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]]  # mel, frame
+
+
+class Channels(Section):
+    """Channel counts of a pruned CP-Mobile network, which replace those derived from its other settings."""
+
+    stem: Count
+    """Output channels of the first convolution."""
+    stages: tuple[Count, ...]
+    """Output channels of each stage."""
+    expanded: tuple[Count, ...]
+    """Channels between the expansion and the projection of each block."""
+
+
+class Network(Section):
+    """Settings of a network of any family."""
+
+    def finished(self) -> Self:
+        """The settings of the network that is saved at the end of training."""
+        return self
+
+
+class CPMobileModel(Network):
+    """CP-Mobile, the family of networks that can be deployed.
+
+    F. Schmid et al., "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023.
+    """
+
+    family: Literal["cp_mobile"] = "cp_mobile"
+    """Network family, which decides the other keys."""
+    base_channels: BaseChannels = 32
+    """Output channels of the stem and of the first stage, rounded to a multiple of 8."""
+    channels_multiplier: Annotated[float, Field(ge=0.5, le=4)] = 1.8
+    """Factor by which the channels grow from each stage to the next."""
+    expansion_rate: Annotated[float, Field(ge=0.5, le=8)] = 2.1
+    """Channels inside a block, as a multiple of its input channels."""
+    n_blocks: Annotated[tuple[Blocks, ...], Field(min_length=1, max_length=6)] = (3, 2, 1)
+    """Number of blocks in each stage."""
+    strides: dict[str, Stride] = {"b2": (1, 1), "b3": (1, 2), "b4": (2, 1)}  # noqa: RUF012 - pydantic copies it
+    """Stride (mel, frame) of single blocks, which are named b1, b2, ... in order; the others have stride 1."""
+    branches: bool = False
+    """Whether convolutions have parallel branches during training, folded into one convolution afterwards.
+    X. Ding et al., "RepVGG: Making VGG-Style ConvNets Great Again", CVPR 2021."""
+    channels: Channels | None = None
+    """Channel counts after pruning; null derives them from the other keys."""
+
+    def finished(self) -> Self:
+        return self.model_copy(update={"branches": False})
+
+
+class CPResNetModel(Network):
+    """CP-ResNet, a teacher: a ResNet with a restricted receptive field.
+
+    K. Koutini et al., "Receptive Field Regularization Techniques for Audio Classification and Tagging with Deep
+    Convolutional Neural Networks", IEEE/ACM TASLP 29, 2021.
+    """
+
+    family: Literal["cp_resnet"]
+    """Network family."""
+    base_channels: BaseChannels = 128
+    """Output channels of the first convolution."""
+    rho: Annotated[int, Field(ge=0, le=22)] = 7
+    """Receptive field: number of convolutions after the first block that have a 3 x 3 kernel; the others have 1 x 1."""
+    pools: dict[str, Stride] = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}  # noqa: RUF012
+    """Size (mel, frame) of the max-pooling after single blocks, by block name."""
+
+
+class PasstModel(Network):
+    """PaSST, a teacher: a spectrogram transformer trained with patches left out.
+
+    K. Koutini et al., "Efficient Training of Audio Transformers with Patchout", Interspeech 2022.
+    """
+
+    family: Literal["passt"]
+    """Network family."""
+    width: Width = 768
+    """Size of a token."""
+    depth: Depth = 12
+    """Number of transformer blocks."""
+    heads: Heads = 12
+    """Number of attention heads; it must divide the width."""
+    stride: Annotated[int, Field(ge=1, le=16)] = 10
+    """Stride of the 16 x 16 patches, in mel bands and frames."""
+    patchout_mel: CountOrZero = 0
+    """Rows of patches left out of each training example."""
+    patchout_frame: CountOrZero = 0
+    """Columns of patches left out of each training example."""
+    patchout: CountOrZero = 0
+    """Single patches left out of each training example."""
+
+
+class AstModel(Network):
+    """AST, a teacher: a spectrogram transformer that is fine-tuned from published weights.
+
+    Y. Gong et al., "AST: Audio Spectrogram Transformer", Interspeech 2021.
+    """
+
+    family: Literal["ast"]
+    """Network family."""
+    width: Width = 768
+    """Size of a token."""
+    depth: Depth = 12
+    """Number of transformer blocks."""
+    heads: Heads = 12
+    """Number of attention heads; it must divide the width."""
+    tuning: Literal["full", "lora"] = "full"
+    """What is trained: all weights (full), or low-rank additions to the attention weights (lora), which are merged when
+    training ends. E. J. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022."""
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    """Rank of LoRA's additions."""
+
+    def finished(self) -> Self:
+        return self.model_copy(update={"tuning": "full"})
+
+
+FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast")
+
+
+def _family(model: object) -> object:
+    return model.get("family", "cp_mobile") if isinstance(model, dict) else getattr(model, "family", None)
+
+
+Model = Annotated[
+    Annotated[CPMobileModel, Tag("cp_mobile")]
+    | Annotated[CPResNetModel, Tag("cp_resnet")]
+    | Annotated[PasstModel, Tag("passt")]
+    | Annotated[AstModel, Tag("ast")],
+    Discriminator(_family),
+]
