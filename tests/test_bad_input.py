@@ -36,6 +36,11 @@ TRAIN = (
     "train nano --data sample --split 5 --set train.epochs=1 --set features.n_mels=32 --set features.hop_length=2000"
 )
 CASES = {  # a command, and what its line names
+    "train nano --epohcs 5": "No such option: --epohcs",
+    "trian nano": "'trian'",
+    "classify": "'model'; see `tinyscene classify --help`",
+    "train nano --split": "'--split' requires an argument",
+    "sample new --seed one": "'--seed'",
     "train nano --data sample --out new --set train.epoch=5": "train.epochs",
     "train nano --data sample --out new --set train.epochs=five": "train.epochs",
     "train nono --data sample --out new": "'nano'",

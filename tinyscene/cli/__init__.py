@@ -27,7 +27,16 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run the command line; one line for what the user can mend, a traceback only for our own mistakes."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split())
+        if message:  # empty where the help was shown instead
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "tinyscene"
+            _fail(f"{message.rstrip('.')}; see `{command} --help`", InputError.exit_code)
+        sys.exit(InputError.exit_code)
+    except typer.Abort:
+        sys.exit(1)
     except TinysceneError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
