@@ -27,7 +27,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run the command line; one line for what the user can mend, a traceback only for our own mistakes."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name="tinyscene", standalone_mode=False))
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())
         if message:  # empty where the help was shown instead
