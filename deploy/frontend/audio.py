@@ -74,6 +74,24 @@ class Recording:
         Raises InputError if nothing at the start decodes or it holds NaN or infinity. Damage further on
         ends the recording there, with a note.
         """
+        for mono in self._seconds():
+            clip, clipped = make_clip(mono, self.rate, self.sample_rate)
+            if clipped and "clipped at full scale" not in self.notes:
+                self.notes.append("clipped at full scale")
+            yield clip
+
+    def first_second(self) -> NDArray[np.float64]:
+        """The first second (sample_rate,) in floating point, scaled to a peak of 1 before it is resampled.
+
+        The resampler rounds to 24 bits and limits to +-4, so that only samples of a known scale keep their precision.
+        """
+        mono = next(self._seconds())
+        peak = np.abs(mono).max() or np.float32(1)  # digital silence stays what it is
+        signal = resample(mono / peak, self.rate, self.sample_rate)[: self.sample_rate]
+        return np.pad(signal, (0, self.sample_rate - len(signal)))
+
+    def _seconds(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the mono samples (rate,) of each second that becomes a clip, fewer where the file ends in it."""
         with soundfile.SoundFile(self.path) as sound:
             for index in range(self.clip_count):
                 second, fault = read_frames(sound, min(self.rate, self.frames - index * self.rate))
@@ -88,15 +106,9 @@ class Recording:
                         return
                 if len(second) < self.rate:
                     self.notes.append(f"the last {len(second) / self.rate:.2f} s padded to one second")
-                yield self._clip(mix_down(second))
+                yield mix_down(second)
                 if fault:
                     return
-
-    def _clip(self, mono: NDArray[np.float32]) -> NDArray[np.int16]:
-        clip, clipped = make_clip(mono, self.rate, self.sample_rate)
-        if clipped and "clipped at full scale" not in self.notes:
-            self.notes.append("clipped at full scale")
-        return clip
 
 
 def read_clips(paths: list[Path], sample_rate: int) -> NDArray[np.int16]:

@@ -148,6 +148,15 @@ def test_responses_have_unit_energy_at_any_level_and_rate(tmp_path: Path) -> Non
     torch.testing.assert_close(spectra[0], spectra[1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("gain", [1e-4, 0.01, 20.0])
+def test_a_response_is_the_same_at_any_gain_of_a_file_of_floats(gain: float, tmp_path: Path) -> None:
+    response = (0.8 * random(4_000) / random(4_000).abs().max()).numpy() * np.exp(-np.arange(4_000) / 300)
+    soundfile.write(tmp_path / "a.wav", response, 44_100, "FLOAT")
+    soundfile.write(tmp_path / "b.wav", gain * response, 44_100, "FLOAT")
+    one, other = load_responses(tmp_path, FRONT_END)
+    torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
+
+
 def test_a_click_as_response_leaves_a_clip_unchanged(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "click.wav", np.eye(1, 100)[0] * 0.25, 32_000)
     clips, response = random(2, 32_000), load_responses(tmp_path, FRONT_END)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.audio import SUFFIXES, Recording
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.recipe import Augment
 
 MIXSTYLE_EPSILON = 1e-6  # of the variance, as published
@@ -182,12 +182,13 @@ def response_paths(folder: Path) -> list[Path]:
 def load_responses(folder: Path, front_end: FrontEnd) -> Tensor:
     """Spectra (response, frequency) of a folder's impulse responses, for `convolve`.
 
-    Each is resampled, cut to one second and scaled to unit energy, so that the level at which a response
-    was recorded does not become the clip's. Raises InputError if the folder holds none or a file cannot be read.
+    Each is resampled and cut to one second in floating point and then scaled to unit energy, so that the level at
+    which a response was recorded does not matter. Raises InputError if the folder holds none or a file cannot be read.
     """
     paths = response_paths(folder)
-    signals = np.stack([next(Recording(path, front_end.sample_rate).clips()) for path in paths]) / PCM_SCALE
+    signals = np.stack([Recording(path, front_end.sample_rate).first_second() for path in paths])  # (response, samples)
     energy = np.sqrt((signals**2).sum(axis=1, keepdims=True))
     if not energy.all():
         raise InputError(f"{folder}: the impulse response {paths[int(energy.argmin())].name} is silent")
-    return torch.fft.rfft(torch.from_numpy(signals / energy), n=2 * front_end.clip_samples)
+    scaled = torch.from_numpy((signals / energy).astype(np.float32))
+    return torch.fft.rfft(scaled, n=2 * front_end.clip_samples)
