@@ -29,6 +29,7 @@ from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.runners import MICRO_ARENA, RUNNERS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
+from tinyscene.deploy.common.processes import load_average
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.reference import run
@@ -272,7 +273,7 @@ def _warnings(latency: Mapping[str, Latency], stolen: float) -> list[str]:
     seconds = sum(row.median_ms * row.rounds for row in latency.values()) / 1e3
     if stolen > MOST_STOLEN * seconds:
         warnings.append(f"the host of this virtual machine took {stolen:.1f} s: the machine shares its cores")
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores:
-        warnings.append(f"the load is {load:.1f} on {cores} cores: stop other processes and measure again")
+    load, cores = load_average(), os.cpu_count() or 1
+    if load and load[0] > cores:
+        warnings.append(f"the load is {load[0]:.1f} on {cores} cores: stop other processes and measure again")
     return warnings

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tinyscene.deploy.common.processes import load_average
 from tinyscene.deploy.common.provenance import provenance
 
 FLAGS = {  # of /proc/cpuinfo: those that decide how fast 8-bit and float convolutions are
@@ -34,7 +35,7 @@ def machine() -> dict[str, Any]:
         "flags": sorted(flags & FLAGS),
         "cores": os.cpu_count(),
         "governor": governor.read_text(encoding="utf-8").strip() if governor.is_file() else None,
-        "load": list(os.getloadavg()),  # before, over 1, 5 and 15 minutes
+        "load": load_average(),  # before, over 1, 5 and 15 minutes
         "kernel": platform.release(),
         **made_by,
         "versions": versions,

@@ -86,6 +86,17 @@ def lock(handle: IO[Any]) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
+def reserve(handle: IO[Any], size: int) -> None:
+    """Give an open file room for `size` bytes, so that a full disk is an error here and not a crash in a memory map.
+
+    Systems without posix_fallocate (macOS, Windows) get a file of that size without this assurance.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle.fileno(), 0, size)
+    else:
+        handle.truncate(max(size, os.fstat(handle.fileno()).st_size))
+
+
 def cache_folder() -> Path:
     """Where caches go: $TINYSCENE_CACHE, or the user's cache folder."""
     named = os.environ.get("TINYSCENE_CACHE")

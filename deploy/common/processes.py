@@ -1,4 +1,4 @@
-"""Child processes of this interpreter, and the cores that they may use."""
+"""Child processes of this interpreter, the cores that they may use, and the machine's load."""
 
 import os
 import sys
@@ -15,3 +15,8 @@ def python_module(name: str, *arguments: str) -> list[str]:
 def available_cores() -> int:
     """How many cores this process may use; all of the machine where the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> tuple[float, float, float] | None:
+    """The machine's load over 1, 5 and 15 minutes; None where the system does not say (Windows)."""
+    return os.getloadavg() if hasattr(os, "getloadavg") else None

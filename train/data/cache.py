@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import cache_folder, lock, write_whole
+from tinyscene.deploy.common.files import cache_folder, lock, reserve, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.train.data.datasets import Dataset, Entry
@@ -156,8 +156,7 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
     first_clips, total = _plan(dataset, sample_rate)
     try:
         with (partial / "pcm.i16").open("ab") as handle:
-            # reserving the room now turns a full disk into an error here, not a crash in the memory map
-            os.posix_fallocate(handle.fileno(), 0, max(1, total) * sample_rate * 2)
+            reserve(handle, max(1, total) * sample_rate * 2)
     except OSError as error:
         shutil.rmtree(partial)
         raise OSError(error.errno, error.strerror, str(partial)) from None
