@@ -19,7 +19,7 @@ WITHOUT_POSIX = """
 import sys, os, asyncio, multiprocessing
 import ai_edge_litert.interpreter, numpy, platformdirs, pydantic, rich.console, safetensors.numpy, soundfile, typer
 if "torch" in sys.argv.pop(1).split():
-    import torch, torch.distributed, torch.utils.data, torchinfo, yaml
+    import torch, torch.distributed, torch.utils.data, torchinfo, ruamel.yaml
 for module in ("fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"):
     sys.modules[module] = None
 for name in (
