@@ -10,12 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from tinyscene.train.runs.figures import figure_style, figure_text
 from tinyscene.train.sweep.report import PUBLISHED
 
 Content = dict[str, Any]
@@ -32,7 +32,6 @@ PUBLISHED_LOOK = {"color": MUTED, "marker": "D", "markerfacecolor": "none"}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tinyscene",
-    "text.parse_math": False,  # a label may have a dollar in it
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -63,7 +62,7 @@ def frontier_plot(points: list[Content]) -> Markup:
     names = list(dict.fromkeys(point["name"] for point in points if point["kind"] != "published"))
     columns = min(2, len(splits))
     rows = -(-len(splits) // columns)
-    with _style():
+    with figure_style(STYLE):
         figure = Figure((WIDTH, 0.6 + 2.1 * rows + 0.16 * len(names)), layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, split in zip(grid.flat, splits, strict=False):
@@ -90,7 +89,7 @@ def splits_plot(content: Content) -> Markup:
     results, known = content["results"], content["published"]["splits"]
     splits = list(dict.fromkeys(result["split"] for result in results))
     runs = list(dict.fromkeys(result["run"] for result in results))
-    with _style():
+    with figure_style(STYLE):
         figure = Figure((WIDTH, 2.8 + 0.16 * len(runs)), layout="constrained")
         axes = figure.subplots()
         for number, run in enumerate(runs):
@@ -110,7 +109,7 @@ def groups_plot(metrics: Content, published: Content | None) -> Markup:
     """Accuracy of each class and each device, beside the published."""
     parts = [(key, title) for key, title in (("by_class", "class"), ("by_device", "device")) if metrics[key]]
     counts = [len(metrics[key]) for key, _ in parts]
-    with _style():
+    with figure_style(STYLE):
         figure = Figure((WIDTH, 0.9 + 0.2 * sum(counts) + 0.35 * len(parts)), layout="constrained")
         grid = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=counts)[:, 0]
         for axes, (key, title) in zip(grid, parts, strict=True):
@@ -143,7 +142,7 @@ def latency_plot(latency: dict[str, Content]) -> Markup:
         [row["p75_ms"] - row["median_ms"] for _, row in ordered],
     ]
     colours = [SERIES[0], *[MUTED] * (len(ordered) - 1)]
-    with _style():
+    with figure_style(STYLE):
         figure = Figure((WIDTH, 0.7 + 0.32 * len(ordered)), layout="constrained")
         axes = figure.subplots()
         axes.barh(range(len(ordered)), medians, 0.55, color=colours)
@@ -160,18 +159,12 @@ def latency_plot(latency: dict[str, Content]) -> Markup:
 
 def short(name: str) -> str:
     """A name that leaves room for the plot."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\u2026"
+    return figure_text(name, LONGEST)
 
 
 def split_name(split: str) -> str:
     """A split as a reader knows it: TAU's are shares of the training recordings."""
     return f"{split} %" if split.isdecimal() else short(split)
-
-
-def _style() -> Any:
-    """The style of all figures, whatever the user's is."""
-    usual: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
-    return matplotlib.rc_context(usual | STYLE)
 
 
 def _series(number: int) -> Content:
@@ -224,9 +217,14 @@ def _svg(figure: Figure) -> Markup:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg)
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'(id="|#)(?=[mp][0-9a-f]{10}\b)', rf"\g<1>f{mark}", svg)
-    return Markup(re.sub(r"#010[12][0-9a-f]{2}", lambda match: f"var({VARIABLES[match[0]]})", svg))  # noqa: S704
+    return Markup(re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], mark), svg))  # noqa: S704 - text between tags stays
+
+
+def _tag(tag: str, mark: str) -> str:
+    """A tag without size and needless id, its stand-in colours as CSS variables and its ids made unique by `mark`."""
+    if tag.startswith("<svg"):
+        tag = re.sub(r' (?:width|height)="[^"]*"', "", tag)
+    tag = re.sub(r'^<g id="[^"]*"', "<g", tag)
+    tag = re.sub(r'(id="|#)(?=[mp][0-9a-f]{10}\b)', rf"\g<1>f{mark}", tag)
+    return re.sub("#010[12][0-9a-f]{2}", lambda match: f"var({VARIABLES[match[0]]})", tag)

@@ -39,11 +39,13 @@ from tinyscene.deploy.bundle.inspection import TensorErrors
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
+from tinyscene.deploy.common.text import is_unicode
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.storage import load_graph, save_graph
 
+LONGEST_LABEL = 200  # characters
 SCHEMA = 1
 INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
 GRAPH, FLOAT_GRAPH = "graph", "float"
@@ -300,6 +302,9 @@ def read_labels(labels: object) -> tuple[str, ...]:
     """Labels as a file has them. Raises InputError if they are no list of different names."""
     if not isinstance(labels, list) or not labels or not all(type(label) is str for label in labels):
         raise InputError("labels must be a list of names")
+    for label in labels:
+        if not 1 <= len(label) <= LONGEST_LABEL or not is_unicode(label):
+            raise InputError(f"label {label[:40]!r}: must be 1 to {LONGEST_LABEL} characters of Unicode text")
     if len(set(labels)) < len(labels):
         raise InputError("a label stands twice")
     return tuple(labels)

@@ -1,5 +1,7 @@
 """The errors a user can cause. The command line prints each as one line and leaves with its exit code."""
 
+from tinyscene.deploy.common.text import printable
+
 
 class TinysceneError(Exception):
     """An error with one line that says what is wrong and what to do.
@@ -10,7 +12,7 @@ class TinysceneError(Exception):
     exit_code = 2
 
     def __init__(self, line: str) -> None:
-        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line))
+        super().__init__(printable(line))
 
 
 class InputError(TinysceneError, ValueError):

@@ -64,9 +64,9 @@ def _name(error: BaseException, path: Path) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none. Text is UTF-8."""
+    """Write a whole file or none. Text is UTF-8, with escapes for unpaired surrogates, which a file name may have."""
     with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def require_free(folder: Path) -> None:

@@ -4,9 +4,10 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from tinyscene.deploy.common.terminal import PlainConsole
 
 
 class _Rate(ProgressColumn):
@@ -17,11 +18,17 @@ class _Rate(ProgressColumn):
 @contextlib.contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs; call what is yielded with the number of items just finished."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal or os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
         yield lambda items: None  # noqa: ARG005 - nobody watches
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda items: bar.advance(task, items)

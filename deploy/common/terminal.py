@@ -1,17 +1,46 @@
 """What the command line says: results on stdout, as a person reads them or as JSON, and messages on stderr."""
 
+import io
 import json
 import os
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from tinyscene.deploy.common.text import printable
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object or list on stdout.")]
 
-console, messages = Console(), Console(stderr=True)
-tables = Console(width=max(console.width, 150))  # a narrower terminal wraps, which beats figures cut short
+
+class PlainConsole(Console):
+    """A console that shows text as it is: square brackets are no markup, `:bus:` no emoji, an escape no command."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # where columns are measured
+        return super().render_str(printable(text, keep="\n"), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else printable(segment.text, keep="\n")
+            yield Segment(shown, segment.style, segment.control)
+
+
+console, messages = PlainConsole(), PlainConsole(stderr=True)
+tables = PlainConsole(width=max(console.width, 150))  # a narrower terminal wraps, which beats figures cut short
+
+
+def show_what_cannot_be_encoded() -> None:
+    """Let standard output and error show characters that their encoding lacks as escapes, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show(result: object, as_json: bool, shown: str | Group) -> None:
@@ -22,4 +51,4 @@ def show(result: object, as_json: bool, shown: str | Group) -> None:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:
         is_text = isinstance(shown, str)
-        (console if is_text else tables).print(shown, soft_wrap=is_text, markup=False, highlight=False)
+        (console if is_text else tables).print(shown, soft_wrap=is_text)

@@ -10,6 +10,7 @@ rounding to int16, a tie to the even value. Lossy files (MP3, Ogg) are decoded t
 whose last bits may depend on its version and on the processor; from there on the same holds.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,11 @@ from tinyscene.deploy.frontend.resample import SOURCE_RATES, resample
 
 SAMPLES_A_BYTE = 10_000  # more than any format packs, digital silence in FLAC (5,461) included
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
+
+
+def open_file(path: Path) -> soundfile.SoundFile:
+    """Open an audio file, whatever bytes its name consists of. Raises what soundfile raises."""
+    return soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
 
 
 def clip_count(frames: int, rate: int) -> int:
@@ -47,7 +53,7 @@ class Recording:
         if self.path.stat().st_size == 0:
             raise InputError(f"{self.path}: the file is empty")
         try:
-            with soundfile.SoundFile(self.path) as sound:
+            with open_file(self.path) as sound:
                 self.rate, self.channels, self.frames = sound.samplerate, sound.channels, sound.frames
                 log = sound.extra_info
         except (soundfile.SoundFileError, OSError) as error:
@@ -92,7 +98,7 @@ class Recording:
 
     def _seconds(self) -> Iterator[NDArray[np.float32]]:
         """Yield the mono samples (rate,) of each second that becomes a clip, fewer where the file ends in it."""
-        with soundfile.SoundFile(self.path) as sound:
+        with open_file(self.path) as sound:
             for index in range(self.clip_count):
                 second, fault = read_frames(sound, min(self.rate, self.frames - index * self.rate))
                 if fault:

@@ -43,7 +43,7 @@ def listen(listener: Listener, as_json: bool) -> int:
         else:
             _show(listener)
     except KeyboardInterrupt:
-        messages.print(listener.summary, soft_wrap=True, highlight=False)
+        messages.print(listener.summary, soft_wrap=True)
         return 130 if isinstance(listener.sound, FileSource) else 0
     except BrokenPipeError:  # whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,7 +51,7 @@ def listen(listener: Listener, as_json: bool) -> int:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-    messages.print(listener.summary, soft_wrap=True, highlight=False)
+    messages.print(listener.summary, soft_wrap=True)
     return 0
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.terminal import messages
-from tinyscene.deploy.frontend.audio import Recording, read_frames
+from tinyscene.deploy.frontend.audio import Recording, open_file, read_frames
 
 BLOCK = 0.05  # seconds of sound at a time
 QUEUED = 2.0  # seconds of a card's sound that may wait
@@ -57,7 +56,7 @@ class FileSource:
 
     def blocks(self) -> Blocks:
         size, started, position = round(BLOCK * self.sample_rate), time.monotonic(), 0
-        with soundfile.SoundFile(self.path) as sound:
+        with open_file(self.path) as sound:
             while position < self._frames:
                 samples, fault = read_frames(sound, min(size, self._frames - position))
                 position += len(samples)
@@ -71,7 +70,6 @@ class FileSource:
                     messages.print(
                         f"{self.path}: damaged: {fault}; the first {heard:.2f} s were heard",
                         soft_wrap=True,
-                        markup=False,
                     )
                     return
 

@@ -9,7 +9,7 @@ import typer
 
 from tinyscene.cli import deploying, measuring, quantizing, training
 from tinyscene.deploy.common.errors import InputError, TinysceneError
-from tinyscene.deploy.common.terminal import messages
+from tinyscene.deploy.common.terminal import messages, show_what_cannot_be_encoded
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 for commands in (training, quantizing, deploying, measuring):  # the order of --help
@@ -26,6 +26,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Run the command line; one line for what the user can mend, a traceback only for our own mistakes."""
+    show_what_cannot_be_encoded()
     try:
         sys.exit(app(prog_name="tinyscene", standalone_mode=False))
     except typer.TyperException as error:
@@ -46,5 +47,5 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> None:
-    messages.print(f"tinyscene: {line}", soft_wrap=True, markup=False, highlight=False)
+    messages.print(f"tinyscene: {line}", soft_wrap=True)
     sys.exit(code)

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
@@ -30,6 +29,7 @@ from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import DEVICE_GROUPS
 from tinyscene.train.data.features import waveform
 from tinyscene.train.models import Features, features_of
+from tinyscene.train.runs.figures import figure_style, figure_text
 from tinyscene.train.runs.recording_devices import load_devices
 from tinyscene.train.runs.run import load_model
 
@@ -186,20 +186,17 @@ def score(
 
 def plot_confusion(evaluation: dict[str, Any], path: Path) -> None:
     """Write the confusion matrix, rows normalised, as a PNG."""
-    matplotlib.use("Agg")
-    labels, counts = evaluation["labels"], np.array(evaluation["confusion"])
+    labels, counts = [figure_text(label) for label in evaluation["labels"]], np.array(evaluation["confusion"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (true, predicted)
-    figure, axes = pyplot.subplots(figsize=(7.5, 6.5), layout="constrained")
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="predicted", ylabel="true", title=f"macro-average accuracy {evaluation['macro_accuracy']:.1%}")
-    for (row, column), share in np.ndenumerate(shares):
-        colour = "white" if share > 0.5 else "black"
-        axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, label="share of the true class")
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=120)
-    finally:
-        pyplot.close(figure)
+    with figure_style(), replacing(path) as temporary:
+        figure = Figure((7.5, 6.5), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel="predicted", ylabel="true", title=f"macro-average accuracy {evaluation['macro_accuracy']:.1%}")
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.5 else "black"
+            axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=8)
+        figure.colorbar(image, label="share of the true class")
+        figure.savefig(temporary, dpi=120)

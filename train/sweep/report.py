@@ -18,12 +18,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
+from tinyscene.deploy.common.text import printable
+from tinyscene.train.runs.figures import figure_style, figure_text
 from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
 from tinyscene.train.sweep.status import COLUMNS, GROUPS, RESULTS
 
@@ -254,12 +255,11 @@ def _cell(statistic: dict[str, Any] | None, unit: str) -> str:
 
 def _table(lines: Lines) -> list[str]:
     lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def picture(content: dict[str, Any]) -> bytes:
     """Macro-average accuracy against MACs as a PNG: a panel a split, or one of all folds, with a point a run."""
-    matplotlib.use("Agg")
     results = content["results"]
     is_folded = any(result["split"] == ALL_FOLDS for result in results)
     results = [result for result in results if not (is_folded and result["split"].startswith("fold"))]
@@ -267,15 +267,22 @@ def picture(content: dict[str, Any]) -> bytes:
     colours = {run: f"C{number}" for number, run in enumerate(dict.fromkeys(result["run"] for result in results))}
     macs = [result["macs"] / 1e6 for result in results]
     size = (1.5 + 2.6 * len(splits), 3.8)
-    figure, panels = pyplot.subplots(1, len(splits), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    try:
+    png = io.BytesIO()
+    with figure_style():
+        figure = Figure(size, layout="constrained")
+        panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)
         for axes, split in zip(panels[0], splits, strict=True):
             for result in (result for result in results if result["split"] == split):
                 _point(axes, result, result["run"], color=colours[result["run"]], marker="o")
             if content["published"]["comparable"] and split in content["published"]["splits"]:
                 baseline = content["published"]["splits"][split]
                 _point(axes, baseline, PUBLISHED, color="grey", marker="D", mfc="white")
-            axes.set(title=split_title(split), xlabel="million MACs", xscale="log", xlim=(min(macs) / 2, max(macs) * 2))
+            axes.set(
+                title=figure_text(split_title(split)),
+                xlabel="million MACs",
+                xscale="log",
+                xlim=(min(macs) / 2, max(macs) * 2),
+            )
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_locator(NullLocator())
@@ -285,15 +292,17 @@ def picture(content: dict[str, Any]) -> bytes:
             label: mark for axes in panels[0] for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False)
-        png = io.BytesIO()
         figure.savefig(png, format="png", dpi=120)
-    finally:
-        pyplot.close(figure)
     return png.getvalue()
 
 
 def _point(axes: Any, result: Result, label: str, **style: Any) -> None:
     statistic = result["macro_accuracy"]
     axes.errorbar(
-        result["macs"] / 1e6, 100 * statistic["mean"], 100 * (statistic["sd"] or 0), label=label, capsize=3, **style
+        result["macs"] / 1e6,
+        100 * statistic["mean"],
+        100 * (statistic["sd"] or 0),
+        label=figure_text(label),
+        capsize=3,
+        **style,
     )
