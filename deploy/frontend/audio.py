@@ -30,7 +30,7 @@ SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
 
 def open_file(path: Path) -> soundfile.SoundFile:
     """Open an audio file, whatever bytes its name consists of. Raises what soundfile raises."""
-    return soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
+    return soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)  # type: ignore[arg-type] # takes bytes
 
 
 def clip_count(frames: int, rate: int) -> int:
