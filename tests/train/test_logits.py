@@ -139,7 +139,7 @@ class Bomb:
 
 def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     torch.save({"logits": Bomb(tmp_path / "executed")}, tmp_path / "x.pt")
-    with pytest.raises(InputError, match="can be read safely"):
+    with pytest.raises(InputError, match="only plain data and plain tensors"):
         read_logits(tmp_path / "x.pt")
     assert not (tmp_path / "executed").exists()
 
@@ -166,6 +166,21 @@ def test_a_file_that_does_not_fit_together_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=reason):
         read_logits(file_of(tmp_path, logits, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"views": 3}, "`views`"), ({"split": {"x": 1}}, "`split`"), ({"logits": 5}, "floats"), ({}, "")],
+)
+def test_fields_of_a_pickled_file_have_the_types_that_are_read(
+    changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    torch.save({"logits": ZEROS, "clips": NAMES, "labels": list(SCENES), **changes}, tmp_path / "x.pt")
+    if not reason:
+        assert read_logits(tmp_path / "x.pt").clips == tuple(NAMES)
+        return
+    with pytest.raises(InputError, match=reason):
+        read_logits(tmp_path / "x.pt")
 
 
 def test_a_file_with_other_tensors_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
@@ -21,10 +20,13 @@ from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, parse_recipe
+from tinyscene.train.runs.weights import converted, require_variances
 from tinyscene.train.settings import yaml_text
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
+MAX_FILE, MAX_HEADER = 2**31, 2**25  # bytes; a header of logits for 150,000 clips has 2**23
+MAX_TENSORS = 20_000
 _CARD = "tinyscene"  # key of the card in a safetensors header
 
 
@@ -61,11 +63,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
+        _check_size(path)
         with safetensors.safe_open(path, "pt") as handle:
+            if len(handle.keys()) > MAX_TENSORS:
+                raise ValueError(f"more than {MAX_TENSORS:,} tensors")
             header = handle.metadata() or {}
             return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a safetensors file that can be read ({error})") from None
+
+
+def _check_size(path: Path) -> None:
+    """Raise ValueError for a safetensors file or header that is too large; its tensors lie within the file."""
+    with path.open("rb") as handle:
+        header = int.from_bytes(handle.read(8), "little")
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError(f"larger than {MAX_FILE >> 20} MB")
+    if header > MAX_HEADER:
+        raise ValueError(f"its header is larger than {MAX_HEADER >> 20} MB")
 
 
 def read_card(header: dict[str, str], path: Path) -> Card | None:
@@ -104,17 +119,17 @@ def network_with(tensors: dict[str, Tensor], recipe: Recipe, classes: int, path:
     """The recipe's finished network, holding these weights. Raises InputError where they do not fit."""
     network = build(recipe.model.finished(), classes)
     expected = network.state_dict()
+    values = {}
     for name, tensor in expected.items():
         if name not in tensors:
             raise InputError(f"{path}: lacks {name}, which recipe {recipe.name} needs")
         if tensors[name].shape != tensor.shape:
             shapes = f"{list(tensors[name].shape)}, not {list(tensor.shape)}"
             raise InputError(f"{path}: {name} is {shapes} as recipe {recipe.name} has it")
-        if not torch.isfinite(tensors[name]).all():
-            raise InputError(f"{path}: {name} holds NaN or infinite values")
+        values[name] = converted(tensors[name], tensor, name, path)
     if unknown := sorted(set(tensors) - set(expected)):
         raise InputError(f"{path}: holds {unknown[0]}, which recipe {recipe.name} does not have")
-    network.load_state_dict(tensors)
+    network.load_state_dict(values)
     return network.eval()
 
 
@@ -128,6 +143,8 @@ def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
     known = read_card(header, weights)
     labels = known.labels if known else SCENES
     network_with(tensors, recipe, len(labels), weights)
+    if known is None:
+        require_variances(tensors, weights)
     card = Card(
         recipe=recipe.as_dict(),
         labels=labels,

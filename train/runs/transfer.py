@@ -11,7 +11,6 @@ afterwards has `completed(tensors)`, which adds them. Files are parsed, never ex
 """
 
 from pathlib import Path
-from typing import Any
 
 import pooch
 import torch
@@ -20,7 +19,9 @@ from torch import nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.train.network_settings import Model
+from tinyscene.train.runs.pickled import read_pickled
 from tinyscene.train.runs.run import load_tensors, model_path, read_card
+from tinyscene.train.runs.weights import converted, require_variances
 
 PUBLISHED = {  # weights trained on AudioSet
     "passt": "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
@@ -52,9 +53,9 @@ def transfer(network: nn.Module, weights: Path, labels: tuple[str, ...]) -> str:
             has = isinstance(tensor, torch.Tensor)
             what = f"has it as {list(tensor.shape)}, not {list(own.shape)}" if has else "lacks it"
             raise InputError(f"{path}: is of another network: {name}: the file {what}")
-        if not tensor.isfinite().all():
-            raise InputError(f"{path}: {name} holds NaN or infinite values")
-        matching[name] = tensor
+        matching[name] = converted(tensor, own, name, path)
+    if card is None:
+        require_variances(matching, path)
     network.load_state_dict(matching, strict=False)
     return f"{weights} sha256:{sha256(path)}"
 
@@ -66,23 +67,6 @@ def find_weights(named: str, model: Model) -> Path:
     if model.family not in PUBLISHED:
         raise InputError(f"--weights published: {model.family} has none; name a run or a file")
     return fetch(PUBLISHED[model.family])
-
-
-def read_pickled(path: Path) -> dict[str, Any]:
-    """A dictionary of a file of torch.save, read without executing anything; a `state_dict` or `model` within is it."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what it likes at a broken or hostile file
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
-        raise InputError(f"{path}: not a dictionary of tensors that can be read safely ({reason})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{path}: holds no dictionary from names to tensors")
-    return content
 
 
 def fetch(url: str) -> Path:

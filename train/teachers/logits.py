@@ -34,8 +34,9 @@ from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import SCENES, Dataset
 from tinyscene.train.data.features import waveform
 from tinyscene.train.models import features_of
+from tinyscene.train.runs.pickled import read_pickled
 from tinyscene.train.runs.run import load_model, load_tensors, model_path
-from tinyscene.train.runs.transfer import read_pickled
+from tinyscene.train.runs.weights import FLOATS
 
 BATCH = 32  # clips
 AVERAGES = ("mean", "bayesian")
@@ -172,10 +173,14 @@ def read_logits(path: Path) -> Logits:
         if not _is_names(content.get(key)):
             raise InputError(f"{path}: lacks the list `{key}`, or it is not one of names")
     clips, labels, views = content["clips"], content["labels"], content.get("views", [""])
-    if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim not in (2, 3):
+    if not _is_names(views):
+        raise InputError(f"{path}: `views` must be a list of names")
+    if not isinstance(content.get("split"), str | None):
+        raise InputError(f"{path}: `split` must be the name of a split")
+    if not isinstance(values, Tensor) or values.dtype not in FLOATS or values.is_meta or values.ndim not in (2, 3):
         raise InputError(f"{path}: logits must be a tensor of floats, (clip, class) or (view, clip, class)")
     values = values.float() if values.ndim == 3 else values.float()[None]
-    if not _is_names(views) or tuple(values.shape) != (len(views), len(clips), len(labels)):
+    if tuple(values.shape) != (len(views), len(clips), len(labels)):
         expected = f"{len(views)} views, {len(clips)} clips and {len(labels)} labels"
         raise InputError(f"{path}: logits of shape {list(values.shape)} do not fit {expected}")
     if len(set(clips)) < len(clips):
@@ -191,6 +196,8 @@ def _unfold(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         return dict(content)
     if not content or not all(isinstance(value, Tensor) and value.ndim == 1 for value in content.values()):
         raise InputError(f"{path}: must map each recording to its logits, or hold logits, clips and labels")
+    if not all(value.dtype in FLOATS for value in content.values()):
+        raise InputError(f"{path}: its logits must be tensors of floats")
     if len({len(value) for value in content.values()}) > 1:
         raise InputError(f"{path}: its logits are not all of one length")
     return {"logits": torch.stack(list(content.values())), "clips": list(content), "labels": list(SCENES)}
