@@ -96,6 +96,20 @@ def test_a_dataset_on_a_read_only_disk_is_all_that_is_needed(
     assert run_cli("evaluate", tmp_path / "run", "--data", disk / "data")[0] == 0
 
 
+def test_a_run_on_a_read_only_disk_is_classified_by_an_export_in_the_cache(
+    disk: Path, run: Path, sample: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _mounted("-o", "remount,size=512m", disk)
+    shutil.copytree(run, disk / "run", ignore=shutil.ignore_patterns("*.onnx"))
+    assert _mounted("-o", "remount,ro", disk)
+    monkeypatch.setenv("TINYSCENE_CACHE", str(tmp_path / "cache"))
+    sound = next((sample / "audio").iterdir())
+    results = [run_cli("classify", folder, sound) for folder in (run, disk / "run", disk / "run")]
+    assert (results[0][0], results[0]) == (0, results[1])
+    assert results[1] == results[2]
+    assert len(list((tmp_path / "cache").rglob("*.onnx"))) == 1
+
+
 def test_writing_to_a_read_only_disk_is_one_line(disk: Path, bundle: Bundle, run_cli: RunCli) -> None:
     assert _mounted("-o", "remount,ro", disk)
     code, out, err = run_cli("firmware", bundle.folder, "--out", disk / "fw")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import sha256
+from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier, SceneClassifier
 
 
@@ -31,14 +31,19 @@ def load(model: str | Path, runner: str = "reference", device: str | None = None
     exported, weights = path / "model.onnx", path / "model.safetensors"
     if not weights.is_file() and not exported.is_file():
         raise InputError(f"{path}: neither a bundle, nor a finished run, nor an .onnx file")
-    if exported.is_file():
-        classifier = OnnxClassifier(exported)
-        if not weights.is_file() or classifier.metadata.get("weights_sha256") == sha256(weights):
-            return classifier
+    kept = cache_folder() / "exports" / f"{sha256(weights)}.onnx" if weights.is_file() else exported
+    for candidate in (exported, kept):
+        if candidate.is_file():
+            classifier = OnnxClassifier(candidate)
+            if not weights.is_file() or classifier.metadata.get("weights_sha256") == sha256(weights):
+                return classifier
     if find_spec("torch") is None:
         raise InputError(
             f"{path}: has no ONNX export of its weights; run `tinyscene export {path}` where torch is installed"
         )
     from tinyscene.train.export import export_onnx
 
-    return OnnxClassifier(export_onnx(path, allow_over_budget=True))
+    try:
+        return OnnxClassifier(export_onnx(path, allow_over_budget=True))
+    except OSError:  # a run where nothing can be written
+        return OnnxClassifier(export_onnx(path, kept, allow_over_budget=True))

@@ -98,9 +98,21 @@ def reserve(handle: IO[Any], size: int) -> None:
 
 
 def cache_folder() -> Path:
-    """Where caches go: $TINYSCENE_CACHE, or the user's cache folder."""
+    """Where caches go: $TINYSCENE_CACHE, or the user's cache folder. It is made if it is missing.
+
+    Raises InputError where there is none, as for a user without a home folder, or where it cannot be made.
+    """
     named = os.environ.get("TINYSCENE_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("tinyscene")
+    remedy = "set TINYSCENE_CACHE to a folder that can be written"
+    try:
+        folder = Path(named) if named else platformdirs.user_cache_path("tinyscene").expanduser()
+    except RuntimeError:
+        raise InputError(f"this user has no home folder to keep a cache in; {remedy}") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: the cache cannot be made ({error.strerror}); {remedy}") from None
+    return folder
 
 
 def sha256(path: Path) -> str:

@@ -25,7 +25,6 @@ from tinyscene.deploy.frontend.log_mel import PCM_SCALE, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES, resample
 
 SAMPLES_A_BYTE = 10_000  # more than any format packs, digital silence in FLAC (5,461) included
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
 
 
 def open_file(path: Path) -> soundfile.SoundFile:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import cache_folder
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.processes import python_module
 
@@ -235,9 +236,11 @@ def _linking(toolchain: Toolchain, target: Target, objects: list[str]) -> list[s
 
 
 def _environment(toolchain: Toolchain, folder: str) -> dict[str, str]:
-    """Only zig's own cache remains, in the user's cache folder or in $ZIG_GLOBAL_CACHE_DIR."""
-    more = {"ZIG_LOCAL_CACHE_DIR": str(Path(folder, "zig"))} if toolchain.name == "zig" else {}
-    return {**os.environ, **more, "LC_ALL": "C"}
+    """Only zig's own cache remains, beside our caches or in $ZIG_GLOBAL_CACHE_DIR."""
+    if toolchain.name != "zig":
+        return {**os.environ, "LC_ALL": "C"}
+    kept = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_folder() / "zig")
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": kept, "ZIG_LOCAL_CACHE_DIR": str(Path(folder, "zig")), "LC_ALL": "C"}
 
 
 def _call(command: Sequence[str], complaint: str, environment: Mapping[str, str] | None = None) -> str:

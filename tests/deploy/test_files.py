@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tinyscene.deploy.common.files import replacing, sha256, write_whole
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import cache_folder, replacing, sha256, write_whole
 
 
 @pytest.mark.parametrize(("content", "stored"), [("Café\n", b"Caf\xc3\xa9\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])
@@ -75,3 +76,18 @@ except OSError as error:
 def test_sha256_of_abc_is_the_standards(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_user_without_a_home_folder_is_told_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TINYSCENE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user that the system does not list
+    with pytest.raises(InputError, match="no home folder to keep a cache in; set TINYSCENE_CACHE"):
+        cache_folder()
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("TINYSCENE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match=r"cannot be made \(Not a directory\); set TINYSCENE_CACHE"):
+        cache_folder()

@@ -2,10 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from tinyscene.cli.failures import Failures
 from tinyscene.cli.options import DEPLOY, AllowOver, AnyModel, BundleFolder, RecordingDevice, Runner
 from tinyscene.deploy.bundle.bundle import EXPORTS, INDEX, open_bundle
 from tinyscene.deploy.bundle.exports import export as write_export
@@ -13,6 +14,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256, write_whole
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, messages, show
+from tinyscene.deploy.frontend.sound_files import recordings_of
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
 from tinyscene.models import load
 
@@ -89,21 +91,33 @@ def web(
 @app.command(rich_help_panel=DEPLOY)
 def classify(
     model: AnyModel,
-    files: Annotated[list[Path], typer.Argument(help="Recordings of any sample rate, length and number of channels.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Recordings of any sample rate, length and number of channels, or folders of them."),
+    ],
     runner: Runner = "reference",
     device: RecordingDevice = None,
     as_json: Json = False,
 ) -> None:
     """Classify recordings, second by second. Needs no torch."""
-    classifier = load(model, runner, device)
-    results = [classifier.classify(path) for path in files]
-    lines = []
-    for result in results:
-        best = sorted(result["scores"].items(), key=lambda item: -item[1])[:3]
-        scores = ", ".join(f"{label} {score:.1%}" for label, score in best)
-        notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
-        lines.append(f"{result['file']}: {scores}{notes}")
-    show(results, as_json, "\n".join(lines))
+    classifier, failures = load(model, runner, device), Failures()
+    results = []
+    for path in recordings_of(files):
+        with failures.kept():
+            results.append(classifier.classify(path))
+            if not as_json:
+                show(results[-1], as_json, _scene_line(results[-1]))
+    if as_json:
+        show(results, as_json, "")
+    failures.name()
+
+
+def _scene_line(result: dict[str, Any]) -> str:
+    """The three most likely scenes of a recording, with the notes on its file."""
+    best = sorted(result["scores"].items(), key=lambda item: -item[1])[:3]
+    scores = ", ".join(f"{label} {score:.1%}" for label, score in best)
+    notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
+    return f"{result['file']}: {scores}{notes}"
 
 
 @app.command(rich_help_panel=DEPLOY)

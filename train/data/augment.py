@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.audio import SUFFIXES, Recording
+from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.frontend.sound_files import SUFFIXES
 from tinyscene.train.recipe import Augment
 
 MIXSTYLE_EPSILON = 1e-6  # of the variance, as published

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import pooch
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.audio import SUFFIXES
+from tinyscene.deploy.frontend.sound_files import SUFFIXES
 
 SCENES = (
     "airport",
