@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.frontend.sound_files import SUFFIXES, find_sound_files, recordings_of
 
 RunCli = Callable[..., tuple[int, str, str]]
-KINDS = {  # how each format is written, where its ending alone does not say
+KINDS: dict[str, dict[str, Any]] = {  # how each format is written, where its ending alone does not say
     ".aif": {"format": "AIFF"},
     ".aifc": {"format": "AIFF"},
     ".nist": {"format": "NIST"},
