@@ -94,16 +94,16 @@ def _read_report(lines: Iterator[Line], port: str) -> tuple[dict[str, str], list
     """The first report with all its lines: its beginning and its sounds."""
     begin: dict[str, str] | None = None
     sounds: list[dict[str, str]] = []
-    for kind, said in lines:
+    for kind, values in lines:
         if kind == "begin":
-            begin, sounds = said, []
+            begin, sounds = values, []
         elif kind == "failed":
-            raise InputError(f"{port}: a call of the library failed on the board, after {said.get('sounds')} sounds")
+            raise InputError(f"{port}: a call of the library failed on the board, after {values.get('sounds')} sounds")
         elif begin is None:
             continue
-        elif kind == "sound" and said.get("index") == str(len(sounds)):
-            sounds.append(said)
-        elif kind == "end" and sounds and said.get("sounds") == str(len(sounds)):
+        elif kind == "sound" and values.get("index") == str(len(sounds)):
+            sounds.append(values)
+        elif kind == "end" and sounds and values.get("sounds") == str(len(sounds)):
             _check(begin, sounds, port)
             return begin, sounds
         else:
@@ -136,18 +136,18 @@ def _lines(port: str) -> Iterator[Line]:
         import serial
     except ImportError:
         raise missing("pyserial", "firmware", "--serial") from None
-    started = heard = time.monotonic()
+    started = last_line = time.monotonic()
     try:
         with serial.serial_for_url(port, BAUD, timeout=1) as line:
             waiting = b""
-            while time.monotonic() - heard < SILENCE and time.monotonic() - started < LONGEST:
+            while time.monotonic() - last_line < SILENCE and time.monotonic() - started < LONGEST:
                 waiting += line.read(max(1, min(line.in_waiting, MAX_LINE)))
                 *whole, waiting = waiting.split(b"\n")
                 waiting = waiting[-MAX_LINE:]
                 for content in whole:
-                    if said := parse_line(content):
-                        heard = time.monotonic()
-                        yield said
+                    if report_line := parse_line(content):
+                        last_line = time.monotonic()
+                        yield report_line
     except (serial.SerialException, ValueError, OSError) as error:
         raise InputError(f"--serial {port}: cannot be read ({str(error).splitlines()[0][:160]})") from None
 

@@ -246,8 +246,8 @@ def _onnxruntime(bundle: Bundle, kind: str, values: NDArray[Any]) -> Call:
     options.add_session_config_entry("session.qdqisint8allowed", "1")  # or x86 runs an int8 model in float
     content = bundle.exported(kind) or export(bundle, kind)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    given = {bundle.graph.input.name: np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
-    return lambda: session.run(None, given)
+    inputs = {bundle.graph.input.name: np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
+    return lambda: session.run(None, inputs)
 
 
 def _stolen() -> float:

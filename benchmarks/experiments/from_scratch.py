@@ -63,16 +63,16 @@ def _run(
     """Train and evaluate one run, unless the table has it, and bring the summary of its rows up to date."""
     rows: list[dict[str, Any]] = result.setdefault("runs", [])
     if not any(row["run"] == folder.name for row in rows):
-        chosen = load_recipe(recipe, settings)
+        parsed_recipe = load_recipe(recipe, settings)
         dataset = open_dataset(data)
-        clips = prepare(dataset, chosen.features.sample_rate)
-        train(chosen, dataset, clips, split, folder, resume=folder.exists())
+        clips = prepare(dataset, parsed_recipe.features.sample_rate)
+        train(parsed_recipe, dataset, clips, split, folder, resume=folder.exists())
         network, card = load_model(folder)
-        measured = evaluate(predictor(network, LogMel(chosen.features)), clips, dataset.split(split)[1])
-        groups = {group: row["accuracy"] for group, row in measured["by_device_group"].items()}
+        metrics = evaluate(predictor(network, LogMel(parsed_recipe.features)), clips, dataset.split(split)[1])
+        groups = {group: row["accuracy"] for group, row in metrics["by_device_group"].items()}
         rows.append(
-            {"run": folder.name, "name": name, "split": split, "seed": chosen.seed, "settings": settings}
-            | {key: measured[key] for key in ("clips", "correct", *MEASURES)}
+            {"run": folder.name, "name": name, "split": split, "seed": parsed_recipe.seed, "settings": settings}
+            | {key: metrics[key] for key in ("clips", "correct", *MEASURES)}
             | {"by_device_group": groups, "data_hash": card.data_hash}
         )
     summary = result.setdefault("summary", {})

@@ -56,15 +56,15 @@ def main(
     out: Path = Path("benchmarks/results/gpu_training.json"),
 ) -> None:
     """Measure and write clips a second and the time of 150 epochs."""
-    chosen = load_recipe(recipe)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    noise = random_clips(clips, chosen.features.clip_samples)
-    network = build(chosen.model, len(SCENES)).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=chosen.train.lr, weight_decay=chosen.train.weight_decay)
-    batch, every = chosen.train.batch_size, np.arange(clips)
-    micro_batch = batch if device.type == "cuda" else CPU_MICRO_BATCH
+    settings = load_recipe(recipe)
+    torch_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    noise = random_clips(clips, settings.features.clip_samples)
+    network = build(settings.model, len(SCENES)).to(torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.train.lr, weight_decay=settings.train.weight_decay)
+    batch, every = settings.train.batch_size, np.arange(clips)
+    micro_batch = batch if torch_device.type == "cuda" else CPU_MICRO_BATCH
     trainer = Trainer(
-        chosen, noise, every, network, optimizer, Ranks(0, 1), device, micro_batch, cross_entropy, every[:0]
+        settings, noise, every, network, optimizer, Ranks(0, 1), torch_device, micro_batch, cross_entropy, every[:0]
     )
     state, seconds = TrainState(), []
     with progress("measuring", steps) as advance:
@@ -77,8 +77,8 @@ def main(
             advance(1)
     step = statistics.median(seconds[1:])
     result = {
-        "recipe": chosen.name,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "recipe": settings.name,
+        "device": torch.cuda.get_device_name() if torch_device.type == "cuda" else "cpu",
         "clips": clips,
         "batch_size": batch,
         "held_on_gpu": trainer.resident is not None,

@@ -21,7 +21,7 @@ import typer
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.data.augment import convolve, load_responses, response_paths
-from tinyscene.train.data.datasets import DEVICE_GROUPS, TAU_COLUMNS, Entry, open_dataset
+from tinyscene.train.data.datasets import DEVICE_GROUPS, TAU_COLUMNS, ListedRecording, open_dataset
 
 LEVEL_DB, SPREAD_DB = -3.0, 3.0  # mean and deviation against `a`, about what s1 to s3 have in the training lists
 KEPT_OUT = 5  # one response in so many
@@ -38,7 +38,7 @@ def leave_out(
     require_free(out)
     dataset = open_dataset(data)
     listed = set(dataset.split("100")[0])
-    entries = [entry for entry in dataset.entries if entry.path in listed]
+    entries = [entry for entry in dataset.recordings if entry.path in listed]
     left_out = _draw(sorted({_place(entry.path) for entry in entries}), fold)
     test = [entry for entry in entries if _place(entry.path) in left_out]
     with replacing_folder(out) as folder:
@@ -73,24 +73,24 @@ def _place(path: str) -> str:
     return "-".join(Path(path).name.split("-")[:3])
 
 
-def _simulate(folder: Path, entries: list[Entry]) -> list[Entry]:
+def _simulate(folder: Path, entries: list[ListedRecording]) -> list[ListedRecording]:
     """Write these recordings as each unseen device hears them, and return what was written."""
-    made, rng = [], np.random.default_rng(0)
+    recordings, rng = [], np.random.default_rng(0)
     rate = soundfile.info(folder / entries[0].path).samplerate  # TAU has one
     spectra = load_responses(folder / "unheard_ir", FrontEnd(sample_rate=rate))
     for entry in entries:
         pcm, _ = soundfile.read(folder / entry.path, dtype="float32")  # (samples,)
         clips = torch.from_numpy(pcm).repeat(len(spectra), 1)  # (device, samples)
         level = 10.0 ** (rng.normal(LEVEL_DB, SPREAD_DB, (len(spectra), 1)) / 20.0)
-        heard = convolve(clips, spectra, torch.arange(len(spectra))).numpy() * level
-        for device, signal in zip(DEVICE_GROUPS["unseen"], heard, strict=True):
+        signals = convolve(clips, spectra, torch.arange(len(spectra))).numpy() * level
+        for device, signal in zip(DEVICE_GROUPS["unseen"], signals, strict=True):
             path = f"{entry.path.removesuffix('-a.flac').removesuffix('-a.wav')}-{device}.flac"
             soundfile.write(folder / path, signal.clip(-1, 1), rate, "PCM_16")
-            made.append(Entry(path, entry.label, device))
-    return made
+            recordings.append(ListedRecording(path, entry.label, device))
+    return recordings
 
 
-def _write(path: Path, entries: list[Entry], columns: tuple[str, ...]) -> None:
+def _write(path: Path, entries: list[ListedRecording], columns: tuple[str, ...]) -> None:
     """A tab-separated list of recordings."""
     rows = [(entry.path, entry.label, _place(entry.path).partition("-")[2], entry.device) for entry in entries]
     lines = ["\t".join(row[: len(columns)]) for row in [columns, *rows]]

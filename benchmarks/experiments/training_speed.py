@@ -44,7 +44,7 @@ class PublishedStep:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, paths: tuple[str, ...]) -> None:
         self.recipe, self.paths = recipe, [dataset.root / path for path in paths]
-        labels = {entry.path: dataset.labels.index(entry.label) for entry in dataset.entries}
+        labels = {entry.path: dataset.labels.index(entry.label) for entry in dataset.recordings}
         self.label = torch.tensor([labels[path] for path in paths])
         self.network = build(recipe.model, len(dataset.labels)).train()
         self.optimizer = torch.optim.AdamW(

@@ -56,8 +56,8 @@ def _facts(bundle: Content) -> Facts:
         ("RAM", f"{memory['memory_bytes'] / 1e3:.1f} kB", "front end, network and state"),
     ]
     if metrics:
-        said = f"of {metrics['clips']:,} recordings, split {metrics['split']}"
-        facts.insert(0, ("macro-average accuracy", f"{percent(metrics['macro_accuracy'])} %", said))
+        what = f"of {metrics['clips']:,} recordings, split {metrics['split']}"
+        facts.insert(0, ("macro-average accuracy", f"{percent(metrics['macro_accuracy'])} %", what))
     if device:
         facts.append(("instructions", f"{millions(device['instructions'])} M", f"an inference on {device['target']}"))
     return Facts(facts)
@@ -88,13 +88,13 @@ def _accuracy(bundle: Content, source: str) -> list[Block]:
         header.append("published baseline, %")
         for row, name in zip(rows, names, strict=True):
             row.append(_published(published, name))
-    said = f"runner {metrics['runner']}, test list of split {metrics['split']}, data {metrics['data_hash'][:16]}"
+    origin = f"runner {metrics['runner']}, test list of split {metrics['split']}, data {metrics['data_hash'][:16]}"
     blocks: list[Block] = [Text(comparison(published, source))] if published else []
     if metrics["by_class"]:
         blocks.append(_groups_figure(bundle))
     else:
         blocks.append(Missing("Accuracy by class and recording device was not recorded.", evaluate_command(bundle)))
-    return [*blocks, Table(f"Accuracy by class and recording device: {said}", [header, *rows])]
+    return [*blocks, Table(f"Accuracy by class and recording device: {origin}", [header, *rows])]
 
 
 def _intervals(accuracy: Content | None) -> list[Block]:
@@ -207,10 +207,10 @@ def _layers(bundle: Content) -> list[Block]:
 def _memory(bundle: Content) -> list[Block]:
     memory = bundle["memory"]
     largest = sorted(memory["plan"], key=lambda row: -row["bytes"])[:3]
-    said = ", ".join(f"{row['block']} {row['bytes']:,}" for row in largest)
+    summary = ", ".join(f"{row['block']} {row['bytes']:,}" for row in largest)
     alt = (
         f"Arena of {memory['arena_bytes']:,} bytes over {memory['steps']:,} steps, {len(memory['plan'])} blocks; "
-        f"the largest in bytes: {said}"
+        f"the largest in bytes: {summary}"
     )
     caption = (
         "The arena: memory upwards, time to the right. Each block is drawn row by row, over the live range of the row; "
@@ -245,8 +245,8 @@ def _latency(bundle: Content, bench: Content) -> list[Block]:
     if bench["front_end"]:
         blocks.append(_latency_table("Latency of the front end on the host", _by_median(bench["front_end"])))
     if energy := bench["energy"]:
-        said = f"at most {energy['network_mj']:.3f} mJ per inference; {energy['idle_watts']:.1f} W when idle"
-        blocks.append(Text(f"Energy, by {energy['by']}: {said}."))
+        figures = f"at most {energy['network_mj']:.3f} mJ per inference; {energy['idle_watts']:.1f} W when idle"
+        blocks.append(Text(f"Energy, by {energy['by']}: {figures}."))
     blocks += _left_out("Runtimes not measured", bench["missing"])
     if bench["machine"]:
         blocks.append(Table("The machine", [["key", "value"], *flat(bench["machine"])], look="list", is_folded=True))

@@ -62,7 +62,11 @@ def make_page(content: Content) -> Page:
     ]
     sections += [_sweep(sweep, f"sweep-{number}") for number, sweep in enumerate(sweeps, 1)]
     sections.append(
-        Section("meaning", "What the figures mean", [Text(" ".join(each.split())) for each in MEANING.split("\n\n")])
+        Section(
+            "meaning",
+            "What the figures mean",
+            [Text(" ".join(paragraph.split())) for paragraph in MEANING.split("\n\n")],
+        )
     )
     return Page(_title(bundles, sweeps), sections)
 
@@ -170,7 +174,7 @@ def _sweep(sweep: Content, ident: str) -> Section:
     for result in sweep["results"]:
         best.setdefault(result["split"], []).append(f"{result['run']} {percent(result['macro_accuracy']['mean'])}")
     alt = "Macro-average accuracy in per cent; " + "; ".join(
-        f"{split_name(split)}: {', '.join(said)}" for split, said in best.items()
+        f"{split_name(split)}: {', '.join(sentences)}" for split, sentences in best.items()
     )
     caption = "Macro-average accuracy by split; bars: standard deviation over seeds."
     blocks: list[Block] = [

@@ -176,9 +176,9 @@ def _point(axes: Axes, x: float, statistic: Content, **style: Any) -> None:
     axes.errorbar(x, 100 * statistic["mean"], 100 * (statistic["sd"] or 0), linestyle="none", **style)
 
 
-def _line(axes: Axes, splits: Sequence[str], found: dict[str, Content], label: str, **style: Any) -> None:
-    places = [place for place, split in enumerate(splits) if split in found]
-    members = [found[splits[place]] for place in places]
+def _line(axes: Axes, splits: Sequence[str], statistics: dict[str, Content], label: str, **style: Any) -> None:
+    places = [place for place, split in enumerate(splits) if split in statistics]
+    members = [statistics[splits[place]] for place in places]
     if members:
         means, deviations = ([100 * (member[key] or 0) for member in members] for key in ("mean", "sd"))
         axes.errorbar(places, means, deviations, label=label, linewidth=1.2, **style)

@@ -127,7 +127,9 @@ class RecordedBench(Bench):
     """What `bench` recorded."""
 
     targets: dict[str, Target] = field(default_factory=dict)
-    accuracy: Annotated[Accuracy | None, BeforeValidator(lambda given: given if _has_intervals(given) else None)] = None
+    accuracy: Annotated[
+        Accuracy | None, BeforeValidator(lambda accuracy: accuracy if _has_intervals(accuracy) else None)
+    ] = None
 
 
 def _has_intervals(accuracy: object) -> bool:

@@ -51,7 +51,7 @@ def test_what_is_left_out_comes_from_training_recordings_of_other_places(left_ou
 def test_every_scene_is_left_out_on_every_unseen_device(left_out: Path) -> None:
     dataset = open_dataset(left_out)
     test = set(dataset.split("100")[1])
-    heard = {(entry.label, entry.device) for entry in dataset.entries if entry.path in test}
+    heard = {(entry.label, entry.device) for entry in dataset.recordings if entry.path in test}
     assert {(label, device) for label in dataset.labels for device in ("s4", "s5", "s6")} <= heard
 
 

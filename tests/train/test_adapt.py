@@ -21,7 +21,7 @@ from tests.train.test_quantize import TINY, graph_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips, prepare
-from tinyscene.train.data.datasets import SCENES, Dataset, Entry, open_dataset
+from tinyscene.train.data.datasets import SCENES, Dataset, ListedRecording, open_dataset
 from tinyscene.train.fine_tuning.adapt import Adapted, adapt
 from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.quantize.quantize import quantize
@@ -242,11 +242,11 @@ def test_a_device_whose_name_leads_elsewhere_is_refused(
 ) -> None:
     def renamed(item: Any) -> Any:
         known = {"device": name} if item.device == "s1" else {}
-        return replace(item, **known) if isinstance(item, Entry) else item.model_copy(update=known)
+        return replace(item, **known) if isinstance(item, ListedRecording) else item.model_copy(update=known)
 
     clips = replace(sample_clips, recordings=tuple(map(renamed, sample_clips.recordings)))
     with pytest.raises(InputError, match="must be named by"):
-        start(dataset=replace(dataset, entries=tuple(map(renamed, dataset.entries))), clips=clips)
+        start(dataset=replace(dataset, recordings=tuple(map(renamed, dataset.recordings))), clips=clips)
     assert [*tmp_path.iterdir()] == []
 
 

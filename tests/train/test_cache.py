@@ -126,7 +126,7 @@ def test_each_damaged_recording_is_named(damaged: dict[str, str], small_dataset:
 
 def test_the_others_are_as_without_damage(damaged: dict[str, str], small_dataset: Path, sample_clips: Clips) -> None:
     clips = clips_of(small_dataset, sample_clips.folder.parent)
-    others = tuple(entry.path for entry in open_dataset(small_dataset).entries if entry.path not in damaged)
+    others = tuple(entry.path for entry in open_dataset(small_dataset).recordings if entry.path not in damaged)
     first = {item.path: item.first_clip for item in sample_clips.recordings}
     assert np.array_equal(clips.pcm[clips.select(others)], sample_clips.pcm[[first[path] for path in others]])
 

@@ -92,7 +92,7 @@ def make_wavs(root: Path, *names: str) -> Path:
 
 
 def test_every_row_of_the_table_is_an_entry(sample: Path, sample_dataset: Dataset) -> None:
-    entries = [[entry.path, entry.label, entry.device] for entry in sample_dataset.entries]
+    entries = [[entry.path, entry.label, entry.device] for entry in sample_dataset.recordings]
     assert entries == [[name, scene, device] for name, scene, _, device in rows(sample / "meta.csv")]
 
 
@@ -172,7 +172,7 @@ def test_the_folders_of_sounds_are_the_labels(tmp_path: Path) -> None:
     sounds = ["rain/1-a.wav", "dog bark/2-b.WAV", "rain/2-c.wav", "dog bark/1-d.wav"]
     make_wavs(tmp_path, *sounds, "3-loose.wav")
     (tmp_path / "rain" / "1-notes.txt").write_text("not a sound")
-    labels = {entry.path: entry.label for entry in open_dataset(tmp_path).entries}
+    labels = {entry.path: entry.label for entry in open_dataset(tmp_path).recordings}
     assert labels == {path: path.split("/")[0] for path in sounds}
 
 
@@ -181,7 +181,7 @@ def test_a_fold_is_what_the_pattern_finds_in_the_name(pattern: str, folds: list[
     make_wavs(tmp_path, "a/1-take3.wav", "a/10-take4.wav", "b/2-take4.wav", "b/1-take4.wav")
     dataset = open_dataset(tmp_path, fold_pattern=pattern)
     assert list(dataset.splits) == [f"fold{fold}" for fold in folds]
-    everything = {entry.path for entry in dataset.entries}
+    everything = {entry.path for entry in dataset.recordings}
     for fold, (training, test) in dataset.splits.items():
         assert set(test) == {path for path in everything if re.search(rf"/{fold[4:]}-|take{fold[4:]}", path)}
         assert set(training) == everything - set(test)
@@ -214,7 +214,7 @@ def test_fewer_than_two_classes_are_no_dataset(names: list[str], found: str, tmp
 
 def test_the_real_esc10_has_ten_labels_and_five_folds_of_eighty(esc10: Path) -> None:
     dataset = open_dataset(esc10)
-    label = {entry.path: entry.label for entry in dataset.entries}
+    label = {entry.path: entry.label for entry in dataset.recordings}
     assert (len(dataset.labels), len(dataset.splits)) == (10, 5)
     for _, test in dataset.splits.values():
         assert Counter(label[path] for path in test) == dict.fromkeys(dataset.labels, 8)

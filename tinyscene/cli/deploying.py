@@ -51,7 +51,7 @@ def export(
     show(
         written if len(written) > 1 else written[0],
         as_json,
-        "\n".join(f"{each['file']}: {each['bytes']:,} bytes written" for each in written),
+        "\n".join(f"{row['file']}: {row['bytes']:,} bytes written" for row in written),
     )
 
 

@@ -74,8 +74,8 @@ def verify(
     if data:
         dataset, clips = data.open(bundle.front_end)
         clips.require_labels(bundle.labels, folder)
-        chosen = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
-        pcm, truth = np.concatenate([pcm, clips.pcm[chosen]]), None if files else clips.label[chosen]
+        indices = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
+        pcm, truth = np.concatenate([pcm, clips.pcm[indices]]), None if files else clips.label[indices]
     result = run_verification(bundle, pcm, truth)
     show(result.as_dict(), as_json, verification_table(result))
     result.require()
@@ -106,14 +106,14 @@ def emulate(
     from tinyscene.firmware_bridge.report import emulation_table
     from tinyscene.firmware_bridge.targets.image import build_settings
 
-    devices = [build_settings(each, toolchain, emulator, optimize, kernels) for each in target.split(",")]
+    devices = [build_settings(name, toolchain, emulator, optimize, kernels) for name in target.split(",")]
     bundle = open_bundle(folder)
     pcm = np.concatenate([bundle.vectors.pcm, read_clips(audio or [], bundle.front_end.sample_rate)])
     if data:
         dataset, prepared = data.open(bundle.front_end)
-        chosen = prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
-        count = min(clips or len(chosen), len(chosen))
-        pcm = np.concatenate([pcm, prepared.pcm[chosen[np.linspace(0, len(chosen) - 1, count).astype(int)]]])
+        indices = prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
+        count = min(clips or len(indices), len(indices))
+        pcm = np.concatenate([pcm, prepared.pcm[indices[np.linspace(0, len(indices) - 1, count).astype(int)]]])
     results = [run_emulation(bundle, pcm, device) for device in devices]
     rows = [asdict(result) for result in results]
     show(rows if len(rows) > 1 else rows[0], as_json, emulation_table(results))

@@ -115,13 +115,13 @@ def _train(
     from tinyscene.train.runs.run import METRICS
     from tinyscene.train.runs.transfer import find_weights
 
-    chosen = load_recipe(recipe, settings)
-    out = out or Path("runs") / f"{chosen.name}-{split}"
-    dataset, clips = data.open(chosen.features)
-    start = find_weights(weights, chosen.model) if weights else None
-    if chosen.augment.dir_p and not chosen.augment.dir_folder:
+    parsed_recipe = load_recipe(recipe, settings)
+    out = out or Path("runs") / f"{parsed_recipe.name}-{split}"
+    dataset, clips = data.open(parsed_recipe.features)
+    start = find_weights(weights, parsed_recipe.model) if weights else None
+    if parsed_recipe.augment.dir_p and not parsed_recipe.augment.dir_folder:
         messages.print("no augment.dir_folder is named: training without impulse responses of microphones")
-    model = run_training(chosen, dataset, clips, split, out, resume, allow_over_budget, start)
+    model = run_training(parsed_recipe, dataset, clips, split, out, resume, allow_over_budget, start)
     last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     show(
         {"run": str(out), "model": str(model), "data_hash": clips.data_hash, **last},

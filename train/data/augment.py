@@ -1,11 +1,11 @@
-"""Augmentation of a batch, each a recipe key under `augment`, all batched on the model's device.
+"""Augmentation of a batch, each a recipe key under `augment`, all batched on the torch device of the model.
 
 Order: device impulse response and time roll on the waveform; level and frequency response, then masks, on the
 mel power (masks as the DCASE 2024 baseline has them: masked values become the logarithm's floor); Freq-MixStyle
 and mixup on the log-mel.
 
 The transforms are pure functions of explicit numbers. `draw` makes those numbers with numpy on the CPU,
-from a generator seeded by run, epoch and step: the same on every device, and a resumed run repeats them.
+from a generator seeded by run, epoch and step: the same on every torch device, and a resumed run repeats them.
 """
 
 from dataclasses import dataclass
@@ -42,13 +42,16 @@ class Draw:
 def draw(
     settings: Augment,
     front_end: FrontEnd,
-    devices: NDArray[np.str_],
+    recording_devices: NDArray[np.str_],
     responses: int,
     rng: np.random.Generator,
     torch_device: torch.device,
 ) -> Draw:
-    """Draw a batch's random numbers. `devices` (batch,) names each clip's; `responses` counts the impulse responses."""
-    batch = len(devices)
+    """Draw a batch's random numbers.
+
+    `recording_devices` (batch,) names each clip's; `responses` counts the impulse responses.
+    """
+    batch = len(recording_devices)
 
     def send(values: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(values)
@@ -69,7 +72,7 @@ def draw(
         indices = rng.integers(0, responses, batch)
         applies = rng.uniform(0, 1, batch) < settings.dir_p
         if settings.dir_devices:
-            applies &= np.isin(devices, settings.dir_devices)
+            applies &= np.isin(recording_devices, settings.dir_devices)
         response = send(np.where(applies, indices, -1))
     return Draw(
         shift=shift,

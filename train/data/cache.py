@@ -29,7 +29,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, lock, reserve, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.audio import Recording
-from tinyscene.train.data.datasets import Dataset, Entry
+from tinyscene.train.data.datasets import Dataset, ListedRecording
 
 FORMAT = 2  # of the cache and of how it is decoded; part of its key. 1 resampled in float32
 
@@ -134,11 +134,13 @@ def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None) -> Cl
 def _key(dataset: Dataset, sample_rate: int) -> str:
     """Hash of everything a cache depends on that can be known without decoding."""
     digest = hashlib.sha256(f"{FORMAT} {sample_rate} {dataset.labels}".encode())
-    for entry in dataset.entries:
-        path = dataset.root / entry.path
+    for recording in dataset.recordings:
+        path = dataset.root / recording.path
         stat = path.stat() if path.is_file() else None
         known = (stat.st_size, stat.st_mtime_ns) if stat else None
-        digest.update(f"{entry} {known}\n".encode())
+        # the class was called Entry when the first caches were written: another text here would make all of them anew
+        names = f"Entry(path={recording.path!r}, label={recording.label!r}, device={recording.device!r})"
+        digest.update(f"{names} {known}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -163,14 +165,16 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
     pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(max(1, total), sample_rate))
     done = _read_journal(partial / "journal.jsonl")
     waiting = [
-        (entry, first) for entry, first in zip(dataset.entries, first_clips, strict=True) if entry.path not in done
+        (recording, first)
+        for recording, first in zip(dataset.recordings, first_clips, strict=True)
+        if recording.path not in done
     ]
     with (
         (partial / "journal.jsonl").open("a", encoding="utf-8") as journal,
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        progress("preparing", len(dataset.entries), len(done)) as advance,
+        progress("preparing", len(dataset.recordings), len(done)) as advance,
     ):
-        jobs = [pool.submit(_decode, dataset.root, entry, first, pcm) for entry, first in waiting]
+        jobs = [pool.submit(_decode, dataset.root, recording, first, pcm) for recording, first in waiting]
         try:
             for job in as_completed(jobs):
                 item = job.result()
@@ -183,9 +187,9 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
             raise
     if not any(item.clips for item in done.values()):
         shutil.rmtree(partial)
-        raise InputError(f"{dataset.root}: not one of its {len(dataset.entries)} recordings can be used")
+        raise InputError(f"{dataset.root}: not one of its {len(dataset.recordings)} recordings can be used")
     pcm.flush()
-    recordings = tuple(done[entry.path] for entry in dataset.entries)
+    recordings = tuple(done[recording.path] for recording in dataset.recordings)
     index = Index(
         format=FORMAT,
         sample_rate=sample_rate,
@@ -202,23 +206,23 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
 def _plan(dataset: Dataset, sample_rate: int) -> tuple[list[int], int]:
     """The first clip of each recording, from the headers, and the room that all of them need."""
 
-    def count(entry: Entry) -> int:
+    def count(recording: ListedRecording) -> int:
         try:
-            return Recording(dataset.root / entry.path, sample_rate).clip_count
+            return Recording(dataset.root / recording.path, sample_rate).clip_count
         except InputError:
             return 0  # _decode says why
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        counts = list(pool.map(count, dataset.entries))
+        counts = list(pool.map(count, dataset.recordings))
     ends = np.cumsum(counts)
     return [int(end) - count for end, count in zip(ends, counts, strict=True)], int(ends[-1])
 
 
-def _decode(root: Path, entry: Entry, first: int, pcm: NDArray[np.int16]) -> CachedRecording:
+def _decode(root: Path, listed: ListedRecording, first: int, pcm: NDArray[np.int16]) -> CachedRecording:
     """Write one recording's clips into the memory map and say what was done."""
     digest, count, rate, silent = hashlib.sha256(), 0, 0, []
     try:
-        recording = Recording(root / entry.path, pcm.shape[1])
+        recording = Recording(root / listed.path, pcm.shape[1])
         rate = recording.rate
         for clip in recording.clips():
             pcm[first + count] = clip
@@ -233,11 +237,11 @@ def _decode(root: Path, entry: Entry, first: int, pcm: NDArray[np.int16]) -> Cac
         elif silent:
             notes.append(f"{len(silent)} s of digital silence not used")
     except InputError as error:
-        count, silent, notes = 0, [], [f"left out: {str(error).removeprefix(f'{root / entry.path}: ')}"]
+        count, silent, notes = 0, [], [f"left out: {str(error).removeprefix(f'{root / listed.path}: ')}"]
     return CachedRecording(
-        path=entry.path,
-        label=entry.label,
-        device=entry.device,
+        path=listed.path,
+        label=listed.label,
+        device=listed.device,
         first_clip=first,
         clips=count,
         silent=tuple(silent),

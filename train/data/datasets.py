@@ -51,8 +51,8 @@ LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One recording: its path under the root, its label, and its device or none."""
+class ListedRecording:
+    """A recording in the lists of a dataset: its path under the root, its label, and its recording device or none."""
 
     path: str
     label: str
@@ -65,7 +65,7 @@ class Dataset:
 
     root: Path
     labels: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    recordings: tuple[ListedRecording, ...]
     splits: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     layout: Literal["tau", "folders"]
 
@@ -83,15 +83,17 @@ class Dataset:
 
     def describe(self, split: str) -> dict[str, Any]:
         """What a model card says of the data: name, layout, the file with its terms, and the lists' recordings."""
-        known = {entry.path: entry for entry in self.entries}
+        known = {recording.path: recording for recording in self.recordings}
         terms = sorted(path.name for path in self.root.iterdir() if path.is_file() and LICENCE.fullmatch(path.name))
         lists = {}
         for part, paths in zip(("training", "test"), self.split(split), strict=True):
-            entries = [known[path] for path in paths]
+            recordings = [known[path] for path in paths]
             lists[part] = {
-                "recordings": len(entries),
-                "by_class": dict(sorted(Counter(entry.label for entry in entries).items())),
-                "by_device": dict(sorted(Counter(entry.device for entry in entries if entry.device).items())),
+                "recordings": len(recordings),
+                "by_class": dict(sorted(Counter(recording.label for recording in recordings).items())),
+                "by_device": dict(
+                    sorted(Counter(recording.device for recording in recordings if recording.device).items())
+                ),
             }
         name = self.root.resolve().name
         return {"name": name, "layout": self.layout, "licence": terms[0] if terms else None, **lists}
@@ -122,19 +124,19 @@ def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str | Non
 
 
 def _open_tau(root: Path, splits: Path | None) -> Dataset:
-    entries = []
+    recordings = []
     for line, row in _read_table(root / "meta.csv", TAU_COLUMNS):
         if row["scene_label"] not in SCENES:
             raise InputError(
                 f"{root / 'meta.csv'} line {line}: unknown scene {row['scene_label']!r}; known are {', '.join(SCENES)}"
             )
-        entries.append(
-            Entry(_inside(row["filename"], root / "meta.csv", line), row["scene_label"], row["source_label"])
+        recordings.append(
+            ListedRecording(_inside(row["filename"], root / "meta.csv", line), row["scene_label"], row["source_label"])
         )
-    if not entries:
+    if not recordings:
         raise InputError(f"{root / 'meta.csv'}: names no recording")
-    known = {entry.path for entry in entries}
-    if len(known) < len(entries):
+    known = {recording.path for recording in recordings}
+    if len(known) < len(recordings):
         raise InputError(f"{root / 'meta.csv'}: names a recording twice")
     folder = _splits_folder(root, splits)
     test = _read_list(folder / "test.csv", known)
@@ -145,7 +147,7 @@ def _open_tau(root: Path, splits: Path | None) -> Dataset:
             raise InputError(f"{lists[name]}: {min(both)!r} is in the test list too")
     if not split_lists:
         raise InputError(f"{folder}: holds none of {', '.join(path.name for path in lists.values())}")
-    return Dataset(root, SCENES, tuple(entries), split_lists, "tau")
+    return Dataset(root, SCENES, tuple(recordings), split_lists, "tau")
 
 
 def _splits_folder(root: Path, splits: Path | None) -> Path:
@@ -217,20 +219,20 @@ def _open_folders(root: Path, fold_pattern: str) -> Dataset:
         raise InputError(f"--fold-pattern {fold_pattern}: not a regular expression ({error})") from None
     if pattern.groups < 1:
         raise InputError(f"--fold-pattern {fold_pattern}: needs a group, such as {FOLD_PATTERN}")
-    entries = [
-        Entry(str(path.relative_to(root)), folder.name, "")
+    recordings = [
+        ListedRecording(str(path.relative_to(root)), folder.name, "")
         for folder in sorted(path for path in root.iterdir() if path.is_dir())
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES
     ]
-    for entry in entries:
-        if not entry.path.isprintable():  # such as bytes that are not UTF-8
-            raise InputError(f"{root}: {entry.path!r} has a name that cannot be written down; rename it")
-    labels = tuple(sorted({entry.label for entry in entries}))
+    for recording in recordings:
+        if not recording.path.isprintable():  # such as bytes that are not UTF-8
+            raise InputError(f"{root}: {recording.path!r} has a name that cannot be written down; rename it")
+    labels = tuple(sorted({recording.label for recording in recordings}))
     if len(labels) < 2:
         content = f"sounds of {len(labels)} class" if labels else "no sounds"
         raise InputError(f"{root}: holds no meta.csv, and {content} in its folders; a folder a class, two at least")
-    folds = {entry.path: _fold(entry.path, pattern) for entry in entries}
+    folds = {recording.path: _fold(recording.path, pattern) for recording in recordings}
     splits = {
         f"fold{fold}": (
             tuple(path for path in folds if folds[path] != fold),
@@ -240,7 +242,7 @@ def _open_folders(root: Path, fold_pattern: str) -> Dataset:
     }
     if len(splits) < 2:
         raise InputError(f"{root}: --fold-pattern {fold_pattern} puts every file in one fold")
-    return Dataset(root, labels, tuple(entries), splits, "folders")
+    return Dataset(root, labels, tuple(recordings), splits, "folders")
 
 
 def _fold(path: str, pattern: re.Pattern[str]) -> str:

@@ -79,7 +79,7 @@ def resume_run(
         for name, parameter in _trained(network):
             keys = ("step", "exp_avg", "exp_avg_sq")
             optimizer.state[parameter] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
-        optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
+        optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' torch device
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
     return state

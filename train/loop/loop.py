@@ -78,8 +78,8 @@ def train(
     source = transfer(network, weights, clips.labels) if weights else None
     trainer, card = fit(network, recipe, dataset, clips, split, out, resume, loss_of(recipe.distill), source)
     if trainer.ranks.rank == 0 and not (out / MODEL).exists():
-        kept = trainer.network if trainer.average is None else trainer.average.module
-        save_tensors(out / MODEL, finish(kept.cpu()).state_dict(), card)
+        final_network = trainer.network if trainer.average is None else trainer.average.module
+        save_tensors(out / MODEL, finish(final_network.cpu()).state_dict(), card)
     trainer.ranks.sum(torch.zeros(1, device=trainer.torch_device))  # no process leaves before the file is written
     return out / MODEL
 
@@ -195,8 +195,8 @@ class StopFlag:
         self.raised = True
 
     def __enter__(self) -> "StopFlag":
-        heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
-        self._former = {number: signal.signal(number, self._note) for number in heard}
+        signals = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+        self._former = {number: signal.signal(number, self._note) for number in signals}
         return self
 
     def __exit__(self, *_: object) -> None:

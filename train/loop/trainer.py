@@ -178,9 +178,9 @@ class Trainer:
     def _unlabelled(self, positions: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> float:
         """Sum the gradients of the consistency loss on as many unlabelled clips. Returns the summed loss."""
         settings, nobody = self.recipe.consistency, torch.zeros(len(positions), 0, device=self.torch_device)
-        devices = self.clips.recording_devices(self.unlabelled[positions - len(self.labelled)])
+        recording_devices = self.clips.recording_devices(self.unlabelled[positions - len(self.labelled)])
         as_recorded, _ = self._features(positions, augment.Draw(), nobody)
-        augmented, _ = self._features(positions, replace(self._draw(devices, rng), mixup=None), nobody)
+        augmented, _ = self._features(positions, replace(self._draw(recording_devices, rng), mixup=None), nobody)
         loss = 0.0
         for start in range(0, len(positions), self.micro_batch):
             part = slice(start, start + self.micro_batch)
@@ -195,9 +195,11 @@ class Trainer:
             loss += float(part_loss.detach())
         return loss
 
-    def _draw(self, devices: NDArray[np.str_], rng: np.random.Generator) -> augment.Draw:
+    def _draw(self, recording_devices: NDArray[np.str_], rng: np.random.Generator) -> augment.Draw:
         responses = 0 if self.responses is None else len(self.responses)
-        return augment.draw(self.recipe.augment, self.recipe.features, devices, responses, rng, self.torch_device)
+        return augment.draw(
+            self.recipe.augment, self.recipe.features, recording_devices, responses, rng, self.torch_device
+        )
 
     @torch.no_grad()
     def _features(self, positions: NDArray[np.int64], drawn: augment.Draw, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -116,11 +116,11 @@ class Ast(nn.Module):
         """The network that is kept: LoRA's products merged, every name that of full tuning. This one stays as it is."""
         if self.settings.tuning == "full":
             return self
-        kept = copy.deepcopy(self)
-        assert isinstance(kept.audio_spectrogram_transformer, LoraModel)
-        kept.audio_spectrogram_transformer = kept.audio_spectrogram_transformer.merge_and_unload()
-        kept.settings = self.settings.finished()
-        return kept.requires_grad_(True)
+        network = copy.deepcopy(self)
+        assert isinstance(network.audio_spectrogram_transformer, LoraModel)
+        network.audio_spectrogram_transformer = network.audio_spectrogram_transformer.merge_and_unload()
+        network.settings = self.settings.finished()
+        return network.requires_grad_(True)
 
 
 def _renamed(name: str) -> str:

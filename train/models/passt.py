@@ -13,7 +13,7 @@ a second classifier that DeiT brought along and that the published network never
 tokens to `head`). `published` drops it. Of the full size, construction, count, names, shapes and one forward pass
 are tested; training is tested small, and no published weights were at hand.
 
-Random numbers come from torch's generator on the CPU, whatever the device.
+Random numbers come from torch's generator on the CPU, whatever the torch device.
 """
 
 from collections import OrderedDict
@@ -132,5 +132,5 @@ def _leave_out(x: Tensor, key: str, count: int, dim: int) -> Tensor:
         return x
     if count >= x.shape[dim]:
         raise InputError(f"model.{key} is {count}: there are {x.shape[dim]} to leave out, and one must stay")
-    kept = torch.randperm(x.shape[dim])[count:].sort().values
-    return x.index_select(dim, kept.to(x.device))
+    indices = torch.randperm(x.shape[dim])[count:].sort().values
+    return x.index_select(dim, indices.to(x.device))

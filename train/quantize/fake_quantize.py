@@ -115,14 +115,14 @@ class FakeQuantGraph(nn.Module):
 
     def ranges(self) -> Ranges:
         """The activations' ranges as they are now, those of pools left out."""
-        found = {}
+        ranges = {}
         for name in self.source.tensors:
             if _key(name) in self.roundings:
                 rounding = self.roundings[_key(name)]
                 assert isinstance(rounding, FakeQuantize)
                 low, high = rounding.range().tolist()
-                found[name] = (low, high)
-        return found
+                ranges[name] = (low, high)
+        return ranges
 
     def graph(self) -> Graph:
         """The float graph with the weights as they are now."""

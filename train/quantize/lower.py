@@ -161,13 +161,13 @@ class _Lowering:
         operands, supported = _operands(node), "addition of two tensors of one shape"
         plain = len(operands) == len(node.args) == 2 and not node.kwargs
         self.require(node, plain, "of other than two tensors", supported)
-        first, second = (self.shapes[each] for each in operands)
+        first, second = (self.shapes[operand] for operand in operands)
         self.require(node, first == second, f"of {first} and {second}", supported)
         self.add(node, Add, self.tensors[operands[0]].shape)
 
     def pool(self, node: fx.Node) -> None:
         layer: nn.AvgPool2d = self.layer(node)
-        size, stride, before = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.padding))
+        size, stride, before = (_pair(setting) for setting in (layer.kernel_size, layer.stride, layer.padding))
         counted = layer.count_include_pad or before == (0, 0)
         self.require(node, counted, "with count_include_pad=False", "pools that count their padding")
         self.require(node, not layer.ceil_mode, "with ceil_mode=True", "ceil_mode=False")
@@ -179,48 +179,50 @@ class _Lowering:
             whole = self.shapes[node][2:] == (1, 1)
         else:
             axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-            numbers = [each % 4 for each in axes if isinstance(each, int)] if isinstance(axes, tuple | list) else []
+            numbers = [axis % 4 for axis in axes if isinstance(axis, int)] if isinstance(axes, tuple | list) else []
             whole = sorted(numbers) == [2, 3] and set(node.kwargs) <= {"input", "dim", "keepdim"}
         self.require(node, whole, "over other than all of mel and frame", "global pooling")
         self.add(node, Mean, (1, self.shapes[node][1]))
 
     def flatten(self, node: fx.Node) -> None:
         """What flatten and squeeze make of (batch, channels, 1, 1), the graph's Mean has made already."""
-        source, made = self.tensors[_operands(node)[0]], self.shapes[node]
-        kept = made[:1] == (_BATCH,) and source.shape == (1, *made[1:2])
-        self.require(node, kept, f"to {made}", "Flatten and squeeze to (batch, channels) after global pooling")
+        source, shape = self.tensors[_operands(node)[0]], self.shapes[node]
+        is_flat = shape[:1] == (_BATCH,) and source.shape == (1, *shape[1:2])
+        self.require(node, is_flat, f"to {shape}", "Flatten and squeeze to (batch, channels) after global pooling")
         self.tensors[node] = source
 
     def finish(self, node: fx.Node) -> None:
-        made = [self.tensors[each].name for each in _operands(node)]
-        self.require(node, made == list(self.operators)[-1:], "of other than the last result", "one result, made last")
+        results = [self.tensors[operand].name for operand in _operands(node)]
+        self.require(
+            node, results == list(self.operators)[-1:], "of other than the last result", "one result, made last"
+        )
         _, last = self.operators.popitem()
         self.operators[OUTPUT] = replace(last, output=replace(last.output, name=OUTPUT))
 
     def window(self, node: fx.Node, kind: Any, size: Any, stride: Any, before: Any, **settings: Any) -> None:
         """Append an operator with a window; its padding at the end reaches no further than some window does."""
-        given, made = self.tensors[_operands(node)[0]].shape, self.shapes[node]
-        self.require(node, len(given) == 4, "after global pooling", "convolutions and pools before it")
-        sides = zip(made[2:], stride, size, before, given[1:3], strict=True)
+        input_shape, shape = self.tensors[_operands(node)[0]].shape, self.shapes[node]
+        self.require(node, len(input_shape) == 4, "after global pooling", "convolutions and pools before it")
+        sides = zip(shape[2:], stride, size, before, input_shape[1:3], strict=True)
         bottom, right = (
             max((count - 1) * step + span - first - size_in, 0) for count, step, span, first, size_in in sides
         )
         padding = (before[0], bottom, before[1], right)
-        self.add(node, kind, (1, *made[2:], made[1]), stride=stride, padding=padding, **settings)
+        self.add(node, kind, (1, *shape[2:], shape[1]), stride=stride, padding=padding, **settings)
 
     def add(self, node: fx.Node, kind: Any, shape: Shape, **settings: Any) -> None:
         """Append the operator that makes this node's value; shape is the graph's."""
-        inputs = tuple(self.tensors[each].name for each in _operands(node))
+        inputs = tuple(self.tensors[operand].name for operand in _operands(node))
         self.tensors[node] = Tensor(self.name(node), shape)
         self.operators[self.tensors[node].name] = kind(inputs=inputs, output=self.tensors[node], **settings)
 
     def fusable(self, node: fx.Node, kinds: Any, supported: str) -> Any:
         """The operator that makes what this node alone reads (so the node may as well work in place)."""
         source = _operands(node)[0]
-        made = self.operators.get(self.tensors[source].name)
-        self.require(node, isinstance(made, kinds), "after something else", supported)
+        operator = self.operators.get(self.tensors[source].name)
+        self.require(node, isinstance(operator, kinds), "after something else", supported)
         self.require(node, len(source.users) == 1, "of what others read too", supported)
-        return made
+        return operator
 
     def fuse(self, node: fx.Node, fused: Kind) -> None:
         """Let an operator that does this node's work too take the place of the one it was made from."""
@@ -236,10 +238,14 @@ class _Lowering:
         outer = name.rpartition(".")[0]
         around = self.network.get_submodule(outer)
         if outer and isinstance(around, nn.Sequential):
-            convolutions = [each for each in around.modules() if isinstance(each, nn.Conv2d)]
+            convolutions = [layer for layer in around.modules() if isinstance(layer, nn.Conv2d)]
             name = outer if convolutions == [self.layer(node)] else name
-        taken = {INPUT, OUTPUT, *self.operators}
-        return next(each for each in (name, *(f"{name}_{count}" for count in range(2, 10_000))) if each not in taken)
+        names = {INPUT, OUTPUT, *self.operators}
+        return next(
+            candidate
+            for candidate in (name, *(f"{name}_{count}" for count in range(2, 10_000)))
+            if candidate not in names
+        )
 
     def require(self, node: fx.Node, condition: bool, detail: str, supported: str) -> None:
         if not condition:
@@ -259,7 +265,7 @@ def _place(node: fx.Node) -> str:
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:
-    return [each for each in (*node.args, *node.kwargs.values()) if isinstance(each, fx.Node)]
+    return [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
 
 
 def _pair(setting: int | Pair) -> Pair:

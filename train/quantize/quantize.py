@@ -72,7 +72,7 @@ def quantize(
     if resume and not qat:
         raise InputError("--resume: only fine-tuning can be resumed; say --qat, too")
     card = load_model(run)[1]
-    if wrong := [each for each in overrides or [] if not each.startswith("quantize.")]:
+    if wrong := [setting for setting in overrides or [] if not setting.startswith("quantize.")]:
         raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section quantize can be changed")
     split = split or card.split or dataset.default_split
     parts = {device: part_of(dataset, split, device) for device in load_devices(run, card)}
@@ -110,9 +110,9 @@ def _prepare(
     FixedPointLogMel(recipe.features, scale=1.0, zero_point=0)  # raises if the integers cannot follow the front end
     count = count_network(network, recipe)
     count.require(recipe.budget, allow_over_budget)
-    chosen = clips.select(dataset.split(split)[0])
-    chosen = np.random.default_rng(recipe.seed).permutation(chosen)[: recipe.quantize.clips]
-    graph, corrected, ranges = _post_training(lower(network, recipe.features.shape), recipe, clips.pcm[chosen])
+    indices = clips.select(dataset.split(split)[0])
+    indices = np.random.default_rng(recipe.seed).permutation(indices)[: recipe.quantize.clips]
+    graph, corrected, ranges = _post_training(lower(network, recipe.features.shape), recipe, clips.pcm[indices])
     training = []
     if qat:
         rounded = FakeQuantGraph(corrected)
@@ -121,7 +121,7 @@ def _prepare(
         training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume, source)
         corrected, ranges = rounded.cpu().graph(), rounded.ranges()
     integer = to_integers(corrected, ranges)
-    errors = inspect_errors(integer, graph, recipe.features, clips.pcm[chosen[:INSPECTED_CLIPS]])
+    errors = inspect_errors(integer, graph, recipe.features, clips.pcm[indices[:INSPECTED_CLIPS]])
     content = {
         "name": name,
         "recipe": recipe.as_dict(),
@@ -130,7 +130,7 @@ def _prepare(
             "split": split,
             "data_hash": clips.data_hash,
             "data": dataset.describe(split),
-            "calibration_clips": len(chosen),
+            "calibration_clips": len(indices),
             "training": training,
             "made_by": provenance(),
         },
@@ -175,9 +175,9 @@ def _fine_tune(
     # bfloat16 would round where the integers do not
     train = train.model_copy(update={"weight_decay": 0.0, "precision": "float32"})
     distill = recipe.distill if settings.distill < 1 else Distill()
-    chosen = recipe.model_copy(update={"train": train, "distill": distill, "consistency": Consistency()})
+    qat_recipe = recipe.model_copy(update={"train": train, "distill": distill, "consistency": Consistency()})
     loss = from_network(network, settings.distill, loss_of(distill))
-    fit(rounded, chosen, dataset, clips, split, work, resume, loss, source)
+    fit(rounded, qat_recipe, dataset, clips, split, work, resume, loss, source)
     if not all(parameter.isfinite().all() for parameter in rounded.parameters()):
         raise InputError(f"{work}: fine-tuning diverged; remove the folder and try a lower --set quantize.lr")
     return [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]

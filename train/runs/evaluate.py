@@ -132,10 +132,10 @@ def score_recordings(
     numbers, position = np.unique(clips.recording[indices], return_inverse=True)
     scores = np.zeros((len(numbers), len(clips.labels)))  # (recording, class)
     with progress("evaluating", len(indices)) as advance:
-        for asked, members in _shares(predict, variants or {}, clips.recording_devices(indices)):
+        for ask, members in _shares(predict, variants or {}, clips.recording_devices(indices)):
             for start in range(0, len(members), BATCH):
                 part = members[start : start + BATCH]
-                np.add.at(scores, position[part], asked(clips.pcm[indices[part]]))
+                np.add.at(scores, position[part], ask(clips.pcm[indices[part]]))
                 advance(len(part))
     return [clips.recordings[number] for number in numbers], scores / np.bincount(position)[:, None]
 

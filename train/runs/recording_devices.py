@@ -23,7 +23,7 @@ def part_of(dataset: Dataset, split: str, device: str) -> Dataset:
     Raises InputError if the training list holds nothing of the device.
     """
     training, test = dataset.split(split)
-    recorded = {entry.path for entry in dataset.entries if entry.device == device}
+    recorded = {entry.path for entry in dataset.recordings if entry.device == device}
     own = tuple(path for path in training if path in recorded)
     if not own:
         raise InputError(f"{dataset.root}: no recording of device {device} is in the training list of split {split}")

@@ -48,8 +48,8 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_l
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$", max_length=40)]  # part of a folder's name
 
 
-class Entry(Section):
-    """What is trained under one name."""
+class SweepEntry(Section):
+    """One of the `runs` of a sweep file: what is trained under one name."""
 
     recipe: str
     set: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Sweep(Section):
     splits: Names
     seeds: Seeds
     set: tuple[str, ...] = ()
-    runs: Annotated[dict[RunName, Entry], Field(min_length=1)]
+    runs: Annotated[dict[RunName, SweepEntry], Field(min_length=1)]
 
     def splits_of(self, name: str) -> tuple[str, ...]:
         return self.runs[name].splits or self.splits
@@ -114,7 +114,7 @@ class Sweep(Section):
             raise ValueError(f"runs: they wait for each other in a circle, {' -> '.join(error.args[1])}") from None
         return self
 
-    def _check_entry(self, name: str, entry: Entry) -> None:
+    def _check_entry(self, name: str, entry: SweepEntry) -> None:
         for needed in entry.needs:
             if needed not in self.runs:
                 raise ValueError(f"runs.{name}: there is no run {needed!r}: {hint(needed, list(self.runs))}")
@@ -210,7 +210,7 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
     return tuple(jobs.values())
 
 
-def _recipe(name: str, entry: Entry, settings: tuple[str, ...]) -> Recipe:
+def _recipe(name: str, entry: SweepEntry, settings: tuple[str, ...]) -> Recipe:
     """The recipe of an entry's runs, but for their seeds and teachers."""
     if fixed := [setting for setting in settings if setting.startswith("seed=")]:
         raise InputError(f"runs.{name}: {fixed[0]}: a sweep's seeds are listed under `seeds`")
@@ -226,7 +226,7 @@ def _run(name: str, split: str, seed: int) -> str:
     return f"runs/{name}-{split}-{seed}"
 
 
-def _logits_job(sweep: Sweep, entry: Entry, split: str) -> LogitsJob:
+def _logits_job(sweep: Sweep, entry: SweepEntry, split: str) -> LogitsJob:
     """Its name holds a hash of its teachers: with other seeds they are other teachers."""
     needs = [_run(name, split, seed) for name in entry.teachers for seed in sweep.seeds_of(name)]
     digest = hashlib.sha256(" ".join(needs).encode()).hexdigest()[:8]
@@ -239,7 +239,7 @@ def _describe(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     key, given = ".".join(str(part) for part in fault["loc"] if part != "[key]"), fault["input"]
     if fault["type"] == "extra_forbidden":
-        known = Entry.model_fields if len(fault["loc"]) > 1 else Sweep.model_fields
+        known = SweepEntry.model_fields if len(fault["loc"]) > 1 else Sweep.model_fields
         return f"unknown key {key!r}: {hint(key.rpartition('.')[2], list(known))}"
     what = {
         "value_error": fault["msg"].removeprefix("Value error, "),  # a check of our own, which says it all

@@ -38,7 +38,7 @@ def published_baseline(split: str) -> dict[str, Any]:
     macro, deviation = PUBLISHED_MACRO[split]
     devices = [device for group in DEVICE_GROUPS.values() for device in group]
     by_device = dict(zip(devices, PUBLISHED_DEVICES[split], strict=True))
-    groups = {name: statistics.mean(by_device[each] for each in members) for name, members in DEVICE_GROUPS.items()}
+    groups = {name: statistics.mean(by_device[device] for device in members) for name, members in DEVICE_GROUPS.items()}
 
     def known(figures: dict[str, float]) -> dict[str, dict[str, Any]]:
         return {name: {"mean": value / 100, "sd": None, "count": 5} for name, value in figures.items()}

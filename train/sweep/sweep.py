@@ -200,7 +200,7 @@ def run_locally(status: SweepStatus, jobs: int | None) -> None:
     threads = max(1, available_cores() // len(environments))
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by slot
     (status.out / "logs").mkdir(exist_ok=True)
-    heard, held = os.pipe()  # jobs hear it close when this process is gone, however it went
+    read_end, write_end = os.pipe()  # jobs hear it close when this process is gone, however it went
     try:
         with StopFlag() as stop, progress(status.sweep.sweep.name, len(status.state), status.ended) as advance:
             while not status.is_over and not stop.raised:
@@ -211,7 +211,7 @@ def run_locally(status: SweepStatus, jobs: int | None) -> None:
                         status.end(job, _failure(process.returncode, _log(status.out, job)))
                 free = [slot for slot in range(len(environments)) if slot not in running]
                 for slot, job in zip(free, status.ready(), strict=False):
-                    running[slot] = job, _start(status.out, job, threads, environments[slot], heard)
+                    running[slot] = job, _start(status.out, job, threads, environments[slot], read_end)
                     status.begin(job)
                 advance(status.ended - before)
                 time.sleep(POLL)
@@ -220,8 +220,8 @@ def run_locally(status: SweepStatus, jobs: int | None) -> None:
             for _, process in running.values():
                 process.wait()
     finally:
-        os.close(heard)
-        os.close(held)
+        os.close(read_end)
+        os.close(write_end)
     status.require_over()
 
 
