@@ -16,10 +16,11 @@ from tinyscene.benchmarks.experiments.results import read_result, write_result
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
 from tinyscene.train.data.features import LogMel
+from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.recipe import load_recipe
 from tinyscene.train.runs.evaluate import evaluate, predictor
-from tinyscene.train.runs.run import load_model
+from tinyscene.train.runs.run import RunFolder, load_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Data = Annotated[Path, typer.Option(help="Folder of the dataset.")]
@@ -66,7 +67,7 @@ def _run(
         parsed_recipe = load_recipe(recipe, settings)
         dataset = open_dataset(data)
         clips = prepare(dataset, parsed_recipe.features.sample_rate)
-        train(parsed_recipe, dataset, clips, split, folder, resume=folder.exists())
+        train(parsed_recipe, TrainingData(dataset, clips, split), RunFolder(folder, resume=folder.exists()))
         network, card = load_model(folder)
         metrics = evaluate(predictor(network, LogMel(parsed_recipe.features)), clips, dataset.split(split)[1])
         groups = {group: row["accuracy"] for group, row in metrics["by_device_group"].items()}

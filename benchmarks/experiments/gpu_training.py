@@ -22,8 +22,7 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.loop.checkpoint import TrainState
-from tinyscene.train.loop.loop import CPU_MICRO_BATCH
-from tinyscene.train.loop.trainer import Ranks, Trainer
+from tinyscene.train.loop.trainer import CPU_MICRO_BATCH, Hardware, Ranks, Selection, Trainer
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
 from tinyscene.train.teachers.distill import cross_entropy
@@ -60,12 +59,10 @@ def main(
     torch_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     noise = random_clips(clips, settings.features.clip_samples)
     network = build(settings.model, len(SCENES)).to(torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.train.lr, weight_decay=settings.train.weight_decay)
     batch, every = settings.train.batch_size, np.arange(clips)
     micro_batch = batch if torch_device.type == "cuda" else CPU_MICRO_BATCH
-    trainer = Trainer(
-        settings, noise, every, network, optimizer, Ranks(0, 1), torch_device, micro_batch, cross_entropy, every[:0]
-    )
+    hardware = Hardware(Ranks(0, 1), torch_device, micro_batch)
+    trainer = Trainer(network, settings, cross_entropy, Selection(noise, every, every[:0]), hardware)
     state, seconds = TrainState(), []
     with progress("measuring", steps) as advance:
         for _ in range(steps + 1):

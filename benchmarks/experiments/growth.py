@@ -30,7 +30,7 @@ from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import SCENES, open_dataset
 from tinyscene.train.data.sample import write_sample
-from tinyscene.train.loop.loop import CPU_MICRO_BATCH
+from tinyscene.train.loop.trainer import CPU_MICRO_BATCH
 from tinyscene.train.models import build
 from tinyscene.train.quantize.calibrate import calibrate, to_integers
 from tinyscene.train.quantize.lower import lower

@@ -30,8 +30,7 @@ from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.loop.checkpoint import TrainState
-from tinyscene.train.loop.loop import CPU_MICRO_BATCH
-from tinyscene.train.loop.trainer import Ranks, Trainer
+from tinyscene.train.loop.trainer import CPU_MICRO_BATCH, Hardware, Ranks, Selection, Trainer
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.teachers.distill import cross_entropy
@@ -106,12 +105,10 @@ class _DenseResampler:
 def our_step(recipe: Recipe, clips: Clips, paths: tuple[str, ...], micro_batch: int) -> Callable[[], object]:
     """The training loop's step, on the waveform cache."""
     network = build(recipe.model, len(clips.labels)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
     indices = clips.select(paths)
-    cpu, nothing = torch.device("cpu"), indices[:0]
-    trainer = Trainer(
-        recipe, clips, indices, network, optimizer, Ranks(0, 1), cpu, micro_batch, cross_entropy, unlabelled=nothing
-    )
+    selection = Selection(clips, labelled=indices, unlabelled=indices[:0])
+    hardware = Hardware(Ranks(0, 1), torch.device("cpu"), micro_batch)
+    trainer = Trainer(network, recipe, cross_entropy, selection, hardware)
     state = TrainState()
     full_batches = len(indices) // recipe.train.batch_size
 

@@ -24,7 +24,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -218,35 +218,37 @@ class Bundle:
         return (self.folder / EXPORTS[kind]).read_bytes() if EXPORTS[kind] in self.content["files"] else None
 
 
-def write_bundle(
-    folder: Path,
-    graph: Graph,
-    float_graph: Graph,
-    front_end: FrontEnd,
-    labels: tuple[str, ...],
-    content: dict[str, Any],
-    variants: Mapping[str, Callable[[Path], Bundle]] | None = None,
-) -> Bundle:
-    """Write a new bundle, whole or not at all. `content` is what else goes into its index.
+@dataclass(frozen=True)
+class BundleParts:
+    """What a bundle is written from."""
 
-    `variants` has for each device what writes its bundle into a folder.
-    """
+    graph: Graph
+    float_graph: Graph
+    front_end: FrontEnd
+    labels: tuple[str, ...]
+    content: dict[str, Any]  # what else goes into the index
+
+
+def write_bundle(folder: Path, parts: BundleParts, variants: Mapping[str, BundleParts] | None = None) -> Bundle:
+    """Write a new bundle, whole or not at all. `variants` has the parts for single recording devices, by name."""
     require_free(folder)
     for device in variants or {}:
         require_device_name(device)
-    settings = front_end.as_dict()
+    settings = parts.front_end.as_dict()
     with replacing_folder(folder) as temporary:
-        save_graph(graph, temporary, GRAPH)
-        save_graph(float_graph, temporary, FLOAT_GRAPH)
-        write_whole(temporary / VECTORS, make_vectors(front_end, graph).to_bytes())
-        written = {device: write(temporary / VARIANTS / device) for device, write in (variants or {}).items()}
-        table = {device: {"sha256": variant.fingerprint} for device, variant in written.items()}
+        save_graph(parts.graph, temporary, GRAPH)
+        save_graph(parts.float_graph, temporary, FLOAT_GRAPH)
+        write_whole(temporary / VECTORS, make_vectors(parts.front_end, parts.graph).to_bytes())
+        table = {
+            device: {"sha256": write_bundle(temporary / VARIANTS / device, variant).fingerprint}
+            for device, variant in (variants or {}).items()
+        }
         index = {
             "schema": SCHEMA,
-            "labels": list(labels),
+            "labels": list(parts.labels),
             "front_end": settings,
             "front_end_sha256": _hash(settings),
-            **content,
+            **parts.content,
             **({VARIANTS: table} if table else {}),
             "files": {part: sha256(temporary / part) for part in LASTING},
         }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tinyscene.deploy.bundle.bundle
-from tinyscene.deploy.bundle.bundle import Bundle, open_bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
@@ -218,10 +218,10 @@ def test_an_integer_graph_for_the_float_one_is_refused(folder: Path, run_cli: Ru
 
 
 def write(bundle: Bundle, folder: Path, float_graph: Graph | None = None) -> Bundle:
-    graphs = bundle.graph, float_graph or bundle.float_graph
     own = {"schema", "labels", "front_end", "front_end_sha256", "files"}
     content = {key: value for key, value in bundle.content.items() if key not in own}
-    return write_bundle(folder, *graphs, bundle.front_end, bundle.labels, content)
+    floats = float_graph or bundle.float_graph
+    return write_bundle(folder, BundleParts(bundle.graph, floats, bundle.front_end, bundle.labels, content))
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError, MemoryError])
@@ -248,10 +248,9 @@ def test_a_folder_that_holds_something_is_left_as_it_is(bundle: Bundle, tmp_path
 
 @pytest.mark.parametrize("name", ["../../outside", "FOLDER/outside"])
 def test_a_variant_is_not_written_outside_of_its_folder(name: str, bundle: Bundle, tmp_path: Path) -> None:
-    device, content = name.replace("FOLDER", str(tmp_path)), {"budget": {}}
-    own = bundle.graph, bundle.float_graph, bundle.front_end, bundle.labels, content
+    parts = BundleParts(bundle.graph, bundle.float_graph, bundle.front_end, bundle.labels, {"budget": {}})
     with pytest.raises(InputError, match="must be named by"):
-        write_bundle(tmp_path / "new", *own, {device: lambda folder: write(bundle, folder)})
+        write_bundle(tmp_path / "new", parts, {name.replace("FOLDER", str(tmp_path)): parts})
     assert list(tmp_path.iterdir()) == []
 
 

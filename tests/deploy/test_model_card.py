@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import tinyscene.deploy.bundle.bundle
-from tinyscene.deploy.bundle.bundle import Bundle, open_bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import open_dataset
@@ -286,8 +286,8 @@ def test_another_bundle_in_its_place_is_left_alone(folder: Path) -> None:
 def test_a_variant_that_was_measured_is_still_its_bundles(bundle: Bundle, tmp_path: Path) -> None:
     own = {"schema", "labels", "front_end", "front_end_sha256", "files"}
     content = {key: value for key, value in bundle.content.items() if key not in own}
-    parts = bundle.graph, bundle.float_graph, bundle.front_end, bundle.labels
-    new = write_bundle(tmp_path / "new", *parts, content, {"s1": lambda folder: write_bundle(folder, *parts, content)})
+    parts = BundleParts(bundle.graph, bundle.float_graph, bundle.front_end, bundle.labels, content)
+    new = write_bundle(tmp_path / "new", parts, {"s1": parts})
     new.variant("s1").record("metrics", METRICS)
     new.record("metrics", METRICS)
     assert open_bundle(new.folder).variant("s1").content["metrics"] == METRICS

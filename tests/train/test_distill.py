@@ -13,9 +13,11 @@ from tests.train.test_loop import QUICK, SPLIT, STILL
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Distill, load_recipe
+from tinyscene.train.runs.run import RunFolder
 from tinyscene.train.teachers.distill import Targets, consistency, cross_entropy, loss_of
 
 
@@ -75,7 +77,8 @@ def test_a_student_learns_what_the_teacher_says_and_not_the_labels(
     logits = teacher_of(tmp_path, sample_dataset, sample_clips, wrong_by=1)
     taught = ["train.epochs=12", f"distill.logits={logits}", "distill.label_weight=0", "distill.temperature=1"]
     run = tmp_path / "run"
-    train(load_recipe("nano", [*QUICK, *STILL, *taught]), sample_dataset, sample_clips, SPLIT, run)
+    recipe = load_recipe("nano", [*QUICK, *STILL, *taught])
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(run))
     accuracies = [json.loads(line)["accuracy"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert losses(run)[-1] < 0.8 * losses(run)[0]
     assert accuracies[-1] < 0.1  # of the true labels
@@ -91,7 +94,7 @@ def test_a_teacher_that_says_the_labels_teaches_what_the_labels_do(
     taught = [f"distill.logits={logits}", "distill.label_weight=0", "distill.temperature=1"]
     recipes = load_recipe("nano", still), load_recipe("nano", [*still, *taught])
     for recipe, out in zip(recipes, (tmp_path / "labels", tmp_path / "teacher"), strict=True):
-        train(recipe, sample_dataset, sample_clips, SPLIT, out)
+        train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(out))
     torch.manual_seed(recipes[0].seed)
     start = vector(build(recipes[0].model, 10).state_dict())
     by_labels, by_teacher = (vector(load_file(tmp_path / name / "model.safetensors")) for name in ("labels", "teacher"))
@@ -115,7 +118,7 @@ def test_unlabelled_clips_change_what_is_learnt_and_their_labels_do_not(
         ("hidden", replace(sample_clips, label=hidden), settings),
     ):
         recipe = load_recipe("nano", [*QUICK, "train.epochs=2", *more])
-        train(recipe, sample_dataset, clips, SPLIT, tmp_path / name)
+        train(recipe, TrainingData(sample_dataset, clips, SPLIT), RunFolder(tmp_path / name))
     assert losses(tmp_path / "consistent") == losses(tmp_path / "hidden")
     assert losses(tmp_path / "consistent")[0] > losses(tmp_path / "plain")[0] + 1  # about ln 10 more
 
@@ -125,5 +128,5 @@ def test_consistency_needs_clips_outside_the_split(
 ) -> None:
     recipe = load_recipe("nano", [*QUICK, "consistency.weight=1", f"consistency.split={SPLIT}"])
     with pytest.raises(InputError, match=rf"consistency.split {SPLIT}.*smaller --split"):
-        train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+        train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

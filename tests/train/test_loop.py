@@ -20,12 +20,13 @@ from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.loop import train
-from tinyscene.train.loop.trainer import Ranks, Trainer, learning_rate
+from tinyscene.train.loop.trainer import Hardware, Ranks, Selection, Trainer, learning_rate
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, Train, load_recipe
-from tinyscene.train.runs.run import load_model, write_recipe
+from tinyscene.train.runs.run import RunFolder, load_model, write_recipe
 from tinyscene.train.teachers.distill import cross_entropy
 
 QUICK = ["train.batch_size=32", "train.micro_batch=16", "features.n_mels=64", "features.hop_length=1000"]
@@ -93,9 +94,8 @@ def test_a_run_holds_one_line_of_metrics_an_epoch(unbroken: Path) -> None:
 
 
 def test_the_loss_falls_from_that_of_a_guess(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
-    train(
-        load_recipe("nano", [*QUICK, *STILL, "train.epochs=10"]), sample_dataset, sample_clips, SPLIT, tmp_path / "run"
-    )
+    recipe = load_recipe("nano", [*QUICK, *STILL, "train.epochs=10"])
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
     losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
     assert losses[0] == pytest.approx(math.log(10), rel=0.3)
     assert losses[-1] < 0.8 * losses[0]
@@ -164,7 +164,7 @@ def test_two_processes_learn_what_one_does(sample: Path, sample_clips: Clips, ca
 
 def test_branches_train_and_leave_a_plain_network(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
     recipe = load_recipe("nano", [*QUICK, "train.epochs=1", "model.branches=true"])
-    model = train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+    model = train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
     trained = load_file(tmp_path / "run" / "checkpoint.safetensors")
     assert any(".parallel." in name for name in trained)
     assert not any(".parallel." in name for name in load_file(model))
@@ -175,7 +175,7 @@ def test_every_augmentation_at_once_trains(
 ) -> None:
     settings = ["time_mask=8", "mixstyle_p=1", "dir_p=1", f"dir_folder={sample / 'audio'}", "mixup_alpha=0.3"]
     recipe = load_recipe("nano", [*QUICK, "train.epochs=1", *(f"augment.{setting}" for setting in settings)])
-    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
     assert math.isfinite(metrics_of(tmp_path / "run")[0]["loss"])
 
 
@@ -185,7 +185,7 @@ def test_bfloat16_trains_to_nearly_the_same_first_loss(
     losses = []
     for precision in ("float32", "bfloat16"):
         recipe = load_recipe("nano", [*QUICK, "train.epochs=1", f"train.precision={precision}"])
-        train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / precision)
+        train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / precision))
         losses.append(metrics_of(tmp_path / precision)[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
@@ -193,7 +193,7 @@ def test_bfloat16_trains_to_nearly_the_same_first_loss(
 
 def test_the_test_list_is_evaluated_when_asked(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
     recipe = load_recipe("nano", [*QUICK, "train.epochs=2", "train.evaluate_every=2"])
-    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
     first, second = metrics_of(tmp_path / "run")
     assert "test_accuracy" not in first
     assert 0 <= second["test_accuracy"] <= 1
@@ -201,7 +201,7 @@ def test_the_test_list_is_evaluated_when_asked(sample_dataset: Dataset, sample_c
 
 def test_tensorboard_gets_the_metrics(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
     recipe = load_recipe("nano", [*QUICK, "train.epochs=1", "train.tensorboard=true"])
-    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
@@ -210,7 +210,7 @@ def test_resuming_with_another_recipe_is_refused(
 ) -> None:
     other = quick.model_copy(update={"seed": 1})
     with pytest.raises(InputError, match="was trained with another recipe"):
-        train(other, sample_dataset, sample_clips, SPLIT, unbroken, resume=True)
+        train(other, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(unbroken, resume=True))
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(
@@ -218,20 +218,20 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(
 ) -> None:
     write_recipe(tmp_path / "run", quick)
     (tmp_path / "run" / "metrics.jsonl").write_text("a line cut sh")
-    train(quick, sample_dataset, sample_clips, SPLIT, tmp_path / "run", resume=True)
+    train(quick, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run", resume=True))
     assert [line["epoch"] for line in metrics_of(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_resuming_a_finished_run_changes_nothing(unbroken: Path, sample_dataset: Dataset, sample_clips: Clips) -> None:
     before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
     recipe = load_recipe("nano", [*QUICK, AVERAGED, "train.epochs=3"])
-    train(recipe, sample_dataset, sample_clips, SPLIT, unbroken, resume=True)
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(unbroken, resume=True))
     assert {path.name: path.read_bytes() for path in unbroken.iterdir()} == before
 
 
 def test_the_average_is_what_a_run_keeps(sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path) -> None:
     recipe = load_recipe("nano", [*QUICK, "train.epochs=2", "train.ema=0.75"])
-    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "run")
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
     kept, checkpoint = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("model", "checkpoint"))
     name = "stages.s1.b1.block.0.0.weight"
     assert torch.equal(kept[name], checkpoint[f"average.module.{name}"])
@@ -243,7 +243,7 @@ def test_an_average_with_hardly_any_memory_is_the_network(
 ) -> None:
     for name, decay in (("plain", 0.0), ("average", 1e-9)):
         recipe = load_recipe("nano", [*QUICK, "train.epochs=1", f"train.ema={decay}"])
-        train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / name)
+        train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / name))
     plain, average = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "average"))
     for name in plain:
         torch.testing.assert_close(average[name], plain[name], rtol=1e-5, atol=1e-7)
@@ -251,10 +251,9 @@ def test_an_average_with_hardly_any_memory_is_the_network(
 
 def trainer_of(dataset: Dataset, clips: Clips, *settings: str) -> Trainer:
     recipe = load_recipe("nano", [*QUICK, *settings])
-    network, chosen = build(recipe.model, 10), clips.select(dataset.split(SPLIT)[0])
-    optimizer = torch.optim.AdamW(network.parameters())
-    cpu, nothing = torch.device("cpu"), chosen[:0]
-    return Trainer(recipe, clips, chosen, network, optimizer, Ranks(0, 1), cpu, 16, cross_entropy, nothing)
+    labelled = clips.select(dataset.split(SPLIT)[0])
+    selection, hardware = Selection(clips, labelled, labelled[:0]), Hardware(Ranks(0, 1), torch.device("cpu"), 16)
+    return Trainer(build(recipe.model, 10), recipe, cross_entropy, selection, hardware)
 
 
 def test_an_average_follows_its_recurrence(sample_dataset: Dataset, sample_clips: Clips) -> None:

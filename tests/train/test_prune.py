@@ -21,18 +21,18 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.export import export_onnx
 from tinyscene.train.fine_tuning.prune import prune
-from tinyscene.train.loop.loop import InterruptedRunError
+from tinyscene.train.loop.loop import InitialNetwork, InterruptedRunError
 from tinyscene.train.models import features_of
-from tinyscene.train.models.cp_mobile import CPMobile
 from tinyscene.train.network_settings import CPMobileModel
 from tinyscene.train.quantize.quantize import quantize
 from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.evaluate import evaluate, predictor
 from tinyscene.train.runs.run import import_weights, load_model
-from tinyscene.train.teachers.distill import Targets
+from tinyscene.train.teachers.distill import Loss, Targets
 
 SPLIT = "5"
 SHORT = ["prune.steps=2", "prune.epochs=1", "prune.final_epochs=2"]
@@ -50,8 +50,9 @@ def make_run(sample_dataset: Dataset, sample_clips: Clips, tmp_path_factory: pyt
 
     def make(seed: int) -> Path:
         folder, recipe = tmp_path_factory.mktemp("tiny"), load_recipe("nano", TINY)
+        data = TrainingData(sample_dataset, sample_clips, SPLIT)
         assert isinstance(recipe.model, CPMobileModel)
-        log_mel, _ = tinyscene.train.fine_tuning.prune._examples(recipe, sample_clips, sample_dataset.split(SPLIT)[0])
+        log_mel, _ = tinyscene.train.fine_tuning.prune._examples(recipe, data)
         save_file(lively(recipe.model, log_mel, seed).state_dict(), folder / "weights.safetensors")
         return import_weights(folder / "weights.safetensors", recipe, folder / "run")
 
@@ -140,11 +141,11 @@ def test_each_step_starts_from_the_weights_of_the_last_and_listens_to_the_unprun
 ) -> None:
     starts, ends, losses, recipes, fit = [], [], [], [], tinyscene.train.fine_tuning.prune.fit
 
-    def watched(network: CPMobile, recipe: Recipe, *more: Any) -> Any:
-        starts.append({*norms(network)["in_c.1.1"].weight.tolist()})
-        result = fit(network, recipe, *more)
-        ends.append({*norms(network)["in_c.1.1"].weight.tolist()})
-        losses.append(more[5])
+    def watched(initial: InitialNetwork, recipe: Recipe, loss: Loss, *where: Any) -> Any:
+        starts.append({*norms(initial.network)["in_c.1.1"].weight.tolist()})
+        result = fit(initial, recipe, loss, *where)
+        ends.append({*norms(initial.network)["in_c.1.1"].weight.tolist()})
+        losses.append(loss)
         recipes.append(recipe)
         return result
 

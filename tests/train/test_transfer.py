@@ -14,10 +14,11 @@ from tests.train.test_loop import QUICK, SPLIT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES, Dataset
+from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.run import load_model
+from tinyscene.train.runs.run import RunFolder, load_model
 from tinyscene.train.runs.transfer import find_weights, transfer
 
 RECIPE = load_recipe("nano", TINY)
@@ -125,7 +126,7 @@ def test_a_run_that_started_from_others_says_from_which(
     run: Path, sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
 ) -> None:
     recipe = load_recipe("nano", [*QUICK, *TINY, "train.epochs=1"])
-    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "next", weights=run)
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "next"), weights=run)
     source = load_model(tmp_path / "next")[1].source or ""
     assert source.startswith(f"{run} sha256:")
 
@@ -134,7 +135,7 @@ def test_training_goes_on_from_the_weights_it_starts_from(
     run: Path, sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
 ) -> None:
     recipe = load_recipe("nano", [*QUICK, *TINY, "train.epochs=1", "train.lr=1e-9"])
-    train(recipe, sample_dataset, sample_clips, SPLIT, tmp_path / "next", weights=run)
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "next"), weights=run)
     before, after = load_file(run / "model.safetensors"), load_file(tmp_path / "next" / "model.safetensors")
     for name in before:
         if name.endswith("weight"):

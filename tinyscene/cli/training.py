@@ -110,9 +110,10 @@ def _train(
     as_json: bool,
 ) -> None:
     require("torch", "train")
+    from tinyscene.train.data.training_data import TrainingData
     from tinyscene.train.loop.loop import train as run_training
     from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.runs.run import METRICS
+    from tinyscene.train.runs.run import METRICS, RunFolder
     from tinyscene.train.runs.transfer import find_weights
 
     parsed_recipe = load_recipe(recipe, settings)
@@ -121,7 +122,8 @@ def _train(
     start = find_weights(weights, parsed_recipe.model) if weights else None
     if parsed_recipe.augment.dir_p and not parsed_recipe.augment.dir_folder:
         messages.print("no augment.dir_folder is named: training without impulse responses of microphones")
-    model = run_training(parsed_recipe, dataset, clips, split, out, resume, allow_over_budget, start)
+    training_data = TrainingData(dataset, clips, split)
+    model = run_training(parsed_recipe, training_data, RunFolder(out, resume), start, allow_over_budget)
     last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     show(
         {"run": str(out), "model": str(model), "data_hash": clips.data_hash, **last},

@@ -21,10 +21,12 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, sha256, write_whole
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.loop.loop import fit
-from tinyscene.train.recipe import Consistency, Recipe, override
+from tinyscene.train.data.training_data import TrainingData
+from tinyscene.train.loop.fine_tune import require_finite, with_overrides
+from tinyscene.train.loop.loop import InitialNetwork, fit
+from tinyscene.train.recipe import Consistency, Recipe
 from tinyscene.train.runs.recording_devices import DEVICES, part_of
-from tinyscene.train.runs.run import METRICS, MODEL, RECIPE, load_model, model_path, save_tensors, write_recipe
+from tinyscene.train.runs.run import METRICS, MODEL, RunFolder, load_model, model_path, save_tensors, write_recipe
 from tinyscene.train.teachers.distill import loss_of
 
 
@@ -55,9 +57,7 @@ def adapt(
     if not out.name:
         raise InputError(f"{out}: name a new folder for the run")
     card = load_model(run)[1]
-    if wrong := [setting for setting in overrides or [] if not setting.startswith("adapt.")]:
-        raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section adapt can be changed")
-    recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
+    recipe = with_overrides(card, overrides or [], "adapt", run)
     clips.require_labels(card.labels, run)
     split = split or card.split or dataset.default_split
     counts = _count(dataset, clips, split)
@@ -75,7 +75,8 @@ def adapt(
         raise InputError(f"{out}: holds nothing to resume; adapt without --resume into a new folder")
     (out / DEVICES).mkdir(parents=True, exist_ok=True)
     for device in clip_counts:
-        _fine_tune(run, recipe, part_of(dataset, split, device), clips, split, out / DEVICES / device)
+        data = TrainingData(part_of(dataset, split, device), clips, split)
+        _fine_tune(run, recipe, data, out / DEVICES / device)
     write_recipe(out, card.parsed_recipe)
     if run.is_dir() and (run / METRICS).exists():
         write_whole(out / METRICS, (run / METRICS).read_bytes())
@@ -91,8 +92,8 @@ def _count(dataset: Dataset, clips: Clips, split: str) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _fine_tune(run: Path, recipe: Recipe, dataset: Dataset, clips: Clips, split: str, folder: Path) -> None:
-    """Train a run's network on a dataset in a run folder of its own, or go on where that stands."""
+def _fine_tune(run: Path, recipe: Recipe, data: TrainingData, folder: Path) -> None:
+    """Train a run's network in a run folder of its own, or resume the run in it."""
     settings = recipe.adapt
     # what makes a clip sound as if another device had recorded it would undo what this is for
     own_sound = {"mixstyle_p": 0.0, "dir_folder": None, "dir_p": 0.0, "filter_db": 0.0}
@@ -102,11 +103,10 @@ def _fine_tune(run: Path, recipe: Recipe, dataset: Dataset, clips: Clips, split:
         "train": recipe.train.fine_tuning(settings.epochs, settings.lr, settings.batch_size),
         "consistency": Consistency(),  # the unlabelled clips are other devices'
     }
-    device_recipe, begun = recipe.model_copy(update=changes), (folder / RECIPE).exists()
-    source = f"{run.resolve().name} sha256:{sha256(model_path(run))}"
+    device_recipe = recipe.model_copy(update=changes)
     network, _ = load_model(run)
-    _, card = fit(network, device_recipe, dataset, clips, split, folder, begun, loss_of(recipe.distill), source)
-    if not all(parameter.isfinite().all() for parameter in network.parameters()):
-        raise InputError(f"{folder}: fine-tuning diverged; remove the folder and try a lower --set adapt.lr")
+    initial = InitialNetwork(network, f"{run.resolve().name} sha256:{sha256(model_path(run))}")
+    _, card = fit(initial, device_recipe, loss_of(recipe.distill), data, RunFolder.begun_or_new(folder))
+    require_finite(network, folder, "adapt")
     if not (folder / MODEL).exists():
         save_tensors(folder / MODEL, network.state_dict(), card)

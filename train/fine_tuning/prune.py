@@ -30,17 +30,18 @@ from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, sha256
-from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.features import waveform
-from tinyscene.train.loop.loop import fit
+from tinyscene.train.data.training_data import TrainingData
+from tinyscene.train.loop.fine_tune import require_finite, with_overrides
+from tinyscene.train.loop.loop import InitialNetwork, fit, make_card
 from tinyscene.train.models import features_of
 from tinyscene.train.models.cp_mobile import CPMobile
 from tinyscene.train.network_settings import Channels
-from tinyscene.train.recipe import Budget, Consistency, Distill, Recipe, override
+from tinyscene.train.recipe import Budget, Consistency, Distill, Recipe
 from tinyscene.train.runs.budget import Count, count_network
-from tinyscene.train.runs.run import MODEL, RECIPE, Card, load_model, model_path, save_tensors
+from tinyscene.train.runs.run import MODEL, Card, RunFolder, load_model, model_path, save_tensors
 from tinyscene.train.teachers.distill import from_network, loss_of
 
 MULTIPLE = 8  # of channels: what is removed at a time, and the least that is left
@@ -78,28 +79,17 @@ def prune(
     unpruned, card = load_model(run)
     if not isinstance(unpruned, CPMobile):
         raise InputError(f"{run}: is not a CP-Mobile network ({card.parsed_recipe.model.family}); no other is pruned")
-    if wrong := [setting for setting in overrides or [] if not setting.startswith("prune.")]:
-        raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section prune can be changed")
-    recipe = override(card.parsed_recipe, overrides or [], f"the recipe of {run}")
+    recipe = with_overrides(card, overrides or [], "prune", run)
     recipe = recipe.model_copy(update={"budget": _goal(unpruned, recipe, to_macs, to_bytes, run)})
     clips.require_labels(card.labels, run)
-    split = split or card.split or dataset.default_split
-    examples = _examples(recipe, clips, dataset.split(split)[0])
+    data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
+    examples = _examples(recipe, data)
     work = out.with_name(f"{out.name}.pruning")
     if resume and not work.exists():
         raise InputError(f"{work}: holds no pruning to resume; prune without --resume")
     if work.exists() and not resume:
         raise InputError(f"{work}: holds an interrupted pruning; go on with --resume, or choose another --out")
-    step_card = Card(
-        recipe={},  # each step's own
-        labels=card.labels,
-        made_by=provenance(),
-        split=split,
-        split_hash=dataset.split_hash(split),
-        data_hash=clips.data_hash,
-        data=dataset.describe(split),
-        source=f"{run} sha256:{sha256(model_path(run))}",
-    )
+    step_card = make_card({}, data, f"{run} sha256:{sha256(model_path(run))}")  # the recipe is each step's own
     network, steps, first = unpruned, recipe.prune.steps, count_network(unpruned, recipe)
     for step in range(1, steps + 1):
         start = work / f"step{step}.safetensors"
@@ -109,7 +99,7 @@ def prune(
                 continue
             start_card = step_card.model_copy(update={"recipe": _step_recipe(recipe, step, smaller).as_dict()})
             save_tensors(start, smaller.state_dict(), start_card)
-        network = _fine_tune(start, unpruned, recipe, step, dataset, clips, step_card)
+        network = _fine_tune(start, unpruned, recipe, step, data, step_card)
     (work / f"step{steps}").rename(out)
     shutil.rmtree(work)
     return out
@@ -148,11 +138,11 @@ def _limits(first: Count, goal: Budget, progress: float) -> Budget:
     return goal.model_copy(update=limits)
 
 
-def _examples(recipe: Recipe, clips: Clips, training: tuple[str, ...]) -> Examples:
+def _examples(recipe: Recipe, data: TrainingData) -> Examples:
     """Training clips as they are, without augmentation."""
-    indices = np.random.default_rng(recipe.seed).permutation(clips.select(training))[:EXAMPLES]
-    log_mel = features_of(recipe)(waveform(torch.from_numpy(clips.pcm[indices])))
-    return log_mel, torch.from_numpy(clips.label[indices])
+    indices = np.random.default_rng(recipe.seed).permutation(data.training_clips())[:EXAMPLES]
+    log_mel = features_of(recipe)(waveform(torch.from_numpy(data.clips.pcm[indices])))
+    return log_mel, torch.from_numpy(data.clips.label[indices])
 
 
 def shrink(network: CPMobile, recipe: Recipe, limits: Budget, examples: Examples) -> CPMobile:
@@ -229,7 +219,7 @@ def _step_recipe(recipe: Recipe, step: int, network: CPMobile) -> Recipe:
 
 
 def _fine_tune(
-    start: Path, unpruned: CPMobile, recipe: Recipe, step: int, dataset: Dataset, clips: Clips, step_card: Card
+    start: Path, unpruned: CPMobile, recipe: Recipe, step: int, data: TrainingData, step_card: Card
 ) -> CPMobile:
     """Train a pruned network in a run folder beside it, or go on where that stands. Returns it on the CPU."""
     network, start_card = load_model(start)
@@ -241,13 +231,11 @@ def _fine_tune(
         raise InputError(
             f"{start.parent}: is of another pruning; resume with the same settings, or choose another --out"
         )
-    assert step_card.split is not None
     folder = start.with_suffix("")
     loss = from_network(unpruned, recipe.prune.distill, loss_of(step_recipe.distill))
-    going_on = (folder / RECIPE).exists()
-    _, card = fit(network, step_recipe, dataset, clips, step_card.split, folder, going_on, loss, step_card.source)
-    if not all(parameter.isfinite().all() for parameter in network.parameters()):
-        raise InputError(f"{folder}: fine-tuning diverged; remove {folder.parent} and try a lower --set prune.lr")
+    initial = InitialNetwork(network, step_card.source)
+    _, card = fit(initial, step_recipe, loss, data, RunFolder.begun_or_new(folder))
+    require_finite(network, folder.parent, "prune")
     network = network.cpu().eval()
     if not (folder / MODEL).exists():
         save_tensors(folder / MODEL, network.state_dict(), card)

@@ -16,6 +16,7 @@ import json
 import math
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -23,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
@@ -31,19 +31,17 @@ from tinyscene.deploy.common.files import require_free
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
-from tinyscene.train.data.cache import Clips
-from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.checkpoint import TrainState, drop_metrics_after, resume_run, save_checkpoint
-from tinyscene.train.loop.trainer import Trainer, distribute
+from tinyscene.train.loop.trainer import Hardware, Selection, Trainer
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.evaluate import evaluate, predictor
-from tinyscene.train.runs.run import METRICS, MODEL, RECIPE, Card, save_tensors, write_recipe
+from tinyscene.train.runs.run import METRICS, MODEL, RECIPE, Card, RunFolder, save_tensors, write_recipe
 from tinyscene.train.runs.transfer import transfer
 from tinyscene.train.teachers.distill import Loss, loss_of
 
-CPU_MICRO_BATCH = 32  # clips
 SECONDS_A_CHECKPOINT = 300  # at most, besides the one after each epoch
 
 
@@ -53,98 +51,92 @@ class InterruptedRunError(TinysceneError):
     exit_code = 130
 
 
+@dataclass(frozen=True)
+class InitialNetwork:
+    """A network to train and, unless its weights are those of the recipe's seed, what they came from."""
+
+    network: nn.Module
+    source: str | None = None
+
+
 def train(
     recipe: Recipe,
-    dataset: Dataset,
-    clips: Clips,
-    split: str,
-    out: Path,
-    resume: bool = False,
-    allow_over_budget: bool = False,
+    data: TrainingData,
+    run: RunFolder,
     weights: Path | None = None,
+    allow_over_budget: bool = False,
 ) -> Path:
-    """Train a recipe on a split of a dataset, whose prepared clips are given, and return the finished model's path.
+    """Train a recipe in a run folder, and return the finished model's path.
 
     `weights` of a run or a file (train/runs/transfer.py) to start from, instead of those of the recipe's seed.
 
     Raises:
         OverBudgetError: the network is over its limits and that is not allowed.
-        InputError: `out` holds another run, or nothing to resume.
+        InputError: the folder holds another run, or nothing to resume.
         InterruptedRunError: Ctrl-C; the run can be resumed.
     """
     torch.manual_seed(recipe.seed)
-    network = build(recipe.model, len(clips.labels))
+    network, labels = build(recipe.model, len(data.clips.labels)), data.clips.labels
     count_network(network, recipe).require(recipe.budget, allow_over_budget)
-    source = transfer(network, weights, clips.labels) if weights else None
-    trainer, card = fit(network, recipe, dataset, clips, split, out, resume, loss_of(recipe.distill), source)
-    if trainer.ranks.rank == 0 and not (out / MODEL).exists():
+    initial = InitialNetwork(network, transfer(network, weights, labels) if weights else None)
+    trainer, card = fit(initial, recipe, loss_of(recipe.distill), data, run)
+    model = run.path / MODEL
+    if trainer.ranks.rank == 0 and not model.exists():
         final_network = trainer.network if trainer.average is None else trainer.average.module
-        save_tensors(out / MODEL, finish(final_network.cpu()).state_dict(), card)
+        save_tensors(model, finish(final_network.cpu()).state_dict(), card)
     trainer.ranks.sum(torch.zeros(1, device=trainer.torch_device))  # no process leaves before the file is written
-    return out / MODEL
+    return model
 
 
 def fit(
-    network: nn.Module,
-    recipe: Recipe,
-    dataset: Dataset,
-    clips: Clips,
-    split: str,
-    out: Path,
-    resume: bool,
-    loss: Loss,
-    source: str | None = None,
+    initial: InitialNetwork, recipe: Recipe, loss: Loss, data: TrainingData, run: RunFolder
 ) -> tuple[Trainer, Card]:
-    """Train a network by a recipe to the end of its epochs, in a run folder. Raises as `train` does.
-
-    `source` names the weights that it starts from, if they are not of the recipe's seed.
-    """
-    training, test = dataset.split(split)
-    ranks, torch_device = distribute()
+    """Train a network by a recipe to the end of its epochs, in a run folder. Raises as `train` does."""
+    selection, hardware = _select(recipe, data), Hardware.join(recipe.train)
     torch.backends.cudnn.deterministic = True
-    network.to(device=torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    labelled = clips.select(training)
-    micro_batch = recipe.train.micro_batch or (
-        CPU_MICRO_BATCH if torch_device.type == "cpu" else math.ceil(recipe.train.batch_size / ranks.count)
-    )
-    card = Card(
-        recipe=recipe.as_dict(),
-        labels=clips.labels,
-        split=split,
-        split_hash=dataset.split_hash(split),
-        data_hash=clips.data_hash,
-        data=dataset.describe(split),
-        micro_batch=micro_batch,
-        made_by=provenance(),
-        source=source,
-    )
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
-    unlabelled = _unlabelled(recipe, dataset, clips, labelled)
-    trainer = Trainer(recipe, clips, labelled, network, optimizer, ranks, torch_device, micro_batch, loss, unlabelled)
-    state = resume_run(out, network, trainer.average, optimizer, card) if resume else TrainState()
-    if ranks.rank == 0:
-        if not resume and (out / RECIPE).exists():
-            raise InputError(f"{out}: holds a run; go on with --resume, or choose another --out")
-        if not resume:
-            require_free(out)
-        write_recipe(out, recipe)
-        drop_metrics_after(out, state.epoch)
-    _run_epochs(trainer, state, out, card, test)
+    network = initial.network.to(device=hardware.torch_device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    card = make_card(recipe.as_dict(), data, initial.source, hardware.micro_batch)
+    trainer = Trainer(network, recipe, loss, selection, hardware)
+    state = resume_run(run.path, network, trainer.average, trainer.optimizer, card) if run.resume else TrainState()
+    if hardware.ranks.rank == 0:
+        if not run.resume and (run.path / RECIPE).exists():
+            raise InputError(f"{run.path}: holds a run; go on with --resume, or choose another --out")
+        if not run.resume:
+            require_free(run.path)
+        write_recipe(run.path, recipe)
+        drop_metrics_after(run.path, state.epoch)
+    _run_epochs(trainer, state, run.path, card, data.test)
     return trainer, card
 
 
-def _unlabelled(recipe: Recipe, dataset: Dataset, clips: Clips, labelled: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The clips whose labels are not used: of the list that the recipe names, all but those trained on."""
+def _select(recipe: Recipe, data: TrainingData) -> Selection:
+    """The clips of the training list and, of the list that the recipe names, all others without their labels."""
+    labelled = data.training_clips()
     if not recipe.consistency.weight:
-        return labelled[:0]
-    rest = np.setdiff1d(clips.select(dataset.split(recipe.consistency.split)[0]), labelled)
+        return Selection(data.clips, labelled, labelled[:0])
+    rest = np.setdiff1d(data.clips.select(data.dataset.split(recipe.consistency.split)[0]), labelled)
     if not len(rest):
         raise InputError(
             f"consistency.split {recipe.consistency.split}: holds no clips but those trained on; take a smaller "
             "--split, or consistency.weight=0"
         )
-    return rest
+    return Selection(data.clips, labelled, rest)
+
+
+def make_card(settings: dict[str, Any], data: TrainingData, source: str | None, micro_batch: int | None = None) -> Card:
+    """The card of a network that is trained on this data. `settings` is its recipe."""
+    return Card(
+        recipe=settings,
+        labels=data.clips.labels,
+        split=data.split,
+        split_hash=data.dataset.split_hash(data.split),
+        data_hash=data.clips.data_hash,
+        data=data.dataset.describe(data.split),
+        micro_batch=micro_batch,
+        made_by=provenance(),
+        source=source,
+    )
 
 
 def _run_epochs(trainer: Trainer, state: TrainState, out: Path, card: Card, test: tuple[str, ...]) -> None:

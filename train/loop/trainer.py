@@ -28,6 +28,7 @@ from tinyscene.train.recipe import Recipe, Train
 from tinyscene.train.teachers.distill import Loss, Targets, consistency
 from tinyscene.train.teachers.logits import read_logits
 
+CPU_MICRO_BATCH = 32  # clips
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
 
 
@@ -44,27 +45,52 @@ class Ranks:
         return values
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """Where a network is trained: this process among others, its torch device, and how many clips it takes at once."""
+
+    ranks: Ranks
+    torch_device: torch.device
+    micro_batch: int
+
+    @classmethod
+    def join(cls, settings: Train) -> "Hardware":
+        """Join the processes that torchrun started, if it did, and choose this one's torch device."""
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        torch_device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        if torch_device.type == "cuda":
+            torch.cuda.set_device(torch_device)
+        if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+            dist.init_process_group("nccl" if torch_device.type == "cuda" else "gloo")
+            atexit.register(dist.destroy_process_group)
+        ranks = Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
+        largest = CPU_MICRO_BATCH if torch_device.type == "cpu" else math.ceil(settings.batch_size / ranks.count)
+        return cls(ranks, torch_device, settings.micro_batch or largest)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The clips that are trained on, by index: with their labels, and without."""
+
+    clips: Clips
+    labelled: NDArray[np.int64]
+    unlabelled: NDArray[np.int64]
+
+
 class Trainer:
     """Everything a step needs, made once."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        clips: Clips,
-        labelled: NDArray[np.int64],
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        ranks: Ranks,
-        torch_device: torch.device,
-        micro_batch: int,
-        loss: Loss,
-        unlabelled: NDArray[np.int64],
+        self, network: nn.Module, recipe: Recipe, loss: Loss, selection: Selection, hardware: Hardware
     ) -> None:
-        self.recipe, self.clips, self.labelled, self.unlabelled = recipe, clips, labelled, unlabelled
-        self.network, self.optimizer, self.ranks, self.torch_device = network, optimizer, ranks, torch_device
-        self.micro_batch, self.loss = micro_batch, loss
+        clips, labelled, unlabelled = selection.clips, selection.labelled, selection.unlabelled
+        torch_device = hardware.torch_device
+        self.network, self.recipe, self.loss = network, recipe, loss
+        self.clips, self.labelled, self.unlabelled = clips, labelled, unlabelled
+        self.ranks, self.torch_device, self.micro_batch = hardware.ranks, torch_device, hardware.micro_batch
         self.order, self.shuffled = np.arange(len(labelled)), -1  # positions in `labelled`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
         self.features = features_of(recipe).to(torch_device)
         self.label = torch.from_numpy(clips.label[labelled])
         self.recording_devices = clips.recording_devices(labelled)
@@ -245,19 +271,6 @@ def learning_rate(settings: Train, step: int, total_steps: int) -> float:
 
 def _rng(*seeds: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seeds))
-
-
-def distribute() -> tuple[Ranks, torch.device]:
-    """Join the processes that torchrun started, if it did, and choose this one's torch device."""
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    torch_device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    if torch_device.type == "cuda":
-        torch.cuda.set_device(torch_device)
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch_device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
-    return ranks, torch_device
 
 
 def _resident(clips: Clips, indices: NDArray[np.int64], torch_device: torch.device) -> Tensor | None:

@@ -14,9 +14,7 @@ quantized as the general network is, but with the training clips of that device 
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import Bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, write_bundle
 from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, sha256
@@ -33,19 +31,30 @@ from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.loop.loop import fit
+from tinyscene.train.data.training_data import TrainingData
+from tinyscene.train.loop.fine_tune import require_finite, with_overrides
+from tinyscene.train.loop.loop import InitialNetwork, fit
 from tinyscene.train.quantize.calibrate import Ranges, calibrate, correct_biases, equalize, to_integers
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
-from tinyscene.train.recipe import Consistency, Distill, Recipe, override
+from tinyscene.train.recipe import Consistency, Distill, Recipe
 from tinyscene.train.runs.budget import Count, count_network
 from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
-from tinyscene.train.runs.run import METRICS, RECIPE, load_model, model_path
+from tinyscene.train.runs.run import METRICS, RunFolder, load_model, model_path
 from tinyscene.train.teachers.distill import from_network, loss_of
 
 BATCH = 8  # clips
 BIAS_CLIPS = 64  # for the bias correction, which holds them in memory
 INSPECTED_CLIPS = 16
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the networks of a run are quantized."""
+
+    qat: bool
+    overrides: tuple[str, ...]
+    allow_over_budget: bool
 
 
 def quantize(
@@ -72,53 +81,40 @@ def quantize(
     if resume and not qat:
         raise InputError("--resume: only fine-tuning can be resumed; say --qat, too")
     card = load_model(run)[1]
-    if wrong := [setting for setting in overrides or [] if not setting.startswith("quantize.")]:
-        raise InputError(f"--set {wrong[0]}: the run is trained; only keys of its section quantize can be changed")
-    split = split or card.split or dataset.default_split
-    parts = {device: part_of(dataset, split, device) for device in load_devices(run, card)}
-    prepare = partial(
-        _prepare, clips=clips, split=split, qat=qat, overrides=overrides or [], allow_over_budget=allow_over_budget
-    )
+    data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
+    method = Method(qat, tuple(overrides or ()), allow_over_budget)
+    devices = {
+        device: replace(data, dataset=part_of(dataset, data.split, device)) for device in load_devices(run, card)
+    }
     work = out.with_name(f"{out.name}.qat")
-    write = prepare(run, dataset, out.name, work, resume)
+    parts = _quantize(run, out.name, data, method, RunFolder(work, resume))
     variants = {}
-    for device, part in parts.items():
-        name, own = f"{out.name} for device {device}", work / DEVICES / device
-        variants[device] = prepare(run / DEVICES / device, part, name, own, (own / RECIPE).exists())
-    bundle = write(out, variants=variants)
+    for device, own_data in devices.items():
+        name, own_work = f"{out.name} for device {device}", RunFolder.begun_or_new(work / DEVICES / device)
+        variants[device] = _quantize(run / DEVICES / device, name, own_data, method, own_work)
+    bundle = write_bundle(out, parts, variants)
     if qat:
         shutil.rmtree(work)
     return bundle
 
 
-def _prepare(
-    run: Path,
-    dataset: Dataset,
-    name: str,
-    work: Path,
-    resume: bool,
-    clips: Clips,
-    split: str,
-    qat: bool,
-    overrides: list[str],
-    allow_over_budget: bool,
-) -> Callable[..., Bundle]:
-    """Quantize one network. Returns `write_bundle` with all that it takes but a folder and variants."""
+def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: RunFolder) -> BundleParts:
+    """Quantize one network. Fine-tuning, if the method has it, is a run in the folder `work`."""
     network, card = load_model(run)
-    recipe = override(card.parsed_recipe, overrides, f"the recipe of {run}")
+    recipe = with_overrides(card, list(method.overrides), "quantize", run)
+    clips = data.clips
     clips.require_labels(card.labels, run)
     FixedPointLogMel(recipe.features, scale=1.0, zero_point=0)  # raises if the integers cannot follow the front end
     count = count_network(network, recipe)
-    count.require(recipe.budget, allow_over_budget)
-    indices = clips.select(dataset.split(split)[0])
-    indices = np.random.default_rng(recipe.seed).permutation(indices)[: recipe.quantize.clips]
+    count.require(recipe.budget, method.allow_over_budget)
+    indices = np.random.default_rng(recipe.seed).permutation(data.training_clips())[: recipe.quantize.clips]
     graph, corrected, ranges = _post_training(lower(network, recipe.features.shape), recipe, clips.pcm[indices])
     training = []
-    if qat:
+    if method.qat:
         rounded = FakeQuantGraph(corrected)
         rounded.round_in(ranges)
-        source = f"{run} sha256:{sha256(model_path(run))}"
-        training = _fine_tune(rounded, network, recipe, dataset, clips, split, work, resume, source)
+        initial = InitialNetwork(rounded, f"{run} sha256:{sha256(model_path(run))}")
+        training = _fine_tune(initial, network, recipe, data, work)
         corrected, ranges = rounded.cpu().graph(), rounded.ranges()
     integer = to_integers(corrected, ranges)
     errors = inspect_errors(integer, graph, recipe.features, clips.pcm[indices[:INSPECTED_CLIPS]])
@@ -127,9 +123,9 @@ def _prepare(
         "recipe": recipe.as_dict(),
         "trained": card.model_dump(mode="json", exclude={"recipe", "labels"}),
         "quantized": {
-            "split": split,
+            "split": data.split,
             "data_hash": clips.data_hash,
-            "data": dataset.describe(split),
+            "data": data.dataset.describe(data.split),
             "calibration_clips": len(indices),
             "training": training,
             "made_by": provenance(),
@@ -137,14 +133,7 @@ def _prepare(
         "budget": _budget(count, integer),
         "errors": {name: asdict(error) for name, error in errors.items()},
     }
-    return partial(
-        write_bundle,
-        graph=integer,
-        float_graph=graph,
-        front_end=recipe.features,
-        labels=card.labels,
-        content=content,
-    )
+    return BundleParts(integer, graph, recipe.features, card.labels, content)
 
 
 def _post_training(graph: Graph, recipe: Recipe, pcm: NDArray[np.int16]) -> tuple[Graph, Graph, Ranges]:
@@ -159,17 +148,9 @@ def _post_training(graph: Graph, recipe: Recipe, pcm: NDArray[np.int16]) -> tupl
 
 
 def _fine_tune(
-    rounded: FakeQuantGraph,
-    network: nn.Module,
-    recipe: Recipe,
-    dataset: Dataset,
-    clips: Clips,
-    split: str,
-    work: Path,
-    resume: bool,
-    source: str,
+    initial: InitialNetwork, network: nn.Module, recipe: Recipe, data: TrainingData, work: RunFolder
 ) -> list[dict[str, Any]]:
-    """Quantization-aware training, in place. Returns the metrics of its epochs."""
+    """Quantization-aware training, in place, by the answers of the float network. Returns its epochs' metrics."""
     settings = recipe.quantize
     train = recipe.train.fine_tuning(settings.epochs, settings.lr, settings.batch_size)
     # bfloat16 would round where the integers do not
@@ -177,10 +158,9 @@ def _fine_tune(
     distill = recipe.distill if settings.distill < 1 else Distill()
     qat_recipe = recipe.model_copy(update={"train": train, "distill": distill, "consistency": Consistency()})
     loss = from_network(network, settings.distill, loss_of(distill))
-    fit(rounded, qat_recipe, dataset, clips, split, work, resume, loss, source)
-    if not all(parameter.isfinite().all() for parameter in rounded.parameters()):
-        raise InputError(f"{work}: fine-tuning diverged; remove the folder and try a lower --set quantize.lr")
-    return [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
+    fit(initial, qat_recipe, loss, data, work)
+    require_finite(initial.network, work.path, "quantize")
+    return [json.loads(line) for line in (work.path / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
 def _budget(count: Count, integer: Graph) -> dict[str, int]:

@@ -6,6 +6,7 @@ labels, data, versions and git state that made it. Nothing in either is executed
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,19 @@ class Card(BaseModel):
     @property
     def parsed_recipe(self) -> Recipe:
         return parse_recipe(self.recipe, "the model's recipe")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder that a run is written to, and whether the run in it is to be resumed."""
+
+    path: Path
+    resume: bool = False
+
+    @classmethod
+    def begun_or_new(cls, path: Path) -> "RunFolder":
+        """A folder whose run is resumed if it has begun, and started if not."""
+        return cls(path, (path / RECIPE).exists())
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], card: Card, state: dict[str, Any] | None = None) -> None:

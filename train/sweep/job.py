@@ -24,10 +24,11 @@ from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import lock
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
+from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.runs.budget import count_target
 from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model, record
-from tinyscene.train.runs.run import METRICS, RECIPE
+from tinyscene.train.runs.run import METRICS, RunFolder
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import Section
 from tinyscene.train.sweep.plan import Job, LogitsJob, Sweep, TrainJob
@@ -118,8 +119,8 @@ def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
     weights = None
     if job.weights:
         weights = out / job.weights if job.weights in job.needs else find_weights(job.weights, job.recipe.model)
-    begun = (run / RECIPE).exists()
-    train(job.recipe, dataset, clips, job.split, run, begun, job.allow_over_budget, weights)
+    data = TrainingData(dataset, clips, job.split)
+    train(job.recipe, data, RunFolder.begun_or_new(run), weights, job.allow_over_budget)
     model = open_evaluated_model(run, "torch")
     result = evaluate(model.predict, clips, dataset.split(job.split)[1])
     count = count_target(str(run), None, None)[0]
