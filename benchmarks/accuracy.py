@@ -95,8 +95,8 @@ def measure_accuracy(bundle: Bundle, clips: Clips, paths: tuple[str, ...]) -> Ac
         return macro(scores.argmax(1) == truth, everything, test, weights)
 
     def accuracy(scores: NDArray[np.float64], runner: str) -> NetworkAccuracy:
-        row = score(scores, truth, devices, clips.labels)
-        figures = {key: row[key] for key in ("correct", "accuracy", "macro_accuracy", "log_loss")}
+        evaluation = score(scores, truth, devices, clips.labels)
+        figures = {key: getattr(evaluation, key) for key in ("correct", "accuracy", "macro_accuracy", "log_loss")}
         return NetworkAccuracy(**figures, macro_interval=interval(drawn(scores)), runner=runner)
 
     difference = drawn(int8[1]) - drawn(exact[1])

@@ -69,11 +69,11 @@ def _run(
         clips = prepare(dataset, parsed_recipe.features.sample_rate)
         train(parsed_recipe, TrainingData(dataset, clips, split), RunFolder(folder, resume=folder.exists()))
         network, card = load_model(folder)
-        metrics = evaluate(predictor(network, LogMel(parsed_recipe.features)), clips, dataset.split(split)[1])
-        groups = {group: row["accuracy"] for group, row in metrics["by_device_group"].items()}
+        evaluation = evaluate(predictor(network, LogMel(parsed_recipe.features)), clips, dataset.split(split)[1])
+        groups = {group: score.accuracy for group, score in evaluation.by_device_group.items()}
         rows.append(
             {"run": folder.name, "name": name, "split": split, "seed": parsed_recipe.seed, "settings": settings}
-            | {key: metrics[key] for key in ("clips", "correct", *MEASURES)}
+            | {key: getattr(evaluation, key) for key in ("clips", "correct", *MEASURES)}
             | {"by_device_group": groups, "data_hash": card.data_hash}
         )
     summary = result.setdefault("summary", {})

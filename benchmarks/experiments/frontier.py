@@ -62,6 +62,7 @@ def _measure(run: Path, dataset: Dataset, clips: Clips, bundle: Path) -> dict[st
     if not bundle.exists():
         quantize(run, dataset, clips, bundle)
     count = count_target(str(run), None, None)[0]
+    assert count.deployed is not None
     test = dataset.split(load_model(run)[1].split or "")[1]
     kinds = {"float": open_evaluated_model(run, "torch"), "int8": open_evaluated_model(bundle, "reference")}
     results = {kind: evaluate(model.predict, clips, test) for kind, model in kinds.items()}
@@ -69,8 +70,8 @@ def _measure(run: Path, dataset: Dataset, clips: Clips, bundle: Path) -> dict[st
     return {
         "parameters": count.parameters,
         "macs": count.macs,
-        "int8_bytes": (count.deployed or {})["int8_bytes"],
-        **{kind: {measure: metrics[measure] for measure in measures} for kind, metrics in results.items()},
+        "int8_bytes": count.deployed.int8_bytes,
+        **{kind: {measure: getattr(result, measure) for measure in measures} for kind, result in results.items()},
     }
 
 

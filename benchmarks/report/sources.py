@@ -173,7 +173,11 @@ def read_bundle(folder: Path, name: str) -> Content:
         "name": name,
         "folder": str(folder),
         "labels": list(bundle.labels),
-        "budget": {"limits": limits.model_dump(), "deployed": count.deployed, **bundle.content["budget"]},
+        "budget": {
+            "limits": limits.model_dump(),
+            "deployed": count.deployed and asdict(count.deployed),
+            **bundle.content["budget"],
+        },
         "layers": _layers(bundle),
         "memory": _memory(bundle),
         "metrics": metrics,

@@ -242,8 +242,8 @@ def test_accuracy_is_what_evaluate_gives_and_its_interval_holds_it(
     paths = sample_dataset.split("5")[1][::8]
     found = measure_accuracy(bundle, sample_clips, paths).as_dict()
     expected = evaluate(open_evaluated_model(bundle.folder, "reference").predict, sample_clips, paths)
-    assert found["int8"]["correct"] == expected["correct"]
-    assert found["int8"]["macro_accuracy"] == pytest.approx(expected["macro_accuracy"])
+    assert found["int8"]["correct"] == expected.correct
+    assert found["int8"]["macro_accuracy"] == pytest.approx(expected.macro_accuracy)
     for kind in ("float", "int8"):
         low, high = found[kind]["macro_interval"]
         assert low <= found[kind]["macro_accuracy"] <= high

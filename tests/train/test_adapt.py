@@ -259,11 +259,11 @@ def test_each_recording_is_classified_by_the_network_of_its_device(
 ) -> None:
     path, runner = (biased_run, "torch") if what == "run" else (bundle.folder, "reference")
     model, paths = open_evaluated_model(path, runner), dataset.split(SPLIT)[1][::3]
-    by_device = evaluate(model.predict, sample_clips, paths, model.variants)["by_device"]
-    usual = evaluate(model.predict, sample_clips, paths)["by_device"]
+    by_device = evaluate(model.predict, sample_clips, paths, model.variants).by_device
+    usual = evaluate(model.predict, sample_clips, paths).by_device
     assert {device for device in usual if by_device[device] != usual[device]} == {"a", "s1"}
     of_s1 = [item.label for item in sample_clips.recordings if item.path in paths and item.device == "s1"]
-    assert by_device["s1"]["correct"] == of_s1.count(SCENES[SCENE]) > 0
+    assert by_device["s1"].correct == of_s1.count(SCENES[SCENE]) > 0
 
 
 def test_the_clips_of_a_device_are_given_to_its_own_function_once(dataset: Dataset, sample_clips: Clips) -> None:
@@ -275,7 +275,7 @@ def test_the_clips_of_a_device_are_given_to_its_own_function_once(dataset: Datas
     paths = dataset.split(SPLIT)[1]
     variants = {name: listener(name) for name in ("s1", "s9")}
     result = evaluate(listener(""), sample_clips, paths, variants)
-    assert (result["clips"], result["log_loss"]) == (len(paths), pytest.approx(np.log(10)))
+    assert (result.clips, result.log_loss) == (len(paths), pytest.approx(np.log(10)))
     chosen = sample_clips.select(paths)
     of_s1 = chosen[sample_clips.recording_devices(chosen) == "s1"]
     assert np.array_equal(np.concatenate(heard["s1"]), sample_clips.pcm[of_s1])

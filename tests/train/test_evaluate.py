@@ -16,7 +16,7 @@ from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import SCENES, open_dataset
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.evaluate import evaluate, plot_confusion, score
+from tinyscene.train.runs.evaluate import Evaluation, evaluate, plot_confusion, score
 from tinyscene.train.runs.run import Card, save_tensors
 
 LABELS = ("bus", "metro", "park", "tram")
@@ -34,7 +34,7 @@ KEYS = {"clips", "correct", "accuracy", "macro_accuracy", "log_loss", "by_class"
 
 
 @pytest.fixture(scope="module")
-def scored() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.str_], dict[str, Any]]:
+def scored() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.str_], Evaluation]:
     """Random probabilities, true classes and devices, and what `score` makes of them."""
     rng = np.random.default_rng(3)
     probabilities = rng.dirichlet(np.ones(len(LABELS)), 200)
@@ -69,7 +69,7 @@ def run_of(folder: Path, labels: tuple[str, ...]) -> Path:
 def test_accuracy_counts_the_recordings_whose_likeliest_class_is_true(scored: Any) -> None:
     probabilities, truth, _, result = scored
     correct = sum(max(range(4), key=row.__getitem__) == true for row, true in zip(probabilities, truth, strict=True))
-    assert (result["clips"], result["correct"], result["accuracy"]) == (200, correct, correct / 200)
+    assert (result.clips, result.correct, result.accuracy) == (200, correct, correct / 200)
 
 
 def test_the_confusion_matrix_has_a_row_a_true_class(scored: Any) -> None:
@@ -77,28 +77,28 @@ def test_the_confusion_matrix_has_a_row_a_true_class(scored: Any) -> None:
     confusion = [[0] * 4 for _ in range(4)]
     for row, true in zip(probabilities, truth, strict=True):
         confusion[true][max(range(4), key=row.__getitem__)] += 1
-    assert result["confusion"] == confusion
+    assert result.confusion == confusion
 
 
 def test_macro_accuracy_is_the_mean_recall(scored: Any) -> None:
     result = scored[-1]
-    recalls = [row[index] / sum(row) for index, row in enumerate(result["confusion"])]
-    assert [result["by_class"][label]["accuracy"] for label in LABELS] == pytest.approx(recalls)
-    assert result["macro_accuracy"] == pytest.approx(sum(recalls) / 4)
-    assert result["macro_accuracy"] != pytest.approx(result["accuracy"], abs=1e-3)
+    recalls = [row[index] / sum(row) for index, row in enumerate(result.confusion)]
+    assert [result.by_class[label].accuracy for label in LABELS] == pytest.approx(recalls)
+    assert result.macro_accuracy == pytest.approx(sum(recalls) / 4)
+    assert result.macro_accuracy != pytest.approx(result.accuracy, abs=1e-3)
 
 
 def test_log_loss_is_the_mean_surprise(scored: Any) -> None:
     probabilities, truth, _, result = scored
     surprise = [-math.log(row[true]) for row, true in zip(probabilities, truth, strict=True)]
-    assert result["log_loss"] == pytest.approx(sum(surprise) / 200)
+    assert result.log_loss == pytest.approx(sum(surprise) / 200)
 
 
 @pytest.mark.parametrize(("probability", "loss"), [(0.25, math.log(4)), (1.0, 0.0), (0.0, 15 * math.log(10))])
 def test_log_loss_is_known_for_a_constant_probability(probability: float, loss: float) -> None:
     rest = (1 - probability) / 3
     probabilities = np.array([[probability, rest, rest, rest]] * 5)
-    assert score(probabilities, np.zeros(5, int), np.array(["a"] * 5), LABELS)["log_loss"] == pytest.approx(loss)
+    assert score(probabilities, np.zeros(5, int), np.array(["a"] * 5), LABELS).log_loss == pytest.approx(loss)
 
 
 @pytest.mark.parametrize("by", ["by_device", "by_device_group"])
@@ -110,22 +110,22 @@ def test_a_device_or_group_counts_its_own_recordings(by: str, scored: Any) -> No
         clips[name] += 1
         correct[name] += int(row.argmax() == true)
         surprise[name] -= math.log(row[true])
-    assert result[by].keys() == clips.keys()
-    for name, group in result[by].items():
-        assert (group["clips"], group["correct"]) == (clips[name], correct[name])
-        assert group["accuracy"] == pytest.approx(correct[name] / clips[name])
-        assert group["log_loss"] == pytest.approx(surprise[name] / clips[name])
+    assert getattr(result, by).keys() == clips.keys()
+    for name, group in getattr(result, by).items():
+        assert (group.clips, group.correct) == (clips[name], correct[name])
+        assert group.accuracy == pytest.approx(correct[name] / clips[name])
+        assert group.log_loss == pytest.approx(surprise[name] / clips[name])
 
 
 def test_a_class_without_recordings_is_left_out_of_the_macro_average() -> None:
     result = score(np.eye(4)[[0, 0, 3, 3]], np.array([0, 0, 0, 3]), np.array(["a"] * 4), LABELS)
-    assert result["by_class"].keys() == {"bus", "tram"}
-    assert result["macro_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert result.by_class.keys() == {"bus", "tram"}
+    assert result.macro_accuracy == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_recordings_without_devices_have_no_device_groups() -> None:
     result = score(np.eye(4), np.arange(4), np.array([""] * 4), LABELS)
-    assert result["by_device"] == result["by_device_group"] == {}
+    assert result.by_device == result.by_device_group == {}
 
 
 def test_a_recording_scores_the_mean_over_its_seconds(steps: Clips) -> None:
@@ -137,32 +137,32 @@ def test_a_recording_scores_the_mean_over_its_seconds(steps: Clips) -> None:
         right = high if name.startswith("high") else 1 - high
         surprise.append(-math.log(right))
         correct += right > 0.5
-    assert (result["clips"], result["correct"]) == (len(STEPS), correct)
-    assert result["log_loss"] == pytest.approx(sum(surprise) / len(STEPS), rel=1e-5)
+    assert (result.clips, result.correct) == (len(STEPS), correct)
+    assert result.log_loss == pytest.approx(sum(surprise) / len(STEPS), rel=1e-5)
 
 
 def test_only_the_recordings_of_the_list_are_scored(steps: Clips) -> None:
     result = evaluate(level, steps, ("low/2-one.wav", "high/1-short.wav"))
-    assert result["confusion"] == [[1, 0], [0, 1]]
-    assert result["log_loss"] == pytest.approx(-(math.log(0.8) + math.log(13_500 / FULL)) / 2, rel=1e-5)
+    assert result.confusion == [[1, 0], [0, 1]]
+    assert result.log_loss == pytest.approx(-(math.log(0.8) + math.log(13_500 / FULL)) / 2, rel=1e-5)
 
 
 def test_the_confusion_plot_is_a_png(scored: Any, tmp_path: Path) -> None:
-    plot_confusion({"labels": LABELS, **scored[-1]}, tmp_path / "new" / "confusion.png")
+    plot_confusion(scored[-1], tmp_path / "new" / "confusion.png")
     assert (tmp_path / "new" / "confusion.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_a_plot_that_cannot_be_drawn_leaves_the_older_file(scored: Any, tmp_path: Path) -> None:
     (tmp_path / "confusion.unknown").write_text("older")
     with pytest.raises(ValueError, match="unknown"):
-        plot_confusion({"labels": LABELS, **scored[-1]}, tmp_path / "confusion.unknown")
+        plot_confusion(scored[-1], tmp_path / "confusion.unknown")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("confusion.unknown", "older")]
 
 
 def test_a_plot_that_cannot_take_its_place_leaves_nothing(scored: Any, tmp_path: Path) -> None:
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(OSError, match="taken"):
-        plot_confusion({"labels": LABELS, **scored[-1]}, tmp_path / "taken.png")
+        plot_confusion(scored[-1], tmp_path / "taken.png")
     assert [*tmp_path.rglob("*")] == [tmp_path / "taken.png"]
 
 

@@ -116,8 +116,8 @@ def test_the_baseline_has_these_operators_and_multiplications() -> None:
     deployed = count_recipe(recipe).deployed
     assert deployed is not None
     convolutions = [each for each in graph.operators if isinstance(each, Convolution)]
-    assert sum(each.macs for each in convolutions) == deployed["macs"]
-    assert sum(each.weights.size + each.bias.size for each in convolutions) == deployed["parameters"]
+    assert sum(each.macs for each in convolutions) == deployed.macs
+    assert sum(each.weights.size + each.bias.size for each in convolutions) == deployed.parameters
 
 
 def test_tensors_are_named_after_modules() -> None:

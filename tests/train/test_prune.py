@@ -105,7 +105,7 @@ def test_the_result_is_a_run_that_keeps_its_budget(
     assert (card.split, card.data_hash, recipe.seed) == (SPLIT, sample_clips.data_hash, 0)
     assert [line["epoch"] for line in learnt(unbroken)[1]] == [1, 2]
     predict = predictor(network, features_of(recipe), torch.device("cpu"))
-    assert evaluate(predict, sample_clips, sample_dataset.split(SPLIT)[1][:40])["clips"] == 40
+    assert evaluate(predict, sample_clips, sample_dataset.split(SPLIT)[1][:40]).clips == 40
 
 
 def test_the_command_prunes(tiny: Path, sample: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:

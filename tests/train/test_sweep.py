@@ -127,12 +127,12 @@ def test_the_table_holds_what_evaluating_the_runs_gives(swept: tuple[Path, Excep
             open_evaluated_model(out / "runs" / name, "").predict, prepare(dataset, 32_000), dataset.split("5")[1]
         )
         assert row["state"] == "done"
-        assert int(row["clips"]) == result["clips"] == 21
-        assert float(row["macro_accuracy"]) == pytest.approx(result["macro_accuracy"])
-        assert float(row["log_loss"]) == pytest.approx(result["log_loss"], rel=1e-5)
+        assert int(row["clips"]) == result.clips == 21
+        assert float(row["macro_accuracy"]) == pytest.approx(result.macro_accuracy)
+        assert float(row["log_loss"]) == pytest.approx(result.log_loss, rel=1e-5)
         for column, key in (("class", "by_class"), ("device", "by_device"), ("group", "by_device_group")):
-            found = {name: float(row[f"{column}.{name}"]) for name in result[key]}
-            assert found == pytest.approx({name: group["accuracy"] for name, group in result[key].items()})
+            found = {name: float(row[f"{column}.{name}"]) for name in getattr(result, key)}
+            assert found == pytest.approx({name: part.accuracy for name, part in getattr(result, key).items()})
         assert int(row["parameters"]) == 12_538  # what `tinyscene budget nano` counts
 
 

@@ -43,15 +43,15 @@ def evaluate(
     from tinyscene.train.runs.evaluate import evaluate as run_evaluation
     from tinyscene.train.runs.evaluate import open_evaluated_model, record
 
-    evaluated = open_evaluated_model(model, runner)
-    dataset, clips = data.open(evaluated.front_end)
-    clips.require_labels(evaluated.labels, model)
-    name = split or evaluated.split or dataset.default_split
-    result = run_evaluation(evaluated.predict, clips, dataset.split(name)[1], evaluated.variants)
-    result |= {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": evaluated.runner}
-    written = record(model, result)
-    show(result, as_json, evaluation_tables(result))
-    messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)
+    evaluated_model = open_evaluated_model(model, runner)
+    dataset, clips = data.open(evaluated_model.front_end)
+    clips.require_labels(evaluated_model.labels, model)
+    name = split or evaluated_model.split or dataset.default_split
+    evaluation = run_evaluation(evaluated_model.predict, clips, dataset.split(name)[1], evaluated_model.variants)
+    about = {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": evaluated_model.runner}
+    path = record(model, evaluation, about)
+    show(asdict(evaluation) | about, as_json, evaluation_tables(evaluation))
+    messages.print(f"{path}.json and the confusion matrix {path}.png written", soft_wrap=True)
 
 
 @app.command(rich_help_panel=MEASURE)

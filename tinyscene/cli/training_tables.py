@@ -1,7 +1,6 @@
 """Results as a person reads them on a terminal."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -9,18 +8,20 @@ from rich.table import Table
 from tinyscene.train.recipe import Budget
 from tinyscene.train.recipe_list import RecipeSummary
 from tinyscene.train.runs.budget import Count
+from tinyscene.train.runs.evaluate import Evaluation
 
 
-def evaluation_tables(result: dict[str, Any]) -> Group:
+def evaluation_tables(evaluation: Evaluation) -> Group:
     """The summary line and the accuracies by class, device and device group."""
     summary = (
-        f"macro-average accuracy {result['macro_accuracy']:.2%}, accuracy {result['accuracy']:.2%} "
-        f"({result['correct']} of {result['clips']}), log loss {result['log_loss']:.3f}"
+        f"macro-average accuracy {evaluation.macro_accuracy:.2%}, accuracy {evaluation.accuracy:.2%} "
+        f"({evaluation.correct} of {evaluation.clips}), log loss {evaluation.log_loss:.3f}"
     )
     table = Table("", "", "clips", "accuracy", "log loss")
-    for key, title in (("by_class", "class"), ("by_device", "device"), ("by_device_group", "group")):
-        for name, group in result[key].items():
-            table.add_row(title, name, str(group["clips"]), f"{group['accuracy']:.1%}", f"{group['log_loss']:.3f}")
+    parts = {"class": evaluation.by_class, "device": evaluation.by_device, "group": evaluation.by_device_group}
+    for title, scores in parts.items():
+        for name, score in scores.items():
+            table.add_row(title, name, str(score.clips), f"{score.accuracy:.1%}", f"{score.log_loss:.3f}")
         table.add_section()
     return Group(summary, table)
 
@@ -45,8 +46,8 @@ def budget_tables(count: Count, limits: Budget) -> Group:
     if not count.deployed:
         return Group(layers, verdicts)
     deployed = (
-        f"as deployed, BatchNorm folded: {count.deployed['parameters']:,} parameters, "
-        f"{count.deployed['int8_bytes']:,} bytes in int8 with int32 biases, {count.deployed['macs']:,} MACs"
+        f"as deployed, BatchNorm folded: {count.deployed.parameters:,} parameters, "
+        f"{count.deployed.int8_bytes:,} bytes in int8 with int32 biases, {count.deployed.macs:,} MACs"
     )
     return Group(layers, verdicts, deployed)
 

@@ -169,7 +169,9 @@ def _run_epochs(trainer: Trainer, state: TrainState, out: Path, card: Card, test
                 if settings.evaluate_every and state.epoch % settings.evaluate_every == 0:
                     predict = predictor(trainer.network, trainer.features, trainer.torch_device)
                     result = evaluate(predict, trainer.clips, test)
-                    metrics |= {f"test_{key}": result[key] for key in ("accuracy", "macro_accuracy", "log_loss")}
+                    metrics |= {
+                        f"test_{key}": getattr(result, key) for key in ("accuracy", "macro_accuracy", "log_loss")
+                    }
                 _append_metrics(out, metrics, writer)
                 save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, state)
                 saved = time.monotonic()

@@ -39,6 +39,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class DeployedCount:
+    """What a network costs with BatchNorm folded, in int8 with int32 biases."""
+
+    parameters: int
+    int8_bytes: int
+    macs: int
+
+
+@dataclass(frozen=True)
 class Count:
     """What a model costs. `bytes` is in the precision the limits are held against."""
 
@@ -48,7 +57,7 @@ class Count:
     bytes: int
     precision: str
     layers: tuple[Layer, ...]
-    deployed: dict[str, int] | None = None  # the same with BatchNorm folded; none for a file, which is
+    deployed: DeployedCount | None = None  # none for a file, which is counted as it is deployed
 
     def faults(self, limits: Budget) -> list[str]:
         """One line for each limit that is passed."""
@@ -116,11 +125,11 @@ def count_bundle(folder: Path) -> tuple[Count, Budget]:
         bytes=counted["deployed_bytes"],
         precision="int8, biases int32",
         layers=layers,
-        deployed={
-            "parameters": sum(layer.parameters for layer in layers),
-            "int8_bytes": counted["deployed_bytes"],
-            "macs": counted["deployed_macs"],
-        },
+        deployed=DeployedCount(
+            parameters=sum(layer.parameters for layer in layers),
+            int8_bytes=counted["deployed_bytes"],
+            macs=counted["deployed_macs"],
+        ),
     )
     return count, parse_recipe(bundle.content["recipe"], f"the recipe of {folder}").budget
 
@@ -165,16 +174,12 @@ def _macs(layer: LayerInfo) -> int:
     return layer.macs * (prod(layer.output_size[1:-1]) if layer.class_name == "Linear" else 1)
 
 
-def _folded(layers: tuple[Layer, ...]) -> dict[str, int]:
+def _folded(layers: tuple[Layer, ...]) -> DeployedCount:
     """What is left when every BatchNorm is a bias: convolution weights, one bias an output channel."""
     convolutions = [layer for layer in layers if layer.kind == "Conv2d"]
     weights = sum(layer.parameters for layer in convolutions)
     biases = sum(layer.output[1] for layer in convolutions)
-    return {
-        "parameters": weights + biases,
-        "int8_bytes": weights + 4 * biases,
-        "macs": sum(layer.macs for layer in convolutions),
-    }
+    return DeployedCount(weights + biases, weights + 4 * biases, sum(layer.macs for layer in convolutions))
 
 
 def count_onnx(path: Path) -> Count:

@@ -9,7 +9,7 @@ run or bundle has networks for single recording devices, each recording is class
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,40 +88,59 @@ def open_evaluated_model(model: Path, runner: str) -> EvaluatedModel:
     return EvaluatedModel(predict, recipe.features, card.labels, card.split, "torch", variants)
 
 
-def record(model: Path, result: dict[str, Any]) -> Path:
-    """Write a result of `evaluate`, named by the command, as JSON and PNG. Returns their path without suffix.
+@dataclass(frozen=True)
+class Score:
+    """How right a model is on some recordings."""
 
-    A run keeps them in its folder, a bundle in `evaluation/` in its own, and its index takes up the figures; those of a
-    file lie beside it.
+    clips: int  # recordings
+    correct: int
+    accuracy: float
+    log_loss: float
+
+
+@dataclass(frozen=True)
+class Evaluation(Score):
+    """How right a model is on the recordings of a list, and on parts of it. Parts that are empty are left out."""
+
+    macro_accuracy: float  # mean over classes
+    by_class: dict[str, Score]
+    by_device: dict[str, Score]
+    by_device_group: dict[str, Score]
+    confusion: list[list[int]]  # rows: true class
+    labels: tuple[str, ...]
+
+
+def record(model: Path, evaluation: Evaluation, about: dict[str, Any]) -> Path:
+    """Write an evaluation as JSON and PNG, with what is to be known about it. Returns their path without suffix.
+
+    `about` holds at least data_hash, split and runner. A run keeps the files in its folder, a bundle in
+    `evaluation/`, and its index takes up the figures; those of a single file are written beside it.
     """
+    content = asdict(evaluation) | about
     if (model / INDEX).exists():
-        measured = {key: result[key] for key in (*MEASURES, *DETAILS, "data_hash", "split", "runner")}
-        open_bundle(model).record("metrics", measured)
+        metrics = {key: content[key] for key in (*MEASURES, *DETAILS, "data_hash", "split", "runner")}
+        open_bundle(model).record("metrics", metrics)
         path = model / "evaluation" / "evaluation"
     elif model.is_dir():
         path = model / "evaluation"
     else:
         path = model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
-    write_whole(path.with_name(f"{path.name}.json"), json.dumps(result | {"made_by": provenance()}, indent=2) + "\n")
-    plot_confusion(result, path.with_name(f"{path.name}.png"))
+    write_whole(path.with_name(f"{path.name}.json"), json.dumps(content | {"made_by": provenance()}, indent=2) + "\n")
+    plot_confusion(evaluation, path.with_name(f"{path.name}.png"))
     return path
 
 
 def evaluate(
     predict: Predict, clips: Clips, paths: tuple[str, ...], variants: Mapping[str, Predict] | None = None
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate on the recordings of a list; those that could not be decoded are not counted.
 
     The recordings of a device among `variants` are given to its own function instead of `predict`.
-
-    Returns: clips (recordings scored), correct, accuracy, macro_accuracy (mean over classes), log_loss,
-    by_class, by_device and by_device_group (each name -> clips, correct, accuracy, log_loss), confusion
-    (rows: true class) and labels.
     """
     recordings, scores = score_recordings(predict, clips, paths, variants)
     truth = np.array([clips.labels.index(item.label) for item in recordings])
     devices = np.array([item.device for item in recordings])
-    return {"labels": list(clips.labels), **score(scores, truth, devices, clips.labels)}
+    return score(scores, truth, devices, clips.labels)
 
 
 def score_recordings(
@@ -154,7 +173,7 @@ def score(
     truth: NDArray[np.integer[Any]],
     devices: NDArray[np.str_],
     labels: tuple[str, ...],
-) -> dict[str, Any]:
+) -> Evaluation:
     """Metrics of probabilities (recording, class) against true classes (recording,)."""
     guess = probabilities.argmax(1)
     right = guess == truth
@@ -162,31 +181,32 @@ def score(
     confusion = np.zeros((len(labels), len(labels)), int)
     np.add.at(confusion, (truth, guess), 1)
 
-    def group(members: NDArray[np.bool_]) -> dict[str, float | int]:
-        return {
-            "clips": int(members.sum()),
-            "correct": int(right[members].sum()),
-            "accuracy": float(right[members].mean()),
-            "log_loss": float(losses[members].mean()),
-        }
+    def group(members: NDArray[np.bool_]) -> Score:
+        return Score(
+            clips=int(members.sum()),
+            correct=int(right[members].sum()),
+            accuracy=float(right[members].mean()),
+            log_loss=float(losses[members].mean()),
+        )
 
-    def groups(members: dict[str, NDArray[np.bool_]]) -> dict[str, dict[str, float | int]]:
+    def groups(members: dict[str, NDArray[np.bool_]]) -> dict[str, Score]:
         return {name: group(member) for name, member in members.items() if member.any()}
 
     by_class = groups({label: truth == index for index, label in enumerate(labels)})
-    return {
-        **group(np.ones(len(truth), bool)),
-        "macro_accuracy": float(np.mean([result["accuracy"] for result in by_class.values()])),
-        "by_class": by_class,
-        "by_device": groups({device: devices == device for device in sorted(set(devices.tolist())) if device}),
-        "by_device_group": groups({name: np.isin(devices, members) for name, members in DEVICE_GROUPS.items()}),
-        "confusion": confusion.tolist(),
-    }
+    return Evaluation(
+        **vars(group(np.ones(len(truth), bool))),
+        macro_accuracy=float(np.mean([result.accuracy for result in by_class.values()])),
+        by_class=by_class,
+        by_device=groups({device: devices == device for device in sorted(set(devices.tolist())) if device}),
+        by_device_group=groups({name: np.isin(devices, members) for name, members in DEVICE_GROUPS.items()}),
+        confusion=confusion.tolist(),
+        labels=labels,
+    )
 
 
-def plot_confusion(evaluation: dict[str, Any], path: Path) -> None:
+def plot_confusion(evaluation: Evaluation, path: Path) -> None:
     """Write the confusion matrix, rows normalised, as a PNG."""
-    labels, counts = [figure_text(label) for label in evaluation["labels"]], np.array(evaluation["confusion"])
+    labels, counts = [figure_text(label) for label in evaluation.labels], np.array(evaluation.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (true, predicted)
     with figure_style(), replacing(path) as temporary:
         figure = Figure((7.5, 6.5), layout="constrained")
@@ -194,7 +214,7 @@ def plot_confusion(evaluation: dict[str, Any], path: Path) -> None:
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
         axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel="predicted", ylabel="true", title=f"macro-average accuracy {evaluation['macro_accuracy']:.1%}")
+        axes.set(xlabel="predicted", ylabel="true", title=f"macro-average accuracy {evaluation.macro_accuracy:.1%}")
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=8)

@@ -122,10 +122,10 @@ def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
     data = TrainingData(dataset, clips, job.split)
     train(job.recipe, data, RunFolder.begun_or_new(run), weights, job.allow_over_budget)
     model = open_evaluated_model(run, "torch")
-    result = evaluate(model.predict, clips, dataset.split(job.split)[1])
+    evaluation = evaluate(model.predict, clips, dataset.split(job.split)[1])
     count = count_target(str(run), None, None)[0]
     epochs = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    result |= {
+    about = {
         "model": str(run),
         "data_hash": clips.data_hash,
         "split": job.split,
@@ -134,7 +134,7 @@ def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
         "macs": count.macs,
         "seconds": sum(epoch["seconds"] for epoch in epochs),  # of training
     }
-    record(run, result)
+    record(run, evaluation, about)
 
 
 def _stop_with(pipe: int) -> None:
