@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.sweep.job import read_record
 from tinyscene.train.sweep.report import read_summary
@@ -29,7 +29,7 @@ MACRO = "macro"  # all left-out clips; the other columns are groups of devices
 
 def choice(
     folds: Annotated[list[Path], typer.Argument(help="Folders of the sweeps, one a fold.")],
-    out: Path = Path("benchmarks/results/choice.json"),
+    out: Out = Path("benchmarks/results/choice.json"),
 ) -> None:
     """Write the table of the folds."""
     accuracies = [_accuracies(fold) for fold in folds]

@@ -44,7 +44,10 @@ LEVELS = ("O0", "O3", "Os")  # besides the usual one, on fewer clips
 HOPS = (1.0, 0.5, 0.25)  # seconds
 
 
-def devices(bundle: Path, data: Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")]) -> None:
+def devices(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    data: Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")],
+) -> None:
     """Run every device and compiler; write what was equal, counted and taken."""
     out, opened = RESULTS / "firmware.json", open_bundle(bundle)
     result = read_result(out)

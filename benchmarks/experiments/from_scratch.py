@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyscene.benchmarks.experiments.results import read_result, write_result
+from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
 from tinyscene.train.data.features import LogMel
@@ -34,8 +34,8 @@ MEASURES = ("accuracy", "macro_accuracy", "log_loss")
 def tau_mini(
     data: Data,
     runs: Runs = Path("runs/from_scratch"),
-    out: Path = Path("benchmarks/results/from_scratch_tau_mini.json"),
-    seeds: int = 3,
+    out: Out = Path("benchmarks/results/from_scratch_tau_mini.json"),
+    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.")] = 3,
 ) -> None:
     """The baseline on split100, several seeds, beside the same recipe with Freq-MixStyle off."""
     result = read_result(out)
@@ -49,7 +49,7 @@ def tau_mini(
 def esc10(
     data: Data,
     runs: Runs = Path("runs/from_scratch_esc10"),
-    out: Path = Path("benchmarks/results/from_scratch_esc10.json"),
+    out: Out = Path("benchmarks/results/from_scratch_esc10.json"),
 ) -> None:
     """Five-fold cross-validation, one seed; a recording's score is the mean of its seconds."""
     result = read_result(out)

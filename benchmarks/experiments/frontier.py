@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyscene.benchmarks.experiments.results import read_result, write_result
+from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.fine_tuning.prune import prune
@@ -29,10 +29,10 @@ GOALS = {"whole": None, "11 M": 11_000_000, "4.5 M": 4_500_000}  # MACs
 def main(
     sweep: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
     data: Annotated[Path, typer.Option(help="Folder of the dataset.")],
-    run: str = "student",
-    split: str = "100",
-    runs: Path = Path("runs/frontier"),
-    out: Path = Path("benchmarks/results/frontier.json"),
+    run: Annotated[str, typer.Option(help="Run of the sweep to prune and quantize.")] = "student",
+    split: Annotated[str, typer.Option(help="Split that it was trained on.")] = "100",
+    runs: Annotated[Path, typer.Option(help="Folder of the pruned runs and the bundles.")] = Path("runs/frontier"),
+    out: Out = Path("benchmarks/results/frontier.json"),
 ) -> None:
     """Prune, quantize and evaluate, and write the table."""
     dataset = open_dataset(data)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import typer
 
-from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.common.progress import progress
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import SCENES
@@ -49,10 +49,10 @@ def random_clips(count: int, samples: int) -> Clips:
 
 
 def main(
-    recipe: str = "baseline",
-    clips: Annotated[int, typer.Option(help="In the training set.")] = 140_000,
-    steps: Annotated[int, typer.Option(help="Measured.")] = 200,
-    out: Path = Path("benchmarks/results/gpu_training.json"),
+    recipe: Annotated[str, typer.Option(help="Recipe to measure.")] = "baseline",
+    clips: Annotated[int, typer.Option(help="Number of clips in the training set.")] = 140_000,
+    steps: Annotated[int, typer.Option(help="Number of steps to measure.")] = 200,
+    out: Out = Path("benchmarks/results/gpu_training.json"),
 ) -> None:
     """Measure and write clips a second and the time of 150 epochs."""
     settings = load_recipe(recipe)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import typer
 
-from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.experiments.results import Out, Rounds, write_result
 from tinyscene.benchmarks.experiments.training_speed import our_step
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, summarize
 from tinyscene.deploy.common.progress import progress
@@ -118,7 +118,7 @@ def _seconds(step: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
-def main(out: Path = Path("benchmarks/results/growth.json"), rounds: int = LEAST_ROUNDS) -> None:
+def main(out: Out = Path("benchmarks/results/growth.json"), rounds: Rounds = LEAST_ROUNDS) -> None:
     """Measure and write the table."""
     rows, trained = inference(rounds), training()
     threads = torch.get_num_threads()

@@ -21,7 +21,7 @@ import typer
 from numpy.typing import NDArray
 
 from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, GROUPS, TestList, draw, interval, macro, recordings_of
-from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
 from tinyscene.train.data.cache import Clips, prepare
@@ -35,7 +35,7 @@ PREDICTIONS = "predictions.npy"
 
 def ladder(
     sweeps: Annotated[list[Path], typer.Argument(help="Folders of finished sweeps on one dataset.")],
-    out: Path = Path("benchmarks/results/ladder.json"),
+    out: Out = Path("benchmarks/results/ladder.json"),
 ) -> None:
     """Write the table of the rungs that were trained on the splits of the last sweep."""
     records = {sweep: read_record(sweep) for sweep in sweeps}

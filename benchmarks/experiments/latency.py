@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, host_latency
 from tinyscene.deploy.bundle.bundle import open_bundle
 
 
 def main(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
-    rounds: Annotated[int, typer.Option(min=LEAST_ROUNDS)] = 500,
-    out: Path = Path("benchmarks/results/latency.json"),
+    rounds: Annotated[int, typer.Option(min=LEAST_ROUNDS, help="Number of measurements.")] = 500,
+    out: Out = Path("benchmarks/results/latency.json"),
 ) -> None:
     """Measure all runtimes of a bundle and write the table."""
     result = host_latency(open_bundle(bundle), rounds)

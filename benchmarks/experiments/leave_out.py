@@ -29,8 +29,8 @@ LEFT_OUT = 3  # one place in so many
 
 
 def leave_out(
-    data: Path,
-    out: Path,
+    data: Annotated[Path, typer.Argument(help="Folder of a dataset in TAU's layout.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
     responses: Annotated[Path, typer.Option(help="Impulse responses of microphones.")],
     fold: Annotated[int, typer.Option(help="Which places are left out.")] = 0,
 ) -> None:

@@ -39,13 +39,16 @@ def pictures() -> None:
 
 
 @app.command()
-def web(bundle: Path, sound: Annotated[Path, typer.Option(help="What the page classifies.")]) -> None:
+def web(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    sound: Annotated[Path, typer.Option(help="Sound file that the page classifies.")],
+) -> None:
     """Make the picture of the web page."""
     write_whole(PICTURES / "web.png", picture_of_web(bundle, sound))
 
 
 @app.command()
-def report(folders: list[Path]) -> None:
+def report(folders: Annotated[list[Path], typer.Argument(help="Bundles and sweeps.")]) -> None:
     """Make the picture of the report."""
     picture, figures = picture_of_report(folders)
     write_whole(PICTURES / "report.png", picture)

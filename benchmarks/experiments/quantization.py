@@ -54,10 +54,10 @@ FEATURE_RANGE = (-11.52, 12.0)  # of log-mel: silence to the loudest
 
 @app.command()
 def network(
-    name: str,
-    run: Path,
+    name: Annotated[str, typer.Argument(help="Part of the result file's name: quantization_NAME.json.")],
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
     data: Data,
-    bundles: Path = Path("runs/quantization"),
+    bundles: Annotated[Path, typer.Option(help="Folder of the bundles.")] = Path("runs/quantization"),
     ways: Annotated[list[str] | None, typer.Option("--way", help="Only this one; may be repeated.")] = None,
 ) -> None:
     """Quantize a run in several ways and compare it with its float network."""
@@ -84,7 +84,7 @@ def network(
 
 
 @app.command()
-def runtimes(bundle: Path, data: Data) -> None:
+def runtimes(bundle: Annotated[Path, typer.Argument(help="A bundle.")], data: Data) -> None:
     """Hold every runtime to the reference on the test list."""
     _, clips, indices = _test_clips(data)
     write_result(

@@ -3,10 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from tinyscene.benchmarks.machine import machine
 from tinyscene.deploy.common.files import write_whole
+
+Out = Annotated[Path, typer.Option(help="Result file to write.")]
+Rounds = Annotated[int, typer.Option(help="Number of measurements.")]
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor
 
-from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.benchmarks.experiments.results import Out, Rounds, write_result
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.frontend.resample import PHASES_A_BLOCK, TAP_ONE, sinc_filter
@@ -122,9 +122,9 @@ def our_step(recipe: Recipe, clips: Clips, paths: tuple[str, ...], micro_batch: 
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder of a dataset at 44.1 kHz in TAU's layout.")],
-    out: Path = Path("benchmarks/results/training_speed.json"),
-    rounds: int = 7,
-    split: str = "100",
+    out: Out = Path("benchmarks/results/training_speed.json"),
+    rounds: Rounds = 7,
+    split: Annotated[str, typer.Option(help="Split whose training list is used.")] = "100",
 ) -> None:
     """Measure both steps in turn and write the rates and their ratio."""
     recipe = load_recipe("baseline")
