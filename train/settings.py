@@ -117,7 +117,7 @@ def set_override(settings: dict[str, Any], override: str) -> None:
     settings[last] = value
 
 
-def hint(given: str, known: list[str]) -> str:
+def hint(name: str, known: list[str]) -> str:
     """What to say of a name that is not known: the nearest one that is, or all."""
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

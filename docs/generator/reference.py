@@ -30,13 +30,13 @@ def cell(text: str) -> str:
 def panels() -> dict[str, list[Schema]]:
     """The commands by the panel of `tinyscene --help` that they stand in."""
     commands: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
-    found: dict[str, list[Schema]] = {}
+    by_panel: dict[str, list[Schema]] = {}
     for name, command in commands.items():
         panel = command.rich_help_panel
         parameters = [_parameter(parameter) for parameter in command.params]
         entry = {"name": name, "help": (command.help or "").strip(), "parameters": parameters}
-        found.setdefault(panel if isinstance(panel, str) else "Commands", []).append(entry)
-    return found
+        by_panel.setdefault(panel if isinstance(panel, str) else "Commands", []).append(entry)
+    return by_panel
 
 
 def _parameter(parameter: Any) -> Schema:
@@ -55,19 +55,19 @@ def _parameter(parameter: Any) -> Schema:
 
 def sections(schema: Schema) -> list[Schema]:
     """The sections of a recipe, each with its keys; the section `model` once for each family of networks."""
-    definitions, found = schema["$defs"], []
+    definitions, result = schema["$defs"], []
     top: Schema = {"title": "Top level", "prefix": "", "help": schema.get("description", ""), "keys": []}
     for name, field in schema["properties"].items():
         if "oneOf" in field:
             for reference in field["oneOf"]:
                 definition = _resolve(reference, definitions)
                 family = definition["properties"]["family"]["const"]
-                found.append(_section(f"`{name}`, family `{family}`", f"{name}.", definition, definitions))
+                result.append(_section(f"`{name}`, family `{family}`", f"{name}.", definition, definitions))
         elif "$ref" in field:
-            found.append(_section(f"`{name}`", f"{name}.", _resolve(field, definitions), definitions))
+            result.append(_section(f"`{name}`", f"{name}.", _resolve(field, definitions), definitions))
         else:
             top["keys"].append(_key(name, field, definitions))
-    return [top, *found]
+    return [top, *result]
 
 
 def _section(title: str, prefix: str, definition: Schema, definitions: Schema) -> Schema:

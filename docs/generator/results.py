@@ -64,9 +64,9 @@ def decisions(measured: dict[str, Content]) -> list[Content]:
 
 def split_rows(splits: Content) -> list[Content]:
     """The results of both runs by split."""
-    found = {(row["run"], row["split"]): row for row in splits["results"]}
+    by_run = {(row["run"], row["split"]): row for row in splits["results"]}
     names = splits["sweep"]["splits"]
-    return [{"split": name, "baseline": found["baseline", name], "student": found["student", name]} for name in names]
+    return [{"split": name, "baseline": by_run["baseline", name], "student": by_run["student", name]} for name in names]
 
 
 def esc10_rows(measured: dict[str, Content]) -> list[Content]:

@@ -237,7 +237,7 @@ def _logits_job(sweep: Sweep, entry: SweepEntry, split: str) -> LogitsJob:
 def _describe(error: ValidationError) -> str:
     """The first fault on one line, with its key and, for an unknown key, the nearest known one."""
     fault = error.errors(include_url=False)[0]
-    key, given = ".".join(str(part) for part in fault["loc"] if part != "[key]"), fault["input"]
+    key, value = ".".join(str(part) for part in fault["loc"] if part != "[key]"), fault["input"]
     if fault["type"] == "extra_forbidden":
         known = SweepEntry.model_fields if len(fault["loc"]) > 1 else Sweep.model_fields
         return f"unknown key {key!r}: {hint(key.rpartition('.')[2], list(known))}"
@@ -246,6 +246,6 @@ def _describe(error: ValidationError) -> str:
         "too_short": "is empty",
         "missing": "is missing",
         "string_pattern_mismatch": "a run is named by letters, digits, _ and .",
-        "string_type": f"must be text: write it in quotes (given: {given!r})",
-    }.get(fault["type"], f"{fault['msg']} (given: {given!r})")
+        "string_type": f"must be text: write it in quotes (given: {value!r})",
+    }.get(fault["type"], f"{fault['msg']} (given: {value!r})")
     return f"{key}: {what}" if key else what
