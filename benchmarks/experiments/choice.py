@@ -21,7 +21,7 @@ import typer
 from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.sweep.job import read_record
-from tinyscene.train.sweep.report import read_summary
+from tinyscene.train.sweep.summary import read_summary
 
 BASELINE = "baseline"
 MACRO = "macro"  # all left-out clips; the other columns are groups of devices
@@ -45,15 +45,18 @@ def choice(
 
 def _accuracies(fold: Path) -> dict[str, dict[str, float]]:
     """Macro accuracy in per cent of each run, over all clips; over a group of devices, accuracy."""
-    results = read_summary(fold)["results"]
-    if BASELINE not in {result["run"] for result in results}:
+    summary = read_summary(fold)
+    if BASELINE not in summary.runs:
         raise InputError(f"{fold}: has no finished run named {BASELINE}")
     return {
-        result["run"]: {
-            group: 100 * statistic["mean"]
-            for group, statistic in {MACRO: result["macro_accuracy"], **result["by_device_group"]}.items()
+        result.run: {
+            group: 100 * statistic.mean
+            for group, statistic in {
+                MACRO: result.statistics.macro_accuracy,
+                **result.statistics.by_device_group,
+            }.items()
         }
-        for result in results
+        for result in summary.results
     }
 
 

@@ -16,7 +16,7 @@ import typer
 from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.sweep.job import read_record
-from tinyscene.train.sweep.report import ALL_FOLDS, read_summary
+from tinyscene.train.sweep.summary import ALL_FOLDS, read_summary
 
 
 def main(
@@ -24,13 +24,19 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("benchmarks/results"),
 ) -> None:
     """Write the table of a sweep under the sweep's own name."""
-    record, content = read_record(sweep), read_summary(sweep)
-    if content["not_done"]:
-        raise InputError(f"{sweep}: {len(content['not_done'])} runs are not done; go on with `tinyscene sweep`")
-    trained = sum(row["done"] * row["seconds"] for row in content["results"] if row["split"] != ALL_FOLDS)
+    record, summary = read_record(sweep), read_summary(sweep)
+    if summary.not_done:
+        raise InputError(f"{sweep}: {len(summary.not_done)} runs are not done; go on with `tinyscene sweep`")
+    done = [result for result in summary.results if result.split != ALL_FOLDS]
+    seconds = sum(result.done * (result.statistics.seconds or 0) for result in done)
     write_result(
         results / f"{record.sweep.name}.json",
-        {"sweep": record.sweep.model_dump(mode="json"), "settings": record.settings, "seconds": trained, **content},
+        {
+            "sweep": record.sweep.model_dump(mode="json"),
+            "settings": record.settings,
+            "seconds": seconds,
+            **summary.as_dict(),
+        },
     )
 
 

@@ -38,8 +38,8 @@ def write_report(sources: list[Path], out: Path) -> dict[str, Any]:
     Raises InputError if a source is neither, holds no results or cannot be trusted, or if `out` is taken.
     """
     require_free(out)
-    content = read_sources(sources)
-    page = make_page(content)
+    read = read_sources(sources)
+    page, content = make_page(read), read.as_dict()
     files = {
         PAGE: _render("page.html.j2", page=page, made_by=provenance()),
         MARKDOWN: _render("page.md.j2", page=page),

@@ -89,7 +89,7 @@ def _accuracy(bundle: Content, source: str) -> list[Block]:
         for row, name in zip(rows, names, strict=True):
             row.append(_published(published, name))
     origin = f"runner {metrics['runner']}, test list of split {metrics['split']}, data {metrics['data_hash'][:16]}"
-    blocks: list[Block] = [Text(comparison(published, source))] if published else []
+    blocks: list[Block] = [Text(comparison(published["comparable"], source))] if published else []
     if metrics["by_class"]:
         blocks.append(_groups_figure(bundle))
     else:
@@ -128,8 +128,8 @@ def _published(published: Content, name: tuple[str, str] | None) -> str:
     return f"{percent(statistic['mean'])}{deviation}"
 
 
-def comparison(published: Content, source: str) -> str:
-    if published["comparable"]:
+def comparison(comparable: bool, source: str) -> str:
+    if comparable:
         return f"Published: {source}."
     return f"{ORIENTATION} Published: {source}."
 

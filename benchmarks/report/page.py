@@ -27,6 +27,8 @@ from tinyscene.benchmarks.report.blocks import (
 )
 from tinyscene.benchmarks.report.bundle import NO_BENCH, ORIENTATION, bundle_section, comparison, first_device
 from tinyscene.benchmarks.report.plots import frontier_plot, split_name, splits_plot
+from tinyscene.benchmarks.report.sources import ReportedSweep, Sources
+from tinyscene.train.sweep.published import PUBLISHED_SOURCE
 from tinyscene.train.sweep.report import details, not_done, overview, split_title
 
 MOST_NAMED = 4  # sources in the title, before it only counts them
@@ -52,13 +54,13 @@ class Page:
     sections: list[Section]
 
 
-def make_page(content: Content) -> Page:
+def make_page(sources: Sources) -> Page:
     """All sections of a report."""
-    bundles, sweeps = content["bundles"], content["sweeps"]
+    bundles, sweeps = sources.bundles, sources.sweeps
     sections = [Section("overview", "Overview", _overview(bundles, sweeps))]
-    sections.append(Section("frontier", "Accuracy against size", _frontier(content)))
+    sections.append(Section("frontier", "Accuracy against size", _frontier(sources)))
     sections += [
-        bundle_section(bundle, f"bundle-{number}", content["source"]) for number, bundle in enumerate(bundles, 1)
+        bundle_section(bundle, f"bundle-{number}", PUBLISHED_SOURCE) for number, bundle in enumerate(bundles, 1)
     ]
     sections += [_sweep(sweep, f"sweep-{number}") for number, sweep in enumerate(sweeps, 1)]
     sections.append(
@@ -71,8 +73,8 @@ def make_page(content: Content) -> Page:
     return Page(_title(bundles, sweeps), sections)
 
 
-def _title(bundles: list[Content], sweeps: list[Content]) -> str:
-    names = [source["name"] for source in (*bundles, *sweeps)]
+def _title(bundles: list[Content], sweeps: list[ReportedSweep]) -> str:
+    names = [*(bundle["name"] for bundle in bundles), *(sweep.name for sweep in sweeps)]
     counts = [
         f"{len(group)} {kind}{'s' * (len(group) > 1)}"
         for group, kind in ((bundles, "bundle"), (sweeps, "sweep"))
@@ -86,7 +88,7 @@ def escaped(text: str) -> str:
     return MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _overview(bundles: list[Content], sweeps: list[Content]) -> list[Block]:
+def _overview(bundles: list[Content], sweeps: list[ReportedSweep]) -> list[Block]:
     blocks: list[Block] = []
     if bundles:
         header = ["bundle", "macro-average accuracy, %", "MACs", "bytes", "RAM, bytes"]
@@ -99,11 +101,11 @@ def _overview(bundles: list[Content], sweeps: list[Content]) -> list[Block]:
     if sweeps:
         rows = [
             [
-                sweep["name"],
-                str(len({result["run"] for result in sweep["results"]})),
-                ", ".join(split_name(split) for split in dict.fromkeys(result["split"] for result in sweep["results"])),
-                str(len(sweep["not_done"])),
-                f"{sweep['test_clips']:,}",
+                sweep.name,
+                str(len(sweep.summary.runs)),
+                ", ".join(split_name(split) for split in sweep.summary.splits),
+                str(len(sweep.summary.not_done)),
+                f"{sweep.summary.test_clips:,}",
             ]
             for sweep in sweeps
         ]
@@ -127,11 +129,11 @@ def _overview_row(bundle: Content) -> list[str]:
     ]
 
 
-def _frontier(content: Content) -> list[Block]:
-    points = content["frontier"]
+def _frontier(sources: Sources) -> list[Block]:
+    points = sources.frontier
     blocks: list[Block] = [
         Missing(f"{bundle['name']} was not evaluated yet and is left out.", evaluate_command(bundle))
-        for bundle in content["bundles"]
+        for bundle in sources.bundles
         if bundle["metrics"] is None
     ]
     if not points:
@@ -160,40 +162,42 @@ def _frontier(content: Content) -> list[Block]:
     ]
     header = ["network", "split", "MACs", "macro-average accuracy, %", "standard deviation"]
     table = Table("Accuracy against MACs", [header, *rows], is_folded=len(rows) > MOST_SAID)
-    others = [source["published"] for source in (*content["bundles"], *content["sweeps"]) if source["published"]]
-    text = Text(f"Published: {content['source']}." if all(source["comparable"] for source in others) else ORIENTATION)
-    return [*([text] if others else []), Figure(frontier_plot(points), alt, caption), table, *blocks]
+    comparable = [bundle["published"]["comparable"] for bundle in sources.bundles if bundle["published"]]
+    comparable += [sweep.summary.published.comparable for sweep in sources.sweeps]
+    text = Text(f"Published: {PUBLISHED_SOURCE}." if all(comparable) else ORIENTATION)
+    return [*([text] if comparable else []), Figure(frontier_plot(points), alt, caption), table, *blocks]
 
 
-def _sweep(sweep: Content, ident: str) -> Section:
-    published = sweep["published"]
+def _sweep(sweep: ReportedSweep, ident: str) -> Section:
+    summary = sweep.summary
+    published = summary.published
     notes = "Mean ± sample standard deviation over the runs that are done."
-    if published["splits"]:
-        notes += " " + comparison(published, published["source"])
+    if published.splits:
+        notes += " " + comparison(published.comparable, published.source)
     best: dict[str, list[str]] = {}
-    for result in sweep["results"]:
-        best.setdefault(result["split"], []).append(f"{result['run']} {percent(result['macro_accuracy']['mean'])}")
+    for result in summary.results:
+        best.setdefault(result.split, []).append(f"{result.run} {percent(result.statistics.macro_accuracy.mean)}")
     alt = "Macro-average accuracy in per cent; " + "; ".join(
         f"{split_name(split)}: {', '.join(sentences)}" for split, sentences in best.items()
     )
     caption = "Macro-average accuracy by split; bars: standard deviation over seeds."
     blocks: list[Block] = [
         Text(notes),
-        *([Figure(splits_plot(sweep), alt, caption)] if len(best) > 1 else []),
-        Table("Macro-average accuracy, %", overview(sweep)),
+        *([Figure(splits_plot(summary), alt, caption)] if len(best) > 1 else []),
+        Table("Macro-average accuracy, %", overview(summary)),
     ]
     parts = [
         Section(
             f"{ident}-{number}",
             split_title(split),
-            [Table(f"{split_title(split)}: accuracy and log loss", details(sweep, split), look="dense")],
+            [Table(f"{split_title(split)}: accuracy and log loss", details(summary, split), look="dense")],
         )
         for number, split in enumerate(best, 1)
     ]
-    if sweep["not_done"]:
+    if summary.not_done:
         text = Missing(
             "These runs are not done; the command that started the sweep continues it.",
-            f"tinyscene sweep ... --out {shlex.quote(sweep['folder'])}",
+            f"tinyscene sweep ... --out {shlex.quote(sweep.folder)}",
         )
         parts.append(
             Section(
@@ -203,11 +207,11 @@ def _sweep(sweep: Content, ident: str) -> Section:
                     text,
                     Table(
                         "Runs that are not done",
-                        not_done(sweep),
+                        not_done(summary),
                         look="list",
-                        is_folded=len(sweep["not_done"]) > MOST_SAID,
+                        is_folded=len(summary.not_done) > MOST_SAID,
                     ),
                 ],
             )
         )
-    return Section(ident, f"Sweep {sweep['name']}", blocks, parts)
+    return Section(ident, f"Sweep {sweep.name}", blocks, parts)

@@ -17,6 +17,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from tinyscene.train.runs.figures import figure_style, figure_text
 from tinyscene.train.sweep.report import PUBLISHED
+from tinyscene.train.sweep.statistic import Statistic
+from tinyscene.train.sweep.summary import SweepSummary
 
 Content = dict[str, Any]
 
@@ -84,18 +86,16 @@ def frontier_plot(points: list[Content]) -> Markup:
         return _svg(figure)
 
 
-def splits_plot(content: Content) -> Markup:
+def splits_plot(summary: SweepSummary) -> Markup:
     """Macro-average accuracy of each run of a sweep over the splits, beside the published."""
-    results, known = content["results"], content["published"]["splits"]
-    splits = list(dict.fromkeys(result["split"] for result in results))
-    runs = list(dict.fromkeys(result["run"] for result in results))
+    splits, runs = summary.splits, summary.runs
     with figure_style(STYLE):
         figure = Figure((WIDTH, 2.8 + 0.16 * len(runs)), layout="constrained")
         axes = figure.subplots()
         for number, run in enumerate(runs):
-            mine = {result["split"]: result["macro_accuracy"] for result in results if result["run"] == run}
+            mine = {result.split: result.statistics.macro_accuracy for result in summary.results if result.run == run}
             _line(axes, splits, mine, label=short(run), **_series(number))
-        theirs = {split: row["macro_accuracy"] for split, row in known.items()}
+        theirs = {split: known.macro_accuracy for split, known in summary.published.splits.items()}
         _line(axes, splits, theirs, PUBLISHED, **PUBLISHED_LOOK, linestyle="--")
         axes.set_xticks(range(len(splits)), [split_name(split) for split in splits])
         axes.set_xlim(-0.3, len(splits) - 0.7)
@@ -176,11 +176,11 @@ def _point(axes: Axes, x: float, statistic: Content, **style: Any) -> None:
     axes.errorbar(x, 100 * statistic["mean"], 100 * (statistic["sd"] or 0), linestyle="none", **style)
 
 
-def _line(axes: Axes, splits: Sequence[str], statistics: dict[str, Content], label: str, **style: Any) -> None:
+def _line(axes: Axes, splits: Sequence[str], statistics: dict[str, Statistic], label: str, **style: Any) -> None:
     places = [place for place, split in enumerate(splits) if split in statistics]
     members = [statistics[splits[place]] for place in places]
     if members:
-        means, deviations = ([100 * (member[key] or 0) for member in members] for key in ("mean", "sd"))
+        means, deviations = ([100 * (getattr(member, key) or 0) for member in members] for key in ("mean", "sd"))
         axes.errorbar(places, means, deviations, label=label, linewidth=1.2, **style)
 
 

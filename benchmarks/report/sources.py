@@ -23,8 +23,9 @@ from tinyscene.firmware_bridge.report import plan_picture, plan_rows
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.runs.budget import count_bundle
 from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
-from tinyscene.train.sweep.report import PUBLISHED, TAU_TEST_CLIPS, read_summary
+from tinyscene.train.sweep.report import PUBLISHED
 from tinyscene.train.sweep.status import RESULTS
+from tinyscene.train.sweep.summary import TAU_TEST_CLIPS, SweepSummary, read_summary
 
 Content = dict[str, Any]
 
@@ -132,22 +133,48 @@ class RecordedBench(Bench):
     ] = None
 
 
+@dataclass(frozen=True)
+class ReportedSweep:
+    """A sweep of a report."""
+
+    name: str
+    folder: str
+    summary: SweepSummary
+
+    def as_dict(self) -> Content:
+        return {"name": self.name, "folder": self.folder, **self.summary.as_dict()}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that a report shows."""
+
+    bundles: list[Content]
+    sweeps: list[ReportedSweep]
+    frontier: list[Content]
+
+    def as_dict(self) -> Content:
+        """The content of report.json."""
+        sweeps = [sweep.as_dict() for sweep in self.sweeps]
+        return {"bundles": self.bundles, "sweeps": sweeps, "frontier": self.frontier, "source": PUBLISHED_SOURCE}
+
+
 def _has_intervals(accuracy: object) -> bool:
     """Whether an accuracy was measured by `bench` itself, and is not what `evaluate` recorded before."""
     return isinstance(accuracy, dict) and "difference" in accuracy
 
 
-def read_sources(folders: list[Path]) -> Content:
-    """The content of a report. Raises InputError for a folder that is neither a bundle nor a sweep with results."""
+def read_sources(folders: list[Path]) -> Sources:
+    """What a report is made of. Raises InputError for a folder that is neither a bundle nor a sweep with results."""
     bundles, sweeps = [], []
     for folder, name in zip(folders, _names(folders), strict=True):
         if (folder / INDEX).is_file():
             bundles.append(read_bundle(folder, name))
         elif (folder / RESULTS).is_file():
-            sweeps.append({"name": name, "folder": str(folder), **read_summary(folder)})
+            sweeps.append(ReportedSweep(name, str(folder), read_summary(folder)))
         else:
             raise InputError(f"{folder}: neither a bundle (with {INDEX}) nor a sweep (with {RESULTS})")
-    return {"bundles": bundles, "sweeps": sweeps, "frontier": frontier(bundles, sweeps), "source": PUBLISHED_SOURCE}
+    return Sources(bundles, sweeps, frontier(bundles, sweeps))
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -231,7 +258,7 @@ def _published(labels: tuple[str, ...], metrics: Content | None) -> Content | No
     """The published baseline on the split of the metrics, where that is one of TAU, and whether they compare."""
     if metrics is None or metrics["split"] not in PUBLISHED_MACRO or set(labels) != set(SCENES):
         return None
-    return published_baseline(metrics["split"]) | {"comparable": metrics["clips"] >= TAU_TEST_CLIPS}
+    return published_baseline(metrics["split"]).as_dict() | {"comparable": metrics["clips"] >= TAU_TEST_CLIPS}
 
 
 def _provenance(bundle: Bundle) -> Content:
@@ -248,7 +275,7 @@ def _provenance(bundle: Bundle) -> Content:
     }
 
 
-def frontier(bundles: list[Content], sweeps: list[Content]) -> list[Content]:
+def frontier(bundles: list[Content], sweeps: list[ReportedSweep]) -> list[Content]:
     """Macro-average accuracy against MACs: a point a bundle or run on a split, and the published on those splits."""
     points = []
     for bundle in bundles:
@@ -256,10 +283,14 @@ def frontier(bundles: list[Content], sweeps: list[Content]) -> list[Content]:
             statistic = {"mean": metrics["macro_accuracy"], "sd": None, "count": 1}
             points.append(_point(bundle["name"], "bundle", metrics["split"], bundle["budget"]["macs"], statistic))
     for sweep in sweeps:
-        for result in sweep["results"]:
-            name = result["run"] if len(sweeps) == 1 else f"{sweep['name']}: {result['run']}"
-            points.append(_point(name, "run", result["split"], result["macs"], result["macro_accuracy"]))
-    known = {split: baseline for sweep in sweeps for split, baseline in sweep["published"]["splits"].items()}
+        for result in sweep.summary.results:
+            name = result.run if len(sweeps) == 1 else f"{sweep.name}: {result.run}"
+            points.append(
+                _point(name, "run", result.split, result.statistics.macs, asdict(result.statistics.macro_accuracy))
+            )
+    known = {
+        split: baseline.as_dict() for sweep in sweeps for split, baseline in sweep.summary.published.splits.items()
+    }
     known |= {bundle["metrics"]["split"]: bundle["published"] for bundle in bundles if bundle["published"]}
     for split, baseline in known.items():
         points.append(_point(PUBLISHED, "published", split, baseline["macs"], baseline["macro_accuracy"]))

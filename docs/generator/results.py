@@ -9,7 +9,7 @@ from docs.generator.templates import render
 from tinyscene.train.recipe import load_recipe
 from tinyscene.train.runs.budget import count_recipe
 from tinyscene.train.sweep.published import PUBLISHED_MACRO
-from tinyscene.train.sweep.report import ALL_FOLDS
+from tinyscene.train.sweep.summary import ALL_FOLDS
 
 Content = dict[str, Any]
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"

@@ -12,7 +12,7 @@ from matplotlib import image
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.sweep.published import PUBLISHED_CLASSES, PUBLISHED_DEVICES, PUBLISHED_MACRO
-from tinyscene.train.sweep.report import report
+from tinyscene.train.sweep.report import report as write_report
 from tinyscene.train.sweep.status import COLUMNS
 
 SPLITS = ("5", "100")
@@ -50,6 +50,10 @@ def drawn(runs: tuple[str, ...], splits: tuple[str, ...], seeds: int, clips: int
         for split in splits
         for seed in range(seeds)
     ]
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return write_report(folder).as_dict()
 
 
 def result(content: dict[str, Any], run: str, split: str) -> dict[str, Any]:

@@ -140,5 +140,5 @@ def report(
         raise InputError("--out: name the folder to write; only a single sweep is reported in its own folder")
     from tinyscene.train.sweep.report import report as report_sweep
 
-    result = report_sweep(folders[0])
-    show(result, as_json, (folders[0] / "report.md").read_text(encoding="utf-8"))
+    summary = report_sweep(folders[0])
+    show(summary.as_dict(), as_json, (folders[0] / "report.md").read_text(encoding="utf-8"))

@@ -1,15 +1,16 @@
 """The published figures of the DCASE 2024 Task 1 baseline, for tables that ours stand in."""
 
 import statistics
-from typing import Any
 
 from tinyscene.train.data.datasets import DEVICE_GROUPS, SCENES
+from tinyscene.train.sweep.statistic import RunStatistics, Statistic
 
 PUBLISHED_SOURCE = (
     "DCASE 2024 Task 1 baseline, mean of 5 runs a split on the test list of TAU Urban Acoustic Scenes 2022 Mobile: "
     "https://github.com/CPJKU/dcase2024_task1_baseline, README, 'Baseline Results'; F. Schmid et al., arXiv:2405.10018"
 )
-PUBLISHED_SIZE = {"parameters": 61_148, "macs": 29_419_156}
+RUNS = 5  # a split
+PUBLISHED_PARAMETERS, PUBLISHED_MACS = 61_148, 29_419_156
 PUBLISHED_MACRO = {  # split: macro-average accuracy and its deviation, %
     "5": (42.40, 0.42),
     "10": (45.29, 1.01),
@@ -33,20 +34,21 @@ PUBLISHED_DEVICES = {  # split: accuracy on each device in the order of DEVICE_G
 }
 
 
-def published_baseline(split: str) -> dict[str, Any]:
+def published_baseline(split: str) -> RunStatistics:
     """The published baseline's figures on a split of TAU, as those of a run. A group's are the mean of its devices."""
     macro, deviation = PUBLISHED_MACRO[split]
     devices = [device for group in DEVICE_GROUPS.values() for device in group]
     by_device = dict(zip(devices, PUBLISHED_DEVICES[split], strict=True))
     groups = {name: statistics.mean(by_device[device] for device in members) for name, members in DEVICE_GROUPS.items()}
 
-    def known(figures: dict[str, float]) -> dict[str, dict[str, Any]]:
-        return {name: {"mean": value / 100, "sd": None, "count": 5} for name, value in figures.items()}
+    def known(figures: dict[str, float]) -> dict[str, Statistic]:
+        return {name: Statistic(value / 100, None, RUNS) for name, value in figures.items()}
 
-    return {
-        **PUBLISHED_SIZE,
-        "macro_accuracy": {"mean": macro / 100, "sd": deviation / 100, "count": 5},
-        "by_class": known(dict(zip(SCENES, PUBLISHED_CLASSES[split], strict=True))),
-        "by_device": known(by_device),
-        "by_device_group": known(groups),
-    }
+    return RunStatistics(
+        parameters=PUBLISHED_PARAMETERS,
+        macs=PUBLISHED_MACS,
+        macro_accuracy=Statistic(macro / 100, deviation / 100, RUNS),
+        by_class=known(dict(zip(SCENES, PUBLISHED_CLASSES[split], strict=True))),
+        by_device=known(by_device),
+        by_device_group=known(groups),
+    )

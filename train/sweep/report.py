@@ -11,185 +11,61 @@ The published figures are those of the DCASE 2024 baseline on the test list of T
 Mobile. On other data they stand beside for orientation only, and the report says so.
 """
 
-import csv
 import io
 import json
-import statistics
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.deploy.common.text import printable
 from tinyscene.train.runs.figures import figure_style, figure_text
-from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
-from tinyscene.train.sweep.status import COLUMNS, GROUPS, RESULTS
+from tinyscene.train.sweep.published import RUNS
+from tinyscene.train.sweep.statistic import RunStatistics, Statistic
+from tinyscene.train.sweep.status import GROUPS
+from tinyscene.train.sweep.summary import ALL_FOLDS, SweepSummary, Unfinished, read_summary
 
 MEASURES = {"accuracy": "accuracy, %", "macro_accuracy": "macro-average accuracy, %", "log_loss": "log loss"}
-SIZES = ("parameters", "macs", "clips", "seconds")
-ALL_FOLDS = "all folds"
 PUBLISHED = "published baseline (TAU)"
-TAU_TEST_CLIPS = 20_000  # at least, of TAU's test list, which holds nearly 30,000; any other is far smaller
 
-Result = dict[str, Any]  # of a run on a split: its sizes, and mean, sd (none of a single value) and count of the rest
 Lines = list[list[str]]  # of a table, the first its header
 
 
-def report(folder: Path) -> dict[str, Any]:
+def report(folder: Path) -> SweepSummary:
     """Write the report of a sweep's folder and return its content. Raises InputError if there is nothing to report."""
-    content = read_summary(folder)
+    summary = read_summary(folder)
     files = {
-        "report.json": json.dumps(content, indent=2) + "\n",
-        "report.md": markdown(content, folder.resolve().name),
-        "accuracy_macs.png": picture(content),
+        "report.json": json.dumps(summary.as_dict(), indent=2) + "\n",
+        "report.md": markdown(summary, folder.resolve().name),
+        "accuracy_macs.png": picture(summary),
     }
-    for name, written in files.items():  # after all are made
-        write_whole(folder / name, written)
-    return content
+    for name, content in files.items():  # after all are made
+        write_whole(folder / name, content)
+    return summary
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The content of the report of a sweep's folder. Raises InputError, naming it, if nothing in it is done."""
-    rows = _read(folder / RESULTS)
-    try:
-        return summarize(rows)
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError):
-        raise InputError(
-            f"{path}: cannot be read; the folder of a sweep has it, once `tinyscene sweep` began"
-        ) from None
-    if missing := [column for column in COLUMNS if column not in (rows[0] if rows else ())]:
-        raise InputError(f"{path}: lacks the column {missing[0]!r} of a sweep's table")
-    return rows
-
-
-def summarize(rows: list[dict[str, str]]) -> dict[str, Any]:
-    """The content of the report, from the rows of a table."""
-    done = [row for row in rows if row["state"] == "done"]
-    if not done:
-        raise InputError(f"none of the {len(rows)} runs of the sweep is done yet")
-    results = []
-    for run, split in dict.fromkeys((row["run"], row["split"]) for row in rows):
-        members = [row for row in rows if (row["run"], row["split"]) == (run, split)]
-        if runs_done := [_numbers(row) for row in members if row["state"] == "done"]:
-            head = {
-                "run": run,
-                "recipe": members[0]["recipe"],
-                "split": split,
-                "done": len(runs_done),
-                "of": len(members),
-            }
-            results.append(head | _statistics(runs_done))
-    results += _over_folds(results)
-    clips = max(int(row["clips"]) for row in done)
-    return {
-        "results": results,
-        "not_done": [
-            {key: row[key] for key in ("run", "split", "seed", "state", "reason")}
-            for row in rows
-            if row["state"] != "done"
-        ],
-        "test_clips": clips,
-        "published": {
-            "source": PUBLISHED_SOURCE,
-            "comparable": clips >= TAU_TEST_CLIPS,
-            "splits": {
-                split: published_baseline(split)
-                for split in dict.fromkeys(result["split"] for result in results)
-                if split in PUBLISHED_MACRO
-            },
-        },
-    }
-
-
-def _numbers(row: dict[str, str]) -> dict[str, float]:
-    """The measures of a run: those that have no column, or no value in it, are left out."""
-    prefixes = tuple(f"{column}." for column in GROUPS.values())
-    try:
-        return {
-            column: float(value)
-            for column, value in row.items()
-            if value and (column in MEASURES or column in SIZES or column.startswith(prefixes))
-        }
-    except ValueError as error:
-        raise InputError(f"{RESULTS}: run {row['run']}, split {row['split']}, seed {row['seed']}: {error}") from None
-
-
-def _statistics(runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean, deviation and count of each measure over runs; of sizes, the mean."""
-    columns = dict.fromkeys(column for numbers in runs for column in numbers)
-    values = {column: [numbers[column] for numbers in runs if column in numbers] for column in columns}
-    result: dict[str, Any] = {size: statistics.mean(values[size]) for size in SIZES if size in values}
-    result |= {measure: _statistic(values[measure]) for measure in MEASURES if measure in values}
-    for key, prefix in GROUPS.items():
-        result[key] = {
-            column.removeprefix(f"{prefix}."): _statistic(values[column])
-            for column in values
-            if column.startswith(f"{prefix}.")
-        }
-    return result
-
-
-def _statistic(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "sd": deviation, "count": len(values)}
-
-
-def _over_folds(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For runs on folds: the mean over folds of the means over seeds, and the deviation over folds."""
-    added = []
-    for run in dict.fromkeys(result["run"] for result in results):
-        folds = [result for result in results if result["run"] == run and result["split"].startswith("fold")]
-        if len(folds) > 1:
-            counts = {key: sum(fold[key] for fold in folds) for key in ("done", "of")}
-            head = {"run": run, "recipe": folds[0]["recipe"], "split": ALL_FOLDS, **counts}
-            added.append(head | _statistics([_means(fold) for fold in folds]))
-    return added
-
-
-def _means(result: dict[str, Any]) -> dict[str, float]:
-    """The inverse of `_statistics`, but for the deviations."""
-    means = {size: result[size] for size in SIZES if size in result}
-    means |= {measure: result[measure]["mean"] for measure in MEASURES if measure in result}
-    return means | {
-        f"{prefix}.{name}": statistic["mean"]
-        for key, prefix in GROUPS.items()
-        for name, statistic in result[key].items()
-    }
-
-
-def markdown(content: dict[str, Any], name: str) -> str:
+def markdown(summary: SweepSummary, name: str) -> str:
     """The report as a person reads it: an overview, a table a split, and what is not done."""
-    lines = [f"# {name}", "", *_notes(content), "", "![accuracy against MACs](accuracy_macs.png)"]
-    lines += ["", "## Macro-average accuracy, %", "", *_table(overview(content))]
-    for split in splits_of(content):
-        lines += ["", f"## {split_title(split)}", "", *_table(details(content, split))]
-    if content["not_done"]:
-        lines += ["", "## Not done", "", *_table(not_done(content))]
+    lines = [f"# {name}", "", *_notes(summary), "", "![accuracy against MACs](accuracy_macs.png)"]
+    lines += ["", "## Macro-average accuracy, %", "", *_table(overview(summary))]
+    for split in summary.splits:
+        lines += ["", f"## {split_title(split)}", "", *_table(details(summary, split))]
+    if summary.not_done:
+        lines += ["", "## Not done", "", *_table(not_done(summary))]
     return "\n".join(lines) + "\n"
 
 
-def splits_of(content: dict[str, Any]) -> list[str]:
-    """The splits that have results, folds summed up the last."""
-    return list(dict.fromkeys(result["split"] for result in content["results"]))
-
-
-def _notes(content: dict[str, Any]) -> list[str]:
+def _notes(summary: SweepSummary) -> list[str]:
     """What the figures are, and are not."""
     notes = ["Mean ± sample standard deviation over the runs that are done; - where there is one."]
-    if content["published"]["splits"]:
-        notes += ["", f"Published: {content['published']['source']}."]
-    if content["published"]["splits"] and not content["published"]["comparable"]:
-        warning = f"This sweep was tested on {content['test_clips']:,} clips of other data"
+    published = summary.published
+    if published.splits:
+        notes += ["", f"Published: {published.source}."]
+    if published.splits and not published.comparable:
+        warning = f"This sweep was tested on {summary.test_clips:,} clips of other data"
         notes += ["", f"**{warning}: the published figures are for orientation and cannot be compared with it.**"]
     return notes
 
@@ -198,59 +74,54 @@ def split_title(split: str) -> str:
     return "All folds" if split == ALL_FOLDS else f"Split {split}"
 
 
-def overview(content: dict[str, Any]) -> Lines:
+def overview(summary: SweepSummary) -> Lines:
     """Macro-average accuracies: a row a run, a column a split."""
-    results, known, splits = content["results"], content["published"]["splits"], splits_of(content)
-    cells = {(result["run"], result["split"]): _cell(result["macro_accuracy"], "%") for result in results}
-    first = {result["run"]: result for result in reversed(results)}
+    results, known, splits = summary.results, summary.published.splits, summary.splits
+    cells = {(result.run, result.split): _cell(result.statistics.macro_accuracy, "%") for result in results}
+    first = {result.run: result.statistics for result in reversed(results)}
     rows = [
-        [run, f"{first[run]['macs']:,.0f}", f"{first[run]['parameters']:,.0f}"]
+        [run, f"{first[run].macs:,.0f}", f"{first[run].parameters:,.0f}"]
         + [cells.get((run, split), "") for split in splits]
-        for run in dict.fromkeys(result["run"] for result in results)
+        for run in summary.runs
     ]
     if known:
         one = next(iter(known.values()))
-        figures = [_cell(known[split]["macro_accuracy"], "%") if split in known else "" for split in splits]
-        rows.append([PUBLISHED, f"{one['macs']:,}", f"{one['parameters']:,}", *figures])
+        figures = [_cell(known[split].macro_accuracy, "%") if split in known else "" for split in splits]
+        rows.append([PUBLISHED, f"{one.macs:,}", f"{one.parameters:,}", *figures])
     return [["run", "MACs", "parameters", *splits], *rows]
 
 
-def details(content: dict[str, Any], split: str) -> Lines:
+def details(summary: SweepSummary, split: str) -> Lines:
     """A row a measure, a column a run of one split."""
-    known = content["published"]["splits"]
-    results = [result for result in content["results"] if result["split"] == split]
-    columns = {result["run"]: result for result in results}
-    if split in known:
-        columns[PUBLISHED] = known[split]
-    rows = [
-        [
-            "runs done",
-            *(f"{column['done']} of {column['of']}" if "of" in column else "5" for column in columns.values()),
-        ]
-    ]
+    results = [result for result in summary.results if result.split == split]
+    columns = {result.run: (f"{result.done} of {result.of}", result.statistics) for result in results}
+    if split in summary.published.splits:
+        columns[PUBLISHED] = (str(RUNS), summary.published.splits[split])
+    rows = [["runs done", *(done for done, _ in columns.values())]]
+    figures = [vars(known) for _, known in columns.values()]
     for measure, title in MEASURES.items():
         unit = "%" if title.endswith("%") else ""
-        rows.append([title, *(_cell(column.get(measure), unit) for column in columns.values())])
+        rows.append([title, *(_cell(column[measure], unit) for column in figures)])
     for key, title in GROUPS.items():
-        for name in dict.fromkeys(name for result in results for name in result[key]):
-            rows.append([f"{title} {name}, %", *(_cell(column[key].get(name), "%") for column in columns.values())])
+        for name in dict.fromkeys(name for result in results for name in getattr(result.statistics, key)):
+            rows.append([f"{title} {name}, %", *(_cell(column[key].get(name), "%") for column in figures)])
     return [["", *columns], *rows]
 
 
-def not_done(content: dict[str, Any]) -> Lines:
+def not_done(summary: SweepSummary) -> Lines:
     """The runs that are not done, with the reason."""
-    columns = list(content["not_done"][0])
-    return [columns, *([row[key] for key in columns] for row in content["not_done"])]
+    columns = [field.name for field in fields(Unfinished)]
+    return [columns, *(list(vars(run).values()) for run in summary.not_done)]
 
 
-def _cell(statistic: dict[str, Any] | None, unit: str) -> str:
+def _cell(statistic: Statistic | None, unit: str) -> str:
     if statistic is None:
         return ""
     scale, digits = (100, 2) if unit == "%" else (1, 3)
-    mean = f"{scale * statistic['mean']:.{digits}f}"
-    if statistic["sd"] is not None:
-        return f"{mean} ± {scale * statistic['sd']:.{digits}f}"
-    return f"{mean} ± -" if statistic["count"] == 1 else mean
+    mean = f"{scale * statistic.mean:.{digits}f}"
+    if statistic.sd is not None:
+        return f"{mean} ± {scale * statistic.sd:.{digits}f}"
+    return f"{mean} ± -" if statistic.count == 1 else mean
 
 
 def _table(lines: Lines) -> list[str]:
@@ -258,25 +129,24 @@ def _table(lines: Lines) -> list[str]:
     return ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-def picture(content: dict[str, Any]) -> bytes:
+def picture(summary: SweepSummary) -> bytes:
     """Macro-average accuracy against MACs as a PNG: a panel a split, or one of all folds, with a point a run."""
-    results = content["results"]
-    is_folded = any(result["split"] == ALL_FOLDS for result in results)
-    results = [result for result in results if not (is_folded and result["split"].startswith("fold"))]
-    splits = list(dict.fromkeys(result["split"] for result in results))
-    colours = {run: f"C{number}" for number, run in enumerate(dict.fromkeys(result["run"] for result in results))}
-    macs = [result["macs"] / 1e6 for result in results]
+    is_folded = ALL_FOLDS in summary.splits
+    results = [result for result in summary.results if not (is_folded and result.split.startswith("fold"))]
+    splits = list(dict.fromkeys(result.split for result in results))
+    colours = {run: f"C{number}" for number, run in enumerate(summary.runs)}
+    macs = [result.statistics.macs / 1e6 for result in results]
+    published = summary.published
     size = (1.5 + 2.6 * len(splits), 3.8)
     png = io.BytesIO()
     with figure_style():
         figure = Figure(size, layout="constrained")
         panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)
         for axes, split in zip(panels[0], splits, strict=True):
-            for result in (result for result in results if result["split"] == split):
-                _point(axes, result, result["run"], color=colours[result["run"]], marker="o")
-            if content["published"]["comparable"] and split in content["published"]["splits"]:
-                baseline = content["published"]["splits"][split]
-                _point(axes, baseline, PUBLISHED, color="grey", marker="D", mfc="white")
+            for result in (result for result in results if result.split == split):
+                _point(axes, result.statistics, result.run, color=colours[result.run], marker="o")
+            if published.comparable and split in published.splits:
+                _point(axes, published.splits[split], PUBLISHED, color="grey", marker="D", mfc="white")
             axes.set(
                 title=figure_text(split_title(split)),
                 xlabel="million MACs",
@@ -296,12 +166,12 @@ def picture(content: dict[str, Any]) -> bytes:
     return png.getvalue()
 
 
-def _point(axes: Any, result: Result, label: str, **style: Any) -> None:
-    statistic = result["macro_accuracy"]
+def _point(axes: Any, runs: RunStatistics, label: str, **style: Any) -> None:
+    statistic = runs.macro_accuracy
     axes.errorbar(
-        result["macs"] / 1e6,
-        100 * statistic["mean"],
-        100 * (statistic["sd"] or 0),
+        runs.macs / 1e6,
+        100 * statistic.mean,
+        100 * (statistic.sd or 0),
         label=figure_text(label),
         capsize=3,
         **style,
