@@ -3,7 +3,6 @@
 firmware = write_firmware(bundle, Path("fw"))
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free
+from tinyscene.deploy.common.text import json_text
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
 from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS
 from tinyscene.firmware_bridge.packaging import package
@@ -65,7 +65,7 @@ def write_firmware(
         files = package(library, kind, metadata.version("tinyscene"))
     else:
         files = library.files | {"README.md": readme(report), "LICENSE": license_text()}
-    files |= {"report.json": json.dumps(report.as_json(), indent=2) + "\n", "plan.svg": plan_picture(library.plan)}
+    files |= {"report.json": json_text(report.as_json(), indent=2) + "\n", "plan.svg": plan_picture(library.plan)}
     with replacing_folder(out) as temporary:
         for name, content in files.items():
             path = temporary / name

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import cache_folder, replacing
+from tinyscene.deploy.common.files import cache_folder, write_whole
 from tinyscene.deploy.common.installation import missing
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, write_sources
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, TARGETS, Toolchain, build, find_toolchain
@@ -104,18 +104,19 @@ def compile_native(
     key = hashlib.sha256("\0".join([*settings, *library.files, *contents]).encode()).hexdigest()[:32]
     path = cache_folder() / "native" / f"{key}.so"
     if not path.is_file():
-        with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder, replacing(path) as temporary:
+        with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
             sources = [*write_sources(library, Path(folder)), BATCH]
             build(
                 toolchain,
                 target,
                 [*sources, *more],
-                temporary,
+                Path(folder, path.name),
                 includes=[Path(folder)],
                 defines=["TINYSCENE_HOST" if "simd" in library.kernels else "TINYSCENE_PLAIN", *defines],
                 optimize=optimize,
                 shared=True,
             )
+            write_whole(path, Path(folder, path.name).read_bytes())
     return path
 
 

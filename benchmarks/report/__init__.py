@@ -17,7 +17,6 @@ The page needs no network and runs no script; its policy forbids both, for names
 bundles of strangers.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tinyscene.benchmarks.report.page import escaped, make_page
 from tinyscene.benchmarks.report.sources import read_sources
 from tinyscene.deploy.common.files import replacing_folder, require_free, write_whole
 from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.common.text import json_text
 
 TEMPLATES = Path(__file__).parent
 PAGE, MARKDOWN, CONTENT = "index.html", "report.md", "report.json"
@@ -43,7 +43,7 @@ def write_report(sources: list[Path], out: Path) -> dict[str, Any]:
     files = {
         PAGE: _render("page.html.j2", page=page, made_by=provenance()),
         MARKDOWN: _render("page.md.j2", page=page),
-        CONTENT: json.dumps(content, indent=2) + "\n",
+        CONTENT: json_text(content, indent=2) + "\n",
     }
     with replacing_folder(out) as temporary:
         for name, written in files.items():

@@ -39,7 +39,7 @@ from tinyscene.deploy.bundle.inspection import TensorErrors
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
-from tinyscene.deploy.common.text import is_unicode
+from tinyscene.deploy.common.text import is_unicode, json_text
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
@@ -351,4 +351,4 @@ def _sha256(text: str) -> str:
 
 
 def _dump(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2) + "\n"
+    return json_text(content, indent=2) + "\n"

@@ -1,10 +1,11 @@
 """Files that are whole or absent: written under a temporary name, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 from typing import IO, Any
@@ -13,48 +14,90 @@ import platformdirs
 
 from tinyscene.deploy.common.errors import InputError
 
+TEMPORARY = ".tinyscene-"  # how the names of temporary files and folders begin
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; rename it onto `path` when the block ends well.
 
-    When the block raises, nothing is left and an older file at `path` stays as it was.
+    When the block raises, nothing is left and an older file at `path` stays as it was. What a killed process left in
+    the folder is removed.
     """
     is_new_folder = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as handle:
-        temporary = Path(handle.name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException as error:
-        _name(error, path)
-        temporary.unlink(missing_ok=True)
-        if is_new_folder:
-            with contextlib.suppress(OSError):  # somebody else's file may be in it by now
-                path.parent.rmdir()
-        raise
+    remove_abandoned(path.parent)
+    with _held(lambda: _new_file(path)) as temporary:
+        try:
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException as error:
+            _name(error, path)
+            temporary.unlink(missing_ok=True)
+            if is_new_folder:
+                with contextlib.suppress(OSError):  # somebody else's file may be in it by now
+                    path.parent.rmdir()
+            raise
 
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` to fill; rename it to `path`, which must not hold anything, at the end.
 
-    When the block raises, nothing is left.
+    When the block raises, nothing is left. What a killed process left beside `path` is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    remove_abandoned(path.parent)
+    with _held(lambda: Path(mkdtemp(dir=path.parent, prefix=TEMPORARY))) as temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            temporary.replace(path)
+        except BaseException as error:
+            _name(error, path)
+            shutil.rmtree(temporary)
+            raise
+
+
+def _new_file(path: Path) -> Path:
+    with NamedTemporaryFile(dir=path.parent, prefix=TEMPORARY, suffix=path.suffix, delete=False) as handle:
+        return Path(handle.name)
+
+
+@contextlib.contextmanager
+def _held(make: Callable[[], Path]) -> Iterator[Path]:
+    """Yield a new temporary file or folder, locked as long as the block runs: so it is seen not to be abandoned."""
+    if os.name != "posix":  # folders cannot be locked, nor open files be removed
+        yield make()
+        return
+    while True:
+        temporary = make()
+        handle = os.open(temporary, os.O_RDONLY)
+        lock(handle)
+        if temporary.exists():  # and was not taken for an abandoned one before it was locked
+            break
+        os.close(handle)
     try:
         yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(path)
-    except BaseException as error:
-        _name(error, path)
-        shutil.rmtree(temporary)
-        raise
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files and folders whose process was killed: nobody holds their locks."""
+    if os.name != "posix":
+        return
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # in use, or somebody else's
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                lock(handle, wait=False)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(handle)
 
 
 def _name(error: BaseException, path: Path) -> None:
@@ -70,20 +113,31 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Make sure a new folder can be written here: nothing is there, or an empty one. Raises InputError."""
+    """Make sure a new folder can be written here: nothing is there, or an empty one. Raises InputError.
+
+    What a killed process left in it does not count and is removed.
+    """
+    if folder.is_dir():
+        remove_abandoned(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists and is not empty; choose another name")
 
 
-def lock(handle: IO[Any]) -> None:
-    """Wait until no other process holds this open file's lock, and hold it until the file is closed.
+def lock(handle: IO[Any] | int, wait: bool = True) -> None:
+    """Hold this open file's lock until it is closed; wait until no other process holds it, or raise BlockingIOError.
 
-    Systems without fcntl (Windows) have no such lock: there two processes must not write to one folder.
+    Systems without fcntl (Windows) and disks without locks (some of a network) have none: there two processes must
+    not write to one folder.
     """
-    with contextlib.suppress(ImportError):
+    try:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError as error:
+        if not wait or error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
 
 
 def reserve(handle: IO[Any], size: int) -> None:

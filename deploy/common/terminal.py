@@ -1,7 +1,6 @@
 """What the command line says: results on stdout, as a person reads them or as JSON, and messages on stderr."""
 
 import io
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from tinyscene.deploy.common.text import printable
+from tinyscene.deploy.common.text import json_text, printable
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object or list on stdout.")]
 
@@ -48,7 +47,7 @@ def show(result: object, as_json: bool, shown: str | Group) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+        sys.stdout.write(json_text(result, indent=2) + "\n")
     else:
         is_text = isinstance(shown, str)
         (console if is_text else tables).print(shown, soft_wrap=is_text)

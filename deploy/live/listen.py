@@ -12,7 +12,6 @@ code 0, as `ping` does; a file that was not heard to its end leaves with 130, as
 """
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 from rich.live import Live
 
 from tinyscene.deploy.common.terminal import console, messages
+from tinyscene.deploy.common.text import json_text
 from tinyscene.deploy.live.listen_view import picture_of
 from tinyscene.deploy.live.listener import Listener
 from tinyscene.deploy.live.sound import FileSource
@@ -66,7 +66,7 @@ def _decisions(listener: Listener) -> Iterator[list[dict[str, Any]]]:
 def _write_lines(listener: Listener) -> None:
     for decisions in _decisions(listener):
         for decision in decisions:
-            sys.stdout.write(json.dumps(decision) + "\n")
+            sys.stdout.write(json_text(decision) + "\n")
         sys.stdout.flush()
 
 

@@ -1,14 +1,19 @@
 """Files that are whole or absent, up to a disk that is full."""
 
+import json
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import cache_folder, replacing, sha256, write_whole
+from tinyscene.deploy.common.files import cache_folder, replacing, replacing_folder, require_free, sha256, write_whole
+from tinyscene.deploy.common.text import json_text
 
 
 @pytest.mark.parametrize(("content", "stored"), [("Café\n", b"Caf\xc3\xa9\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])
@@ -91,3 +96,50 @@ def test_a_cache_that_cannot_be_made_names_the_variable(monkeypatch: pytest.Monk
     monkeypatch.setenv("TINYSCENE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(InputError, match=r"cannot be made \(Not a directory\); set TINYSCENE_CACHE"):
         cache_folder()
+
+
+def leave_behind(folder: Path, kind: str) -> None:
+    """What a process killed within `replacing` or `replacing_folder` leaves."""
+    program = f"""
+import os, signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from tinyscene.deploy.common.files import {kind}
+with {kind}(Path({str(folder / "new")!r})) as temporary:
+    (temporary / "inside" if temporary.is_dir() else temporary).write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -9
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["replacing", "replacing_folder"])
+def test_what_a_killed_process_left_is_removed_by_the_next_write(kind: str, tmp_path: Path) -> None:
+    leave_behind(tmp_path, kind)
+    write_whole(tmp_path / "other.txt", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+@pytest.mark.parametrize("kind", ["replacing", "replacing_folder"])
+def test_a_folder_with_nothing_but_what_a_killed_process_left_is_free(kind: str, tmp_path: Path) -> None:
+    leave_behind(tmp_path, kind)
+    require_free(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("block", [replacing, replacing_folder])
+def test_what_another_write_is_still_filling_stays(block: Callable[..., Any], tmp_path: Path) -> None:
+    with block(tmp_path / "slow") as temporary:
+        write_whole(tmp_path / "quick.txt", "whole")
+        assert temporary.exists()
+        (temporary / "inside" if temporary.is_dir() else temporary).write_bytes(b"slow")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.txt", "slow"]
+
+
+def test_json_has_null_for_what_is_no_number() -> None:
+    assert json.loads(json_text({"a": [math.nan, 1.5, (math.inf,)], "b": {"c": -math.inf}, "d": "x"})) == {
+        "a": [None, 1.5, [None]],
+        "b": {"c": None},
+        "d": "x",
+    }
