@@ -10,7 +10,6 @@ rounding to int16, a tie to the even value. Lossy files (MP3, Ogg) are decoded t
 whose last bits may depend on its version and on the processor; from there on the same holds.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +20,14 @@ import soundfile
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.audio_file import measure, open_file
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES, resample
 
-SAMPLES_A_BYTE = 10_000  # more than any format packs, digital silence in FLAC (5,461) included
-
-
-def open_file(path: Path) -> soundfile.SoundFile:
-    """Open an audio file, whatever bytes its name consists of. Raises what soundfile raises."""
-    return soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)  # type: ignore[arg-type] # takes bytes
+BLOCK = 2**20  # samples of all channels that are decoded at a time
+SHORT = "ends before its header says"
+CANCELLED = "its channels cancel each other: the first is used where they do"
+CANCELLING = 16  # channels cancel each other if they are this many times louder than their mean
 
 
 def clip_count(frames: int, rate: int) -> int:
@@ -53,24 +51,23 @@ class Recording:
             raise InputError(f"{self.path}: the file is empty")
         try:
             with open_file(self.path) as sound:
-                self.rate, self.channels, self.frames = sound.samplerate, sound.channels, sound.frames
-                log = sound.extra_info
+                self.rate, self.channels = sound.samplerate, sound.channels
+                if not SOURCE_RATES[0] <= self.rate <= SOURCE_RATES[1]:
+                    raise InputError(f"{self.path}: its sample rate of {self.rate} Hz cannot be used")
+                measured = measure(self.path, sound)
         except (soundfile.SoundFileError, OSError) as error:
             raise InputError(f"{self.path}: not an audio file that can be read ({_reason(error)})") from None
-        if not SOURCE_RATES[0] <= self.rate <= SOURCE_RATES[1]:
-            raise InputError(f"{self.path}: its sample rate of {self.rate} Hz cannot be used")
+        self.frames = measured.frames
         if self.frames <= 0:
             raise InputError(f"{self.path}: holds no samples")
-        if self.frames > SAMPLES_A_BYTE * self.path.stat().st_size:
-            raise InputError(f"{self.path}: its header promises {self.frames / self.rate:.0f} s, more than it can hold")
-        if "(should be" in log or "ended unexpectedly" in log:
-            self.notes.append(f"truncated: {self.frames / self.rate:.2f} s are left")
+        if measured.note:
+            self.notes.append(measured.note)
         if self.channels > 1:
             self.notes.append(f"{self.channels} channels mixed down")
 
     @property
     def clip_count(self) -> int:
-        """Clips the header promises; a damaged file has fewer."""
+        """Clips of the file's length; a damaged file has fewer."""
         return clip_count(self.frames, self.rate)
 
     def clips(self) -> Iterator[NDArray[np.int16]]:
@@ -99,7 +96,7 @@ class Recording:
         """Yield the mono samples (rate,) of each second that becomes a clip, fewer where the file ends in it."""
         with open_file(self.path) as sound:
             for index in range(self.clip_count):
-                second, fault = read_frames(sound, min(self.rate, self.frames - index * self.rate))
+                second, cancels, fault = _read_mono(sound, min(self.rate, self.frames - index * self.rate))
                 if fault:
                     if index == 0 and len(second) == 0:
                         raise InputError(f"{self.path}: damaged: {fault}")
@@ -111,21 +108,29 @@ class Recording:
                         return
                 if len(second) < self.rate:
                     self.notes.append(f"the last {len(second) / self.rate:.2f} s padded to one second")
-                yield mix_down(second)
+                if cancels and CANCELLED not in self.notes:
+                    self.notes.append(CANCELLED)
+                yield second
                 if fault:
                     return
 
 
+def iterate_clips(paths: list[Path], sample_rate: int) -> Iterator[NDArray[np.int16]]:
+    """The one-second clips (sample_rate,) of recordings, one after the other."""
+    for path in paths:
+        yield from Recording(path, sample_rate).clips()
+
+
 def read_clips(paths: list[Path], sample_rate: int) -> NDArray[np.int16]:
-    """The one-second clips of recordings, (clip, sample_rate)."""
-    clips = [clip for path in paths for clip in Recording(path, sample_rate).clips()]
-    return np.array(clips, np.int16).reshape(-1, sample_rate)
+    """The one-second clips of short recordings, (clip, sample_rate)."""
+    return np.array(list(iterate_clips(paths, sample_rate)), np.int16).reshape(-1, sample_rate)
 
 
 def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Samples (samples,) or (samples, channels), int16 or float within +-1 -> mono float32 (samples,).
 
-    Channels are added in float64, one after the other, and their mean is rounded to float32.
+    Channels are added in float64, one after the other, and their mean is rounded to float32. Where they cancel each
+    other, as they do when one of two is inverted, the first is taken instead.
     Raises InputError for any other shape or type, and for NaN or infinite samples.
     """
     samples = np.asarray(samples)
@@ -138,10 +143,25 @@ def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
         raise InputError("samples hold NaN or infinite values")
     if real.ndim == 1:
         return real
-    total = np.zeros(len(real))
-    for channel in real.T:
+    mono = _mean(real)
+    return real[:, 0] if _cancels(mono, _peak(real)) else mono
+
+
+def _mean(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels, (samples, channels) -> (samples,)."""
+    total = np.zeros(len(samples))
+    for channel in samples.T:
         total += channel
-    return (total / real.shape[1]).astype(np.float32)
+    return (total / samples.shape[1]).astype(np.float32)
+
+
+def _peak(samples: NDArray[np.float32]) -> float:
+    return float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
+
+
+def _cancels(mono: NDArray[np.float32], peak: float) -> bool:
+    """Whether channels with this peak cancel each other; a comparison of peaks, which is the same everywhere."""
+    return CANCELLING * _peak(mono) < peak
 
 
 def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[NDArray[np.int16], bool]:
@@ -150,6 +170,26 @@ def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[N
     clip = np.zeros(sample_rate, np.int16)
     clip[: len(signal)] = np.clip(np.rint(signal * PCM_SCALE), -32768, 32767)
     return clip, bool(np.abs(signal).max() > 1.0)
+
+
+def _read_mono(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], bool, str]:
+    """Mono samples (frames,), whether their channels cancel each other, and what is wrong with them, if anything.
+
+    Channels are mixed down block by block, so that a thousand of them need no more memory than one.
+    """
+    mono, first = np.zeros(frames, np.float32), np.zeros(frames, np.float32)
+    block, done, peak, fault = max(1, BLOCK // sound.channels), 0, 0.0, ""
+    while done < frames and not fault:
+        samples, fault = read_frames(sound, min(block, frames - done))
+        if fault and len(samples) == 0 and fault != SHORT:
+            done = 0
+            break
+        span = slice(done, done + len(samples))
+        mono[span], first[span] = _mean(samples) if sound.channels > 1 else samples[:, 0], samples[:, 0]
+        peak, done = max(peak, _peak(samples)), done + len(samples)
+    mono, first = mono[:done], first[:done]
+    cancels = sound.channels > 1 and _cancels(mono, peak)
+    return (first if cancels else mono), cancels, fault
 
 
 def read_frames(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:
@@ -161,7 +201,7 @@ def read_frames(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.flo
         return nothing, _reason(error)
     if not np.isfinite(samples).all():
         return nothing, "holds NaN or infinite samples"
-    return samples, "" if len(samples) == frames else "ends before its header says"
+    return samples, "" if len(samples) == frames else SHORT
 
 
 def _reason(error: Exception) -> str:

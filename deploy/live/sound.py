@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.terminal import messages
-from tinyscene.deploy.frontend.audio import Recording, open_file, read_frames
+from tinyscene.deploy.frontend.audio import Recording, read_frames
+from tinyscene.deploy.frontend.audio_file import open_file
 
 BLOCK = 0.05  # seconds of sound at a time
 QUEUED = 2.0  # seconds of a card's sound that may wait

@@ -203,12 +203,83 @@ def test_not_a_number_further_on_ends_the_recording(tmp_path: Path) -> None:
     assert notes == ["damaged: holds NaN or infinite samples; the first 1 s are used"]
 
 
-def test_a_header_that_promises_more_than_the_file_can_hold_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "long.flac"
-    soundfile.write(path, np.zeros(44_100), 44_100)
+def with_total(path: Path, total: int) -> Path:
+    """A FLAC whose header gives another number of samples."""
     content = bytearray(path.read_bytes())
-    content[21] |= 0x0F  # the 36 bits of STREAMINFO's total samples end at byte 25
-    content[22:26] = b"\xff\xff\xff\xff"
+    kept = int.from_bytes(content[18:26], "big") >> 36 << 36
+    content[18:26] = (kept | total).to_bytes(8, "big")
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"long\.flac: its header promises 1558265 s"):
-        Recording(path, 32_000)
+    return path
+
+
+@pytest.mark.parametrize("total", [0, 2**36 - 1, 160_000])
+def test_a_flac_lasts_as_long_as_its_sound_whatever_its_header_says(total: int, tmp_path: Path) -> None:
+    path = with_total(write(tmp_path / "a.flac", noise(2.5), kind="FLAC"), total)
+    clips, notes = read(path)
+    np.testing.assert_array_equal(clips, read(write(tmp_path / "a.wav", noise(2.5)))[0])
+    assert notes[0].startswith("damaged: " if total else "its header gives no length: 2.50 s are there")
+
+
+@pytest.mark.parametrize("size", [0, 2**32 - 1])
+def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(size: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(2))
+    expected, content = read(path)[0], bytearray(path.read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    clips, notes = read(path)
+    np.testing.assert_array_equal(clips, expected)
+    assert notes == ["its header gives no length: 2.00 s are there"]
+
+
+def test_a_wav_without_sound_but_with_other_chunks_is_empty(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(0))
+    path.write_bytes(path.read_bytes() + b"LIST\x04\0\0\0INFO")
+    with pytest.raises(InputError, match="holds no samples"):
+        read(path)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_was_cut_is_noted(subtype: str, tmp_path: Path) -> None:
+    rate = 48_000
+    path = write(tmp_path / "a.ogg", noise(6, rate), rate, subtype=subtype, kind="OGG")
+    assert not any("truncated" in note for note in read(path)[1])
+    _, notes = read(cut(path, 0.6))
+    assert notes[0].startswith("truncated: ")
+
+
+def test_a_channel_that_is_inverted_does_not_silence_the_other(tmp_path: Path) -> None:
+    left = noise(2)[:, 0]
+    clips, notes = read(write(tmp_path / "a.wav", np.stack([left, -left], 1)))
+    np.testing.assert_array_equal(np.concatenate(clips), left)
+    assert notes == ["2 channels mixed down", "its channels cancel each other: the first is used where they do"]
+    np.testing.assert_array_equal(mix_down(np.stack([left, -left], 1)) * 32768, left)
+
+
+def test_channels_that_differ_are_mixed_down_though_one_is_partly_inverted(tmp_path: Path) -> None:
+    left, right = noise(1)[:, 0], np.random.default_rng(9).integers(-20_000, 20_000, RATE).astype(np.int16)
+    mixed = np.stack([left, right - left // 2], 1)
+    expected = np.rint(mixed.astype(float).mean(1) / 32768 * 32768)
+    np.testing.assert_allclose(np.concatenate(read(write(tmp_path / "a.wav", mixed))[0]), expected, atol=1)
+
+
+def test_a_recording_that_is_too_long_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.zeros(1000, np.int16), 1_000)
+    with path.open("r+b") as handle:  # sparse
+        handle.seek(40)
+        handle.write((2 * 86_401_000).to_bytes(4, "little"))
+        handle.truncate(44 + 2 * 86_401_000)
+    with pytest.raises(InputError, match=r"a\.wav: lasts longer than 24 hours: cut it into parts"):
+        Recording(path, RATE)
+
+
+def test_hundreds_of_channels_need_no_more_memory_than_a_few(tmp_path: Path) -> None:
+    def peak(channels: int) -> int:
+        path = write(tmp_path / f"{channels}.wav", np.ones((RATE, channels), np.int16))
+        tracemalloc.start()
+        try:
+            read(path)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(512) < 2 * peak(32)

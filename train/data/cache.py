@@ -31,7 +31,7 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.train.data.datasets import Dataset, ListedRecording
 
-FORMAT = 2  # of the cache and of how it is decoded; part of its key. 1 resampled in float32
+FORMAT = 3  # of the cache and of how it is decoded; part of its key. 1 resampled in float32, 2 mixed to silence
 
 
 class CachedRecording(BaseModel):
@@ -53,7 +53,7 @@ class CachedRecording(BaseModel):
 class Index(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[2]
+    format: Literal[3]
     sample_rate: int
     labels: tuple[str, ...]
     total_clips: int  # room in pcm.i16
