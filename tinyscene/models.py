@@ -31,8 +31,8 @@ def load(model: str | Path, runner: str = "reference", device: str | None = None
     exported, weights = path / "model.onnx", path / "model.safetensors"
     if not weights.is_file() and not exported.is_file():
         raise InputError(f"{path}: neither a bundle, nor a finished run, nor an .onnx file")
-    kept = cache_folder() / "exports" / f"{sha256(weights)}.onnx" if weights.is_file() else exported
-    for candidate in (exported, kept):
+    cached = cache_folder() / "exports" / f"{sha256(weights)}.onnx" if weights.is_file() else exported
+    for candidate in (exported, cached):
         if candidate.is_file():
             classifier = OnnxClassifier(candidate)
             if not weights.is_file() or classifier.metadata.get("weights_sha256") == sha256(weights):
@@ -46,4 +46,4 @@ def load(model: str | Path, runner: str = "reference", device: str | None = None
     try:
         return OnnxClassifier(export_onnx(path, allow_over_budget=True))
     except OSError:  # a run where nothing can be written
-        return OnnxClassifier(export_onnx(path, kept, allow_over_budget=True))
+        return OnnxClassifier(export_onnx(path, cached, allow_over_budget=True))

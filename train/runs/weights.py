@@ -17,7 +17,7 @@ def converted(tensor: Tensor, own: Tensor, name: str, path: Path) -> Tensor:
     """A file's tensor in the type of the network's own. Raises InputError where that cannot hold its values."""
     known = FLOATS if own.is_floating_point() else INTEGERS
     if tensor.dtype not in known or tensor.layout != torch.strided or tensor.is_meta:
-        kinds = ", ".join(str(each).removeprefix("torch.") for each in known)
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in known)
         kind = "without values" if tensor.is_meta else str(tensor.dtype).removeprefix("torch.")
         raise InputError(f"{path}: {name} is {kind}: it must be one of {kinds}")
     values = tensor.to(own.dtype)
