@@ -3,13 +3,14 @@
 # make clean     remove what these made           make test-all  check and every test
 # make docs      generated pages and the site     (build/site/index.html)
 # make test-portable        tests that could depend on the processor, as several processors compute
+# make test-device          tests of what a device runs: the wheel without torch, on PYTHON
 # make test-tflite-runtime  tests of tflite-runtime, with numpy 1
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all test-portable test-tflite-runtime check docs format tools clean
+.PHONY: install demo test test-all test-portable test-device test-tflite-runtime check docs format tools clean
 
 install: $(VENV)/.installed
 
@@ -45,8 +46,22 @@ test-all: check
 test-portable: install
 	$(BIN)/python -m tests.processors
 
+# a bundle made with torch, read where there is none; no PYTHONPATH, so that the wheel is what is imported
+DEVICE := $(VENV)-device
+test-device: install
+	rm -rf $(DEVICE)
+	$(PYTHON) -m venv $(DEVICE)
+	$(DEVICE)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DEVICE)/dist .
+	env -u PYTHONPATH $(DEVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		"$$(ls $(DEVICE)/dist/tinyscene-*.whl)[listen]" hypothesis pytest
+	$(BIN)/python -m tests.small_bundle $(DEVICE)/small > /dev/null
+	env -u PYTHONPATH $(DEVICE)/bin/python -P -c 'import sys, tinyscene; sys.exit("site-packages" not in tinyscene.__file__)'
+	env -u PYTHONPATH TINYSCENE_TEST_BUNDLE=$(DEVICE)/small/bundle \
+		$(DEVICE)/bin/pytest --import-mode=append -m 'not slow' tests/deploy
+
 # tflite-runtime needs numpy 1 and Python 3.11, so it has an environment of its own
 test-tflite-runtime:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "tflite-runtime needs Python 3.11: make PYTHON=python3.11 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)-numpy1
 	sed '/^numpy==/d' constraints.txt > $(VENV)-numpy1/constraints.txt
 	$(VENV)-numpy1/bin/pip install --quiet --disable-pip-version-check --constraint $(VENV)-numpy1/constraints.txt \
@@ -59,4 +74,4 @@ tools:
 		qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang-tidy chromium libportaudio2 tmux
 
 clean:
-	rm -rf $(VENV) $(VENV)-numpy1 demo .hypothesis .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-device $(VENV)-numpy1 build demo .hypothesis .pytest_cache .ruff_cache *.egg-info

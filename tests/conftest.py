@@ -1,9 +1,16 @@
-"""What the tests share: a synthetic dataset, the real recordings where they are, and the golden values."""
+"""What the tests share: a synthetic dataset, the real recordings where they are, and the golden values.
+
+Nothing is imported from tinyscene.train until a fixture needs it, so that what a device runs is tested without torch.
+"""
+
+from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,12 +18,17 @@ from numpy.typing import NDArray
 
 from tests import ROOT
 from tinyscene.cli import main
-from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.train.data.cache import Clips, prepare
-from tinyscene.train.data.datasets import Dataset, open_dataset
-from tinyscene.train.data.sample import write_sample
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+
+if TYPE_CHECKING:
+    from tinyscene.train.data.cache import Clips
+    from tinyscene.train.data.datasets import Dataset
 
 REAL_DATA = Path(os.environ.get("TINYSCENE_DATA", ROOT.parent / "shared" / "data"))
+BUNDLE = os.environ.get("TINYSCENE_TEST_BUNDLE")  # written by `python -m tests.small_bundle`, for tests without torch
+NEED_TRAINING = "bundle classifier hostile_models installation model_card onnx_writer runners tflite_writer verify"
+if find_spec("torch") is None:  # as in the environment of `make test-device`
+    collect_ignore = [f"deploy/test_{name}.py" for name in NEED_TRAINING.split()]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +42,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic dataset of `tinyscene sample`. Not to be changed: copy it."""
+    from tinyscene.train.data.sample import write_sample
+
     folder = tmp_path_factory.mktemp("sample") / "sample"
     write_sample(folder)
     return folder
@@ -37,23 +51,28 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_dataset(sample: Path) -> Dataset:
+    from tinyscene.train.data.datasets import open_dataset
+
     return open_dataset(sample)
 
 
 @pytest.fixture(scope="session")
 def sample_clips(sample_dataset: Dataset, cache: Path) -> Clips:
+    from tinyscene.train.data.cache import prepare
+
     return prepare(sample_dataset, 32_000, cache)
 
 
 @pytest.fixture(scope="session")
-def bundle(sample_dataset: Dataset, sample_clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small bundle of a network that was not trained. Not to be changed: copy its folder."""
-    from tests.train.test_export import TINY, run_of
-    from tinyscene.train.quantize.quantize import quantize
+    if BUNDLE:
+        return open_bundle(Path(BUNDLE))
+    pytest.importorskip("torch")
+    from tests.small_bundle import small_bundle
 
-    folder = tmp_path_factory.mktemp("bundle")
-    run, _ = run_of(folder, "nano", [*TINY, "quantize.clips=8"], seed=3)  # which answers more than one scene
-    return quantize(run, sample_dataset, sample_clips, folder / "bundle", split="5")
+    dataset, clips = request.getfixturevalue("sample_dataset"), request.getfixturevalue("sample_clips")
+    return small_bundle(tmp_path_factory.mktemp("bundle"), dataset, clips)
 
 
 @pytest.fixture
@@ -101,6 +120,9 @@ def baseline_weights() -> Path:
 
 @pytest.fixture(scope="session")
 def recordings(tau_mini: Path, cache: Path) -> tuple[Dataset, Clips]:
+    from tinyscene.train.data.cache import prepare
+    from tinyscene.train.data.datasets import open_dataset
+
     dataset = open_dataset(tau_mini)
     return dataset, prepare(dataset, 32_000, cache)
 

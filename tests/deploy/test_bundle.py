@@ -5,11 +5,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import tinyscene.deploy.bundle.bundle
+from tests.deploy.folders import EXPORTS, contents, reindexed, sha256
 from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError
@@ -22,29 +22,6 @@ RunCli = Callable[..., tuple[int, str, str]]
 FILES = {
     *("graph.json", "graph.safetensors", "float.json", "float.safetensors", "golden/vectors.bin", "MODEL_CARD.md"),
 }
-EXPORTS = {
-    "tflite": "model.tflite",
-    "tflite-float": "model-float.tflite",
-    "onnx": "model.onnx",
-    "onnx-int8": "model-int8.onnx",
-}
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def reindexed(folder: Path, **changes: Any) -> Path:
-    """Change the index of a bundle and put the right hash of every file into it."""
-    index = json.loads((folder / "bundle.json").read_text()) | changes
-    names = sorted(contents(folder).keys() & {*index["files"], *EXPORTS.values()})
-    index["files"] |= {name: sha256(folder / name) for name in names}
-    (folder / "bundle.json").write_text(json.dumps(index))
-    return folder
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.deploy.test_bundle import reindexed
+from tests.deploy.folders import reindexed
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.golden import Vectors, make_vectors, probe_sounds, read_vectors
 from tinyscene.deploy.common.errors import InputError

@@ -14,7 +14,7 @@ import safetensors.numpy
 import soundfile
 
 import tinyscene.deploy.bundle.runners
-from tests.deploy.test_bundle import reindexed
+from tests.deploy.folders import reindexed
 from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import read_vectors
