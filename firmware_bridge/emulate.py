@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.deploy.common.errors import TinysceneError
+from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.targets import emulators
@@ -32,6 +33,7 @@ from tinyscene.firmware_bridge.targets.image import BuildSettings, FlashBytes, b
 JOB = struct.Struct("<4s4I")  # magic, version, clips, samples a push, tensor to dump
 RESULT = struct.Struct("<4s7I")  # magic, version, windows, classes, tensors, memory, stack, reserved
 VERSION, NOTHING = 1, 0xFFFFFFFF
+BATCH = 64  # clips that a program is given at a time
 CHUNK = 1_000  # samples a push: no divisor of anything
 ROW = re.compile(r"tinyscene_row_(\d+)(?:\.(?:constprop|isra)\.\d+)*")  # gcc renames what it specializes
 
@@ -78,18 +80,17 @@ class EmulationResult:
     flash: FlashBytes | None
 
 
-def emulate(bundle: Bundle, pcm: NDArray[np.int16], settings: BuildSettings) -> EmulationResult:
-    """Run clips (clip, samples) on an emulated target and compare them with the reference.
+def emulate(bundle: Bundle, pcm: Iterable[NDArray[np.int16]], settings: BuildSettings) -> EmulationResult:
+    """Run clips, each (samples,), on an emulated target and compare them with the reference.
 
-    Raises InputError if the emulator is missing or does not support the core.
+    The clips are taken as they come, BATCH of them in memory at a time. Raises InputError if there is none, or if the
+    emulator is missing or does not support the core.
     """
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
-    tensors = _reference(bundle, pcm)
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
         folder = Path(name)
         image, traced = (Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
-        difference = _first_difference(traced, pcm, tensors)
-        counts = _count(image, pcm[:1])
+        clips, difference, counts = _compare(image, traced, bundle, pcm)
         flash = flash_bytes(image.path, library) if settings.target.bare else None
     config = library.config
     return EmulationResult(
@@ -98,7 +99,7 @@ def emulate(bundle: Bundle, pcm: NDArray[np.int16], settings: BuildSettings) -> 
         emulator=settings.emulator,
         optimize=settings.optimize,
         kernels=settings.kernels,
-        clips=len(pcm),
+        clips=clips,
         equal=difference is None,
         difference=difference,
         instructions=counts.inference,
@@ -121,8 +122,20 @@ def require_equal(differences: Mapping[str, str | None]) -> None:
             raise EmulationError(f"{target}: differs from the reference: {difference}")
 
 
-def _reference(bundle: Bundle, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.int8]]:
-    return run_all(bundle.graph, bundle.features(pcm))
+def _compare(
+    image: "Image", traced: "Image", bundle: Bundle, pcm: Iterable[NDArray[np.int16]]
+) -> tuple[int, str | None, "_Counts"]:
+    """How many clips there are, the first difference, and the counts on the first clip."""
+    rest, clips, difference, counts = iter(pcm), 0, None, None
+    while batch := list(islice(rest, BATCH)):
+        values = np.stack(batch)
+        counts = counts or _count(image, values[:1])
+        if difference is None:
+            difference = _first_difference(traced, values, run_all(bundle.graph, bundle.features(values)), clips)
+        clips += len(batch)
+    if counts is None:
+        raise InputError("no clip to run")
+    return clips, difference, counts
 
 
 @dataclass(frozen=True)
@@ -175,17 +188,22 @@ def answers_of(content: bytes) -> Answers:
     return Answers(rows["logits"], rows["crc"], rows["count"], memory, stack, rest)
 
 
-def _first_difference(image: Image, pcm: NDArray[np.int16], tensors: dict[str, NDArray[np.int8]]) -> str | None:
-    """The first layer that differs in the first clip that does, with the place and both values."""
+def _first_difference(
+    image: Image, pcm: NDArray[np.int16], tensors: dict[str, NDArray[np.int8]], before: int
+) -> str | None:
+    """The first layer that differs in the first clip that does, with the place and both values.
+
+    The clips are counted from `before`, the number of clips before these.
+    """
     answers = image.run(job_of(pcm))
     logits = list(tensors.values())[-1]
     for clip in range(len(pcm)):
         for number, (name, values) in enumerate(tensors.items()):
             if zlib.crc32(values[clip].tobytes()) != answers.crc[clip, number]:
                 dumped = np.frombuffer(image.run(job_of(pcm[clip : clip + 1], number)).dumped, np.int8)
-                return f"clip {clip}, {name} {_differing(values[clip], dumped[: values[clip].size])}"
+                return f"clip {before + clip}, {name} {_differing(values[clip], dumped[: values[clip].size])}"
         if (answers.logits[clip] != logits[clip]).any():
-            return f"clip {clip}: the scores differ from the logits"
+            return f"clip {before + clip}: the scores differ from the logits"
     return None
 
 

@@ -1,17 +1,23 @@
 """Bytes, operations and quantization errors of a graph, tensor by tensor: what `tinyscene inspect` shows."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.features import input_log_mel
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import INT8_MAX, INT8_MIN, Convolution, Graph, Kind, Tensor
 from tinyscene.deploy.graph.reference import run_all, run_float
 
 Float32 = NDArray[np.float32]
+
+BATCH = 16  # clips
+LEAST_ENERGY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -51,20 +57,50 @@ def inspect_graph(graph: Graph) -> list[TensorCost]:
     return rows
 
 
+@dataclass
+class _Sums:
+    """Of one tensor over all clips, each in the order of the values."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    alone: float = 0.0
+
+
 def inspect_errors(
-    graph: Graph, float_graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16]
+    graph: Graph, float_graph: Graph, front_end: FrontEnd, pcm: Iterable[NDArray[np.int16]]
 ) -> dict[str, TensorErrors]:
-    """The errors of each tensor, by name, on int16 clips (batch, samples).
+    """The errors of each tensor, by name, on int16 clips, each (samples,); a batch of them in memory at a time.
 
     The float graph takes the fixed-point log-mel before it is rounded to int8, so that every processor gets the same
-    figures; `tinyscene verify` compares with the float front end.
+    figures; `tinyscene verify` compares with the float front end. Raises InputError if there is no clip.
     """
     log_mel = input_log_mel(graph, front_end)
-    exact = run_all(float_graph, log_mel.log_mel(pcm)[..., None])
-    integers = run_all(graph, log_mel(pcm)[..., None])
-    errors = {}
+    sums = {name: _Sums() for name in graph.tensors}
+    clips, count = iter(pcm), 0
+    while batch := list(islice(clips, BATCH)):
+        values = np.stack(batch)
+        _add_errors(sums, graph, float_graph, log_mel.log_mel(values)[..., None], log_mel(values)[..., None])
+        count += len(batch)
+    if not count:
+        raise InputError("no clip to measure quantization errors on")
+    logits = count * math.prod(graph.output.shape)
+    return {
+        name: TensorErrors(
+            sqnr_db=10 * math.log10(max(each.signal, LEAST_ENERGY) / max(each.noise, LEAST_ENERGY)),
+            alone=each.alone / logits,
+        )
+        for name, each in sums.items()
+    }
+
+
+def _add_errors(
+    sums: dict[str, _Sums], graph: Graph, float_graph: Graph, log_mel: Float32, features: NDArray[np.int8]
+) -> None:
+    """Add the errors of a batch: its log-mel (batch, mel, frame, 1) and the same in int8."""
+    exact, integers = run_all(float_graph, log_mel), run_all(graph, features)
+    logits = float_graph.output.name
     for index, (name, values) in enumerate(integers.items()):
-        quantization = graph.tensors[name].q
+        quantization, total = graph.tensors[name].q, sums[name]
         noise = exact[name] - quantization.dequantize(values)
         alone = dict(exact)
         if index == 0:
@@ -75,12 +111,9 @@ def inspect_errors(
             alone[name] = quantization.dequantize(quantization.quantize(y))
         for operator in float_graph.operators[index:]:
             alone[operator.output.name] = _run(operator, float_graph, alone)
-        logits = float_graph.output.name
-        errors[name] = TensorErrors(
-            sqnr_db=10 * math.log10(_energy(exact[name]) / _energy(noise)),
-            alone=_sum(np.abs(alone[logits] - exact[logits])) / exact[logits].size,
-        )
-    return errors
+        total.signal = _sum(np.square(exact[name], dtype=np.float64), total.signal)
+        total.noise = _sum(np.square(noise, dtype=np.float64), total.noise)
+        total.alone = _sum(np.abs(alone[logits] - exact[logits]), total.alone)
 
 
 def _cost(tensor: Tensor, kind: str) -> TensorCost:
@@ -103,10 +136,6 @@ def _run(operator: Kind, graph: Graph, values: dict[str, Float32]) -> Float32:
     return run_float(operator, graph.sources(operator), [values[name] for name in operator.inputs])
 
 
-def _energy(values: Float32) -> float:
-    return max(_sum(np.square(values, dtype=np.float64)), 1e-30)
-
-
-def _sum(values: NDArray[np.floating]) -> float:
-    """The sum in the order of the values: that of numpy's sum() depends on the processor."""
-    return float(np.cumsum(values, dtype=np.float64)[-1])
+def _sum(values: NDArray[np.floating], total: float) -> float:
+    """`total` and the values, added in their order: that of numpy's sum() depends on the processor."""
+    return float(np.cumsum(np.concatenate([[total], values.ravel()]), dtype=np.float64)[-1])

@@ -7,7 +7,9 @@ differently; for them the difference is reported. The golden vectors are compare
 the exports in the bundle with the files that the writers produce now.
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -97,64 +99,119 @@ class Verification:
             raise VerificationError(f"{self.bundle}: {' and '.join(wrong)} differ from the reference")
 
 
-def verify(bundle: Bundle, pcm: NDArray[np.int16], truth: NDArray[np.integer[Any]] | None = None) -> Verification:
-    """Compare every runtime with the reference on the golden clips and on more clips (batch, samples).
+@dataclass
+class _Totals:
+    """Sums over the clips of the logits of a runner compared with the reference's."""
 
-    With the true classes (batch,) of the latter, their accuracy is measured too. The runner `float` is the float graph
-    on float features, on the clips given if there are any.
+    clips: int = 0
+    logits: int = 0
+    max_lsb: int = 0
+    equal: int = 0  # logits
+    error: float = 0.0  # of real logits
+    same_scene: int = 0  # clips
+    right: int = 0  # clips
+
+    def add(self, logits: NDArray[Any], expected: NDArray[np.int8], truth: NDArray[np.integer[Any]] | None) -> None:
+        """Logits (batch, classes), the reference's, and the true classes (batch,) if they are known."""
+        self.clips += len(logits)
+        self.logits += logits.size
+        self.same_scene += int((logits.argmax(1) == expected.argmax(1)).sum())
+        if truth is not None:
+            self.right += int((logits.argmax(1) == truth).sum())
+
+    def add_int8(self, logits: NDArray[np.int8], expected: NDArray[np.int8]) -> None:
+        difference = np.abs(logits.astype(int) - expected)
+        self.max_lsb = max(self.max_lsb, int(difference.max()))
+        self.equal += int((difference == 0).sum())
+
+
+def verify(
+    bundle: Bundle, pcm: Iterable[NDArray[np.int16]], truth: NDArray[np.integer[Any]] | None = None
+) -> Verification:
+    """Compare every runtime with the reference on the golden clips and on more clips, each (samples,).
+
+    The clips are taken as they come, a batch in memory at a time. With their true classes (clip,), their accuracy is
+    measured too. The runner `float` is the float graph on float features, on the clips given if there are any.
     """
-    clips = np.concatenate([bundle.vectors.pcm, pcm])
-    features = np.concatenate([bundle.features(part) for part in _batches(clips)])
-    expected = _invoke(lambda part: run(bundle.graph, part), features)
-    given = slice(len(bundle.vectors.pcm), None)
-    runners = {}
+    runners, rows = _make_runners(bundle)
+    golden = _compare(bundle, runners, rows, bundle.vectors.pcm, None)
+    given = _compare(bundle, runners, rows, pcm, truth)
+    known = given if truth is not None and len(truth) else None
+    for name in runners:
+        if name not in rows:
+            rows[name] = _comparison(golden[name], given[name], known[name] if known else None)
+    rows["reference"] = _comparison(golden["reference"], given["reference"], known["reference"] if known else None)
+    scenes = given["float"] if given["float"].clips else golden["float"]  # golden sounds are no scenes
+    rows["float"] = Comparison(
+        mean_error=scenes.error / scenes.logits,
+        same_scene=scenes.same_scene / scenes.clips,
+        accuracy=known["float"].right / known["float"].clips if known else None,
+    )
+    order = (*EXACT.values(), *NEAR.values(), "tflite-runtime", "reference", "float")
+    golden_equal = make_vectors(bundle.front_end, bundle.graph).to_bytes() == bundle.vectors.to_bytes()
+    clips = golden["reference"].clips + given["reference"].clips
+    return Verification(str(bundle.folder), clips, golden_equal, _exports(bundle), {name: rows[name] for name in order})
+
+
+def _make_runners(bundle: Bundle) -> tuple[dict[str, Invoke], dict[str, Comparison]]:
+    """The runners that can be made, and for each of the others why not."""
+    runners: dict[str, Invoke] = {}
+    rows: dict[str, Comparison] = {}
     for name in (*EXACT.values(), *NEAR.values(), "tflite-runtime"):
         try:
-            logits = _invoke(make_runner(name, bundle), features)
+            runners[name] = make_runner(name, bundle)
         except MissingPackageError as error:
-            runners[name] = Comparison(missing=str(error))
+            rows[name] = Comparison(missing=str(error))
         except InputError as error:
-            runners[name] = Comparison(failed=str(error))
-        else:
-            runners[name] = replace(_compare(logits, expected), accuracy=_accuracy(logits[given], truth))
-    runners["reference"] = replace(_compare(expected, expected), accuracy=_accuracy(expected[given], truth))
-    scenes = given if len(pcm) else slice(None)  # the golden sounds are no scenes; they are used if there is no other
-    runners["float"] = _compare_float(bundle, clips[scenes], expected[scenes], truth)
-    golden_equal = make_vectors(bundle.front_end, bundle.graph).to_bytes() == bundle.vectors.to_bytes()
-    return Verification(str(bundle.folder), len(clips), golden_equal, _exports(bundle), runners)
+            rows[name] = Comparison(failed=str(error))
+    return runners, rows
 
 
-def _invoke(invoke: Invoke, features: NDArray[np.int8]) -> NDArray[np.int8]:
-    return np.concatenate([invoke(part) for part in _batches(features)])
+def _compare(
+    bundle: Bundle,
+    runners: dict[str, Invoke],
+    rows: dict[str, Comparison],
+    clips: Iterable[NDArray[np.int16]],
+    truth: NDArray[np.integer[Any]] | None,
+) -> dict[str, _Totals]:
+    """Run clips by every runner; the row of one that fails is set."""
+    totals = {name: _Totals() for name in (*runners, "reference", "float")}
+    for start, pcm in _batches(clips):
+        classes = None if truth is None else truth[start : start + len(pcm)]
+        features = bundle.features(pcm)
+        expected = run(bundle.graph, features)
+        for name, invoke in {**runners, "reference": lambda _, logits=expected: logits}.items():
+            if name in rows:
+                continue
+            try:
+                logits = invoke(features)
+            except InputError as error:
+                rows[name] = Comparison(failed=str(error))
+                continue
+            totals[name].add(logits, expected, classes)
+            totals[name].add_int8(logits, expected)
+        real = run(bundle.float_graph, bundle.front_end.log_mel(float_pcm(pcm))[..., None])
+        totals["float"].add(real, expected, classes)
+        totals["float"].error += float(np.abs(bundle.graph.output.q.dequantize(expected) - real).sum(dtype=np.float64))
+    return totals
 
 
-def _batches(values: NDArray[Any]) -> list[NDArray[Any]]:
-    return [values[start : start + BATCH] for start in range(0, len(values), BATCH)]
-
-
-def _compare(logits: NDArray[np.int8], expected: NDArray[np.int8]) -> Comparison:
-    difference = np.abs(logits.astype(int) - expected)
+def _comparison(golden: _Totals, given: _Totals, known: _Totals | None) -> Comparison:
+    """The figures of a runner on all clips, and its accuracy on those whose class is known."""
     return Comparison(
-        max_lsb=int(difference.max()),
-        equal=float((difference == 0).mean()),
-        same_scene=float((logits.argmax(1) == expected.argmax(1)).mean()),
+        max_lsb=max(golden.max_lsb, given.max_lsb),
+        equal=(golden.equal + given.equal) / (golden.logits + given.logits),
+        same_scene=(golden.same_scene + given.same_scene) / (golden.clips + given.clips),
+        accuracy=known.right / known.clips if known else None,
     )
 
 
-def _compare_float(
-    bundle: Bundle, pcm: NDArray[np.int16], expected: NDArray[np.int8], truth: NDArray[np.integer[Any]] | None
-) -> Comparison:
-    parts = (bundle.front_end.log_mel(float_pcm(part))[..., None] for part in _batches(pcm))
-    logits = np.concatenate([run(bundle.float_graph, part) for part in parts])
-    return Comparison(
-        mean_error=float(np.abs(bundle.graph.output.q.dequantize(expected) - logits).mean()),
-        same_scene=float((logits.argmax(1) == expected.argmax(1)).mean()),
-        accuracy=_accuracy(logits, truth),
-    )
-
-
-def _accuracy(logits: NDArray[Any], truth: NDArray[np.integer[Any]] | None) -> float | None:
-    return None if truth is None else float((logits.argmax(1) == truth).mean())
+def _batches(clips: Iterable[NDArray[np.int16]]) -> Iterator[tuple[int, NDArray[np.int16]]]:
+    """Batches (batch, samples) of clips, and which clip each begins with."""
+    rest, start = iter(clips), 0
+    while batch := list(islice(rest, BATCH)):
+        yield start, np.stack(batch)
+        start += len(batch)
 
 
 def _exports(bundle: Bundle) -> dict[str, bool]:

@@ -4,7 +4,8 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import read_vectors
 from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
 from tinyscene.deploy.bundle.verify import verify
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Conv2D, Graph, Mean, Quantization, Tensor
 from tinyscene.deploy.live.classifier import BundleClassifier
@@ -382,3 +384,53 @@ def test_what_is_no_bundle_is_refused(command: str, tmp_path: Path, run_cli: Run
     code, out, err = run_cli(command, tmp_path)
     assert (code, out, err) == (2, "", err)
     assert f"{tmp_path}: not a bundle" in err
+
+
+# clips as they come
+
+
+def endless(count: int) -> Iterator[np.ndarray]:
+    """Clips that are made when they are asked for, and gone when they have been used."""
+    for index in range(count):
+        yield np.random.default_rng(index).integers(-9_000, 9_000, 8_000).astype(np.int16)
+
+
+def test_errors_are_those_of_all_clips_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = constant(5.3, 0.25), constant(5.3)
+    in_batches = inspect_errors(*graphs, SOUNDS, endless(37))
+    monkeypatch.setattr("tinyscene.deploy.bundle.inspection.BATCH", 37)
+    assert inspect_errors(*graphs, SOUNDS, endless(37)) == in_batches
+
+
+def test_the_error_of_no_clip_is_refused() -> None:
+    with pytest.raises(InputError, match="no clip"):
+        inspect_errors(constant(5.3, 0.25), constant(5.3), SOUNDS, [])
+
+
+def test_no_more_than_a_batch_of_clips_is_in_memory() -> None:
+    graphs = constant(5.3, 0.25), constant(5.3)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        try:
+            inspect_errors(*graphs, SOUNDS, endless(count))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(16)
+    assert peak(160) < 1.2 * peak(16)
+
+
+def test_verification_takes_clips_as_they_come(bundle: Bundle, sample_clips: Clips) -> None:
+    pcm = sample_clips.pcm[:40]
+    taken: list[int] = []
+
+    def clips() -> Iterator[np.ndarray]:
+        for index in range(40):
+            taken.append(index)
+            yield pcm[index]
+
+    result = verify(bundle, clips(), sample_clips.label[:40])
+    assert (result.clips, taken) == (48, list(range(40)))
+    assert result.runners["reference"] == verify(bundle, pcm, sample_clips.label[:40]).runners["reference"]

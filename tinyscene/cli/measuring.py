@@ -23,7 +23,7 @@ from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, messages, show
-from tinyscene.deploy.frontend.audio import read_clips
+from tinyscene.deploy.frontend.audio import iterate_clips
 
 app = typer.Typer()
 
@@ -86,7 +86,7 @@ def inspect(
     bundle = open_bundle(folder)
     errors = bundle.errors
     if files:
-        pcm = read_clips(files, bundle.front_end.sample_rate)
+        pcm = iterate_clips(files, bundle.front_end.sample_rate)
         errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
     costs = inspect_graph(bundle.graph)
     rows = [asdict(cost) | asdict(errors[cost.name]) for cost in costs]

@@ -1,11 +1,14 @@
 """The commands that make a bundle and verify it."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from tinyscene.cli.bundle_tables import verification_table
 from tinyscene.cli.options import (
@@ -24,7 +27,7 @@ from tinyscene.deploy.bundle.verify import verify as run_verification
 from tinyscene.deploy.common.files import require_free
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, show
-from tinyscene.deploy.frontend.audio import read_clips
+from tinyscene.deploy.frontend.audio import iterate_clips
 
 app = typer.Typer()
 
@@ -70,12 +73,13 @@ def verify(
 ) -> None:
     """Compare every installed runtime with the reference (exit code 4 if one that must be equal differs)."""
     bundle = open_bundle(folder)
-    pcm, truth = read_clips(files or [], bundle.front_end.sample_rate), None
+    pcm, truth = iterate_clips(files or [], bundle.front_end.sample_rate), None
     if data:
         dataset, clips = data.open(bundle.front_end)
         clips.require_labels(bundle.labels, folder)
         indices = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
-        pcm, truth = np.concatenate([pcm, clips.pcm[indices]]), None if files else clips.label[indices]
+        pcm = chain(pcm, (clips.pcm[index] for index in indices))
+        truth = None if files else clips.label[indices]
     result = run_verification(bundle, pcm, truth)
     show(result.as_dict(), as_json, verification_table(result))
     result.require()
@@ -108,13 +112,19 @@ def emulate(
 
     devices = [build_settings(name, toolchain, emulator, optimize, kernels) for name in target.split(",")]
     bundle = open_bundle(folder)
-    pcm = np.concatenate([bundle.vectors.pcm, read_clips(audio or [], bundle.front_end.sample_rate)])
+    prepared, indices = None, np.zeros(0, np.int64)
     if data:
         dataset, prepared = data.open(bundle.front_end)
         indices = prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
         count = min(clips or len(indices), len(indices))
-        pcm = np.concatenate([pcm, prepared.pcm[indices[np.linspace(0, len(indices) - 1, count).astype(int)]]])
-    results = [run_emulation(bundle, pcm, device) for device in devices]
+        indices = indices[np.linspace(0, len(indices) - 1, count).astype(int)]
+
+    def pcm() -> Iterator[NDArray[np.int16]]:
+        yield from bundle.vectors.pcm
+        yield from iterate_clips(audio or [], bundle.front_end.sample_rate)
+        yield from (prepared.pcm[index] for index in indices)
+
+    results = [run_emulation(bundle, pcm(), device) for device in devices]
     rows = [asdict(result) for result in results]
     show(rows if len(rows) > 1 else rows[0], as_json, emulation_table(results))
     require_equal({result.target: result.difference for result in results})
