@@ -21,6 +21,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.report import plan_picture, plan_rows
 from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.recipe import Budget
 from tinyscene.train.runs.budget import count_bundle
 from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
 from tinyscene.train.sweep.report import PUBLISHED
@@ -192,7 +193,7 @@ def _names(folders: list[Path]) -> list[str]:
 def read_bundle(folder: Path, name: str) -> Content:
     """All that is known of a bundle."""
     bundle = open_bundle(folder)
-    count, limits = count_bundle(folder)
+    count, limits = count_bundle(folder), Budget()
     bench = _recorded(bundle, "bench", RecordedBench)
     metrics = _recorded(bundle, "metrics", Metrics)
     _check_confusion(bundle, metrics)

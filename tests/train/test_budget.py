@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from ai_edge_litert import schema_py_generated as tflite
 from ai_edge_litert.interpreter import Interpreter
 from onnx import helper, numpy_helper
 
+from tests.deploy.test_bundle import reindexed
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
-from tinyscene.train.recipe import load_recipe
+from tinyscene.train.recipe import Budget, load_recipe
 from tinyscene.train.runs.budget import count_onnx, count_target, count_tflite
 from tinyscene.train.runs.run import Card, save_tensors
 
@@ -156,9 +158,9 @@ def test_a_file_that_is_no_model_is_one_line(name: str, content: bytes, tmp_path
     assert (code, out, err.count("\n"), name in err) == (2, "", 1, True)
 
 
-def saved_run(folder: Path) -> int:
+def saved_run(folder: Path, settings: list[str] | None = None) -> int:
     """Write a run of four classes; returns its parameters."""
-    recipe = load_recipe("nano")
+    recipe = load_recipe("nano", settings)
     network = build(recipe.model, 4)
     card = Card(recipe=recipe.as_dict(), labels=SCENES[:4], split=None, data_hash=None, micro_batch=None, made_by={})
     save_tensors(folder / "model.safetensors", network.state_dict(), card)
@@ -218,3 +220,63 @@ def test_json_is_one_object_in_the_precision_of_the_recipe(precision: str, size:
     result = json.loads(out)
     assert (result["parameters"], result["macs"], result["bytes"]) == (61_148, 29_419_156, 61_148 * size)
     assert (code == 0) is result["within_budget"] is (61_148 * size <= 128_000)
+
+
+def test_an_operator_that_cannot_be_counted_is_an_error(tmp_path: Path) -> None:
+    node = helper.make_node("ConvTranspose", ["a", "w"], ["z"])
+    path = onnx_file(tmp_path / "x.onnx", [node], {"a": (1, 4, 3, 3), "z": (1, 6, 5, 5)}, w=random(4, 6, 3, 3))
+    with pytest.raises(InputError, match="ConvTranspose '' is an operator that is not counted here"):
+        count_onnx(path)
+
+
+def test_an_operator_of_another_domain_is_an_error(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["a", "w"], ["z"], domain="com.example")
+    path = onnx_file(tmp_path / "x.onnx", [node], {"a": (1, 4, 3, 3), "z": (1, 6, 1, 1)}, w=random(6, 4, 3, 3))
+    with pytest.raises(InputError):
+        count_onnx(path)
+
+
+def test_sizes_are_inferred_and_not_believed(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["a", "w"], ["c"])
+    nodes = [node, helper.make_node("GlobalAveragePool", ["c"], ["z"])]
+    path = onnx_file(tmp_path / "x.onnx", nodes, {"a": (1, 4, 99, 99), "z": ("n", 6, "h", "w")}, w=random(6, 4, 1, 1))
+    model = onnx.load(path)
+    model.graph.value_info.append(helper.make_tensor_value_info("c", 1, ("n", 6, "h", "w")))
+    onnx.save(model, path)
+    assert count_onnx(path).macs == 99 * 99 * 6 * 4
+
+
+def test_a_size_that_is_not_known_is_an_error(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["a", "w"], ["z"])
+    shapes: dict[str, Shape] = {"a": (1, 4, "h", "w"), "z": (1, 6, "h", "w")}
+    with pytest.raises(InputError, match="the size of what Conv '' makes is not known"):
+        count_onnx(onnx_file(tmp_path / "x.onnx", [node], shapes, w=random(6, 4, 1, 1)))
+
+
+def test_products_that_are_written_as_multiplications_are_counted(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["a", "w"], ["m"]), helper.make_node("ReduceSum", ["m"], ["z"], keepdims=0)]
+    path = onnx_file(tmp_path / "x.onnx", nodes, {"a": (1, 1, 100), "z": ()}, w=random(1, 50, 100))
+    assert count_onnx(path).macs == 5_000
+
+
+def test_a_tflite_operator_that_cannot_be_counted_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.train.test_budget.TFLITE_LAYERS", (("BATCH_MATMUL", *TFLITE_LAYERS[2][1:]),))
+    with pytest.raises(InputError, match="BATCH_MATMUL is an operator that is not counted here"):
+        count_tflite(small_tflite(tmp_path / "x.tflite"))
+
+
+@pytest.mark.parametrize("key", ["macs", "parameters", "deployed_bytes", "deployed_macs"])
+def test_a_bundle_cannot_tell_a_smaller_budget_than_its_graph_has(key: str, bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "copy"))
+    reindexed(folder, budget=bundle.content["budget"] | {key: 1})
+    with pytest.raises(InputError, match="make the bundle again"):
+        count_target(str(folder), None, None)
+
+
+def test_a_bundle_and_a_run_do_not_bring_their_own_limits(bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "copy"))
+    limits = {"max_macs": 10**12, "max_bytes": 10**12}
+    reindexed(folder, recipe=bundle.content["recipe"] | {"budget": limits})
+    assert count_target(str(folder), None, None)[1] == Budget()
+    saved_run(tmp_path, ["budget.max_macs=1000000000000"])
+    assert count_target(str(tmp_path / "model.safetensors"), None, None)[1] == Budget()

@@ -21,11 +21,14 @@ from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError, OverBudgetError
 from tinyscene.deploy.common.installation import missing
+from tinyscene.deploy.graph.graph import Convolution
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build, finish
-from tinyscene.train.recipe import Budget, Recipe, load_recipe, parse_recipe, recipe_names
+from tinyscene.train.recipe import Budget, Recipe, load_recipe, recipe_names
+from tinyscene.train.runs.free_operators import ONNX_FREE, TFLITE_FREE
 from tinyscene.train.runs.run import load_tensors, model_path, network_with, read_card
 
+MAX_FILE = 2**28  # bytes of a model that is counted
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
@@ -77,7 +80,10 @@ class Count:
 
 
 def count_target(target: str, recipe: str | None, overrides: list[str] | None) -> tuple[Count, Budget]:
-    """Count a recipe, a run or a model file, and say which limits it is held against."""
+    """Count a recipe, a run or a model file, and say which limits it is held against.
+
+    A recipe that is named has limits of its own. A file may come from anyone: it does not choose what it is held to.
+    """
     path = Path(target)
     if path.suffix in (".onnx", ".tflite"):
         if not path.is_file():
@@ -86,7 +92,7 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
         return (count_onnx if path.suffix == ".onnx" else count_tflite)(path), Budget()
     if (path / INDEX).exists():
         _require_limits_only(target, recipe, overrides)
-        return count_bundle(path)
+        return count_bundle(path), Budget()
     if path.suffix != ".safetensors" and not path.is_dir():
         if recipe:
             raise InputError(f"--recipe: {target} names a recipe itself; leave one of the two out")
@@ -97,10 +103,12 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
     if card is not None:
         _require_limits_only(target, recipe, overrides)
         parsed_recipe, classes = card.parsed_recipe, len(card.labels)
+        limits = Budget(precision=parsed_recipe.budget.precision)
     else:
         parsed_recipe, classes = load_recipe(recipe or _fitting_recipe(tensors, path), overrides), len(SCENES)
+        limits = parsed_recipe.budget
     network = network_with(tensors, parsed_recipe, classes, path)
-    return replace(count_network(network, parsed_recipe), source=target), parsed_recipe.budget
+    return replace(count_network(network, parsed_recipe), source=target), limits
 
 
 def _require_limits_only(target: str, recipe: str | None, overrides: list[str] | None) -> None:
@@ -111,27 +119,36 @@ def _require_limits_only(target: str, recipe: str | None, overrides: list[str] |
         )
 
 
-def count_bundle(folder: Path) -> tuple[Count, Budget]:
-    """Count a bundle: the network as the challenge counts it, the bytes of the integers; and its recipe's limits."""
+def count_bundle(folder: Path) -> Count:
+    """Count a bundle: the network as the challenge counts it, and the bytes of its integers.
+
+    BatchNorm is no longer in the graph, so the challenge's count is the one in the index; raises InputError if that is
+    less than the graph's own.
+    """
     bundle = open_bundle(folder)
     counted = bundle.content["budget"]
     layers = tuple(
         Layer(row.name, row.kind, row.shape, row.parameters, row.macs) for row in inspect_graph(bundle.graph)
     )
-    count = Count(
+    deployed = DeployedCount(
+        parameters=sum(layer.parameters for layer in layers),
+        int8_bytes=sum(row.bytes for row in inspect_graph(bundle.graph)),
+        macs=sum(layer.macs for layer in layers),
+    )
+    weights = sum(operator.weights.size for operator in bundle.graph.operators if isinstance(operator, Convolution))
+    if (counted["deployed_bytes"], counted["deployed_macs"]) != (deployed.int8_bytes, deployed.macs):
+        raise InputError(f"{folder}: its index tells another budget than its graph; make the bundle again")
+    if counted["parameters"] < weights or counted["macs"] < deployed.macs:
+        raise InputError(f"{folder}: its index tells less parameters or MACs than its graph; make the bundle again")
+    return Count(
         source=str(folder),
         parameters=counted["parameters"],
         macs=counted["macs"],
-        bytes=counted["deployed_bytes"],
+        bytes=deployed.int8_bytes,
         precision="int8, biases int32",
         layers=layers,
-        deployed=DeployedCount(
-            parameters=sum(layer.parameters for layer in layers),
-            int8_bytes=counted["deployed_bytes"],
-            macs=counted["deployed_macs"],
-        ),
+        deployed=deployed,
     )
-    return count, parse_recipe(bundle.content["recipe"], f"the recipe of {folder}").budget
 
 
 def _fitting_recipe(tensors: dict[str, Tensor], path: Path) -> str:
@@ -190,11 +207,26 @@ def count_onnx(path: Path) -> Count:
     """
     onnx = _library("onnx", "onnx")
     try:
-        model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
+        _require_small(path)
+        model = onnx.load(path, load_external_data=False)
+        _fix_sizes(model.graph)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model)
         return _count_onnx(path, model.graph, onnx)
     except Exception as error:  # protobuf, onnx and the C++ beneath raise what they like at a hostile file
         raise InputError(f"{path}: not an ONNX model that can be counted ({_first_line(error)})") from None
+
+
+def _fix_sizes(graph) -> None:
+    """Let the model take one clip, and have every other size inferred: none that the file declares is believed."""
+    stored = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        sizes = value.type.tensor_type.shape.dim
+        if value.name not in stored and sizes:
+            sizes[0].dim_value = sizes[0].dim_value or 1
+    del graph.value_info[:]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
 
 
 def _count_onnx(path: Path, graph, onnx) -> Count:
@@ -206,20 +238,33 @@ def _count_onnx(path: Path, graph, onnx) -> Count:
         name: tuple(tensor.dims) for name, tensor in tensors.items() if tensor.data_type != onnx.TensorProto.INT64
     }
     values = (*graph.value_info, *graph.output)
-    shapes = {value.name: tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim) for value in values}
+    shapes = {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
     layers = []
     for node in graph.node:
         if node.op_type in ("DequantizeLinear", "Identity") and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]  # counted where it is used
             continue
         shape = shapes.get(node.output[0], ())
-        macs = prod(shape) * _depth(node, weights, onnx) if node.op_type in ("Conv", "Gemm", "MatMul") else 0
+        macs = _onnx_macs(node, shapes, weights, onnx)
         is_rounding = node.op_type in ("QuantizeLinear", "DequantizeLinear", "Clip")  # scales are no parameters
         used = [] if is_rounding else [weights[name] for name in node.input if name in weights]
         layers.append(Layer(node.name, node.op_type, shape, sum(prod(size) for size in used), macs))
     stored = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors.values())
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in tensors.values()}
     return _deployed(path, layers, stored, kinds)
+
+
+def _onnx_macs(node, shapes: dict[str, tuple[int, ...]], weights: dict[str, tuple[int, ...]], onnx) -> int:
+    """Multiplications of a node. Raises ValueError for an operator, or a size, that is not known."""
+    kind = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    if kind in ONNX_FREE:
+        return 0
+    if kind not in ("Conv", "Gemm", "MatMul", "Mul"):
+        raise ValueError(f"{kind} {node.name!r} is an operator that is not counted here")
+    shape = shapes.get(node.output[0])
+    if shape is None or 0 in shape:
+        raise ValueError(f"the size of what {kind} {node.name!r} makes is not known")
+    return prod(shape) * (1 if kind == "Mul" else _depth(node, weights, onnx))
 
 
 def _depth(node, weights: dict[str, tuple[int, ...]], onnx) -> int:
@@ -239,6 +284,7 @@ def count_tflite(path: Path) -> Count:
     """Count a TFLite file's convolutions and fully connected layers; bytes are those of its constant tensors."""
     schema = _library("ai_edge_litert.schema_py_generated", "")
     try:
+        _require_small(path)
         content = path.read_bytes()
         if content[4:8] != b"TFL3":
             raise ValueError("it lacks the identifier TFL3")
@@ -251,6 +297,8 @@ def count_tflite(path: Path) -> Count:
 def _count_tflite(path: Path, model, schema) -> Count:
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    if len(model.subgraphs) != 1:
+        raise ValueError(f"it has {len(model.subgraphs)} graphs, not one")
     graph = model.subgraphs[0]
     if any(size < 1 for tensor in graph.tensors for size in ([] if tensor.shape is None else tensor.shape)):
         raise ValueError("a tensor has a dimension below one")
@@ -267,6 +315,10 @@ def _count_tflite(path: Path, model, schema) -> Count:
             macs = prod(shape) * prod(weights[0][1:3])
         elif kind in ("CONV_2D", "FULLY_CONNECTED"):
             macs = prod(shape) * prod(weights[0][1:])
+        elif kind == "MUL":
+            macs = prod(shape)
+        elif kind not in TFLITE_FREE:
+            raise ValueError(f"{kind} is an operator that is not counted here")
         parameters = sum(prod(size) for size in weights) if macs else 0
         name = output.name.decode() if output.name else kind
         layers.append(Layer(name, kind, shape, parameters, macs))
@@ -277,6 +329,11 @@ def _count_tflite(path: Path, model, schema) -> Count:
 def _deployed(path: Path, layers: list[Layer], stored: int, kinds: set[str]) -> Count:
     parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     return Count(str(path), parameters, macs, stored, "+".join(sorted(kinds)), tuple(layers))
+
+
+def _require_small(path: Path) -> None:
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError(f"larger than {MAX_FILE >> 20} MB")
 
 
 def _library(name: str, extra: str):
