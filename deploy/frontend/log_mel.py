@@ -21,6 +21,9 @@ from tinyscene.deploy.common.errors import InputError
 
 Float32 = NDArray[np.float32]
 
+MAX_SPECTRUM = 2**21  # values of a clip's spectrum: eight times the baseline's
+MAX_FILTERBANK = 2**23  # values: eight times the baseline's
+MAX_FEATURES = 2**19  # values of a clip's log-mel: thirty times the baseline's
 PCM_SCALE = np.float32(32768.0)  # int16 full scale; a float waveform is PCM / PCM_SCALE
 
 
@@ -72,6 +75,16 @@ class FrontEnd:
                 raise InputError(f"features.{key} is {getattr(self, name)}: it must lie in {low:g} to {high:g}")
         if self.n_fft % 2 or self.n_fft // 2 >= self.clip_samples:
             raise InputError(f"features.n_fft is {self.n_fft}: it must be even and less than two seconds long")
+        for what, size, most in (
+            ("frames and n_fft", self.frames * self.n_fft, MAX_SPECTRUM),
+            ("n_mels and n_fft", self.n_mels * self.n_fft, MAX_FILTERBANK),
+            ("n_mels and frames", self.n_mels * self.frames, MAX_FEATURES),
+        ):
+            if size > most:
+                raise InputError(
+                    f"features: {what} multiply to {size:,}, more than {most:,} ({self.frames:,} frames of "
+                    f"{self.n_mels} mel bands with an n_fft of {self.n_fft:,}); choose other sizes"
+                )
 
     @property
     def top_frequency(self) -> float:

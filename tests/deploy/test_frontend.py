@@ -128,3 +128,16 @@ def test_neighbouring_bands_add_up_to_one(front_end: FrontEnd) -> None:
 def test_the_window_is_a_squared_sine_of_one_period(length: int) -> None:
     expected = np.sin(np.pi * np.arange(length) / length) ** 2
     np.testing.assert_allclose(FrontEnd(win_length=length).window(), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hop_length": 1, "n_fft": 16_384, "win_length": 16_384},
+        {"hop_length": 20, "n_mels": 1024, "n_fft": 64, "win_length": 64},
+        {"sample_rate": 192_000, "n_fft": 65_536, "n_mels": 1024, "hop_length": 192_000},
+    ],
+)
+def test_sizes_that_multiply_to_gigabytes_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"^features: .* multiply to .*; choose other sizes"):
+        FrontEnd(**settings)

@@ -3,6 +3,7 @@
 import csv
 import functools
 import http.server
+import os
 import re
 import shutil
 import threading
@@ -135,6 +136,50 @@ def test_lists_are_downloaded_once(tau: Path, server: Path) -> None:
     assert set(open_dataset(tau).splits) == {"5", "10", "25", "50", "100"}
     shutil.rmtree(server)
     assert open_dataset(tau).split("5")[1] == ("audio/c.wav",)
+
+
+def test_a_list_that_has_changed_since_it_was_downloaded_is_not_used(tau: Path, server: Path, tmp_path: Path) -> None:
+    open_dataset(tau)
+    (kept,) = (tmp_path / "downloads").rglob("test.csv")
+    original = kept.read_text()
+    kept.write_text(original.replace("audio/c.wav", "audio/b.wav"))
+    assert open_dataset(tau).split("5")[1] == ("audio/c.wav",)  # fetched anew
+    (server / "test.csv").write_text("filename\naudio/b.wav\n")
+    kept.write_text("filename\naudio/b.wav\n")
+    assert "cannot be downloaded" in refusal(tau)
+
+
+def test_a_list_larger_than_any_is_not_downloaded(
+    tau: Path, server: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tinyscene.train.data.datasets, "MAX_TABLE", 60)
+    (tau / "meta.csv").write_text("\n".join(META.splitlines()[:2]))
+    (server / "split5.csv").write_bytes(b"x" * 61)
+    with pytest.raises(InputError):
+        open_dataset(tau)
+    assert not list((tmp_path / "downloads").rglob("split5.csv"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", ["meta.csv", "split5.csv"])
+def test_a_named_pipe_is_not_waited_for(name: str, tau: Path) -> None:
+    write(tau, LISTS)
+    (tau / name).unlink()
+    os.mkfifo(tau / name)
+    assert refusal(tau) == f"{tau / name}: not a file"
+
+
+@pytest.mark.parametrize(("column", "length"), [(3, 65), (2, 65), (0, 1_001)])
+def test_a_field_longer_than_any_name_is_refused_with_its_line(column: int, length: int, tau: Path) -> None:
+    fields = ["audio/d.wav", "airport", "paris-4", "a"]
+    fields[column] = "x" * length
+    write(tau, {"meta.csv": META + "\t".join(fields) + "\n"})
+    assert re.search(rf"meta\.csv line 5: \w+ has more than {length - 1} characters", refusal(tau))
+
+
+def test_more_rows_than_any_dataset_has_are_refused(tau: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tinyscene.train.data.datasets, "MAX_ROWS", 2)
+    assert "meta.csv: has more than 2 rows" in refusal(tau)
 
 
 def test_without_a_network_one_line_names_the_option_that_helps(tau: Path, no_network: None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,14 @@ def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
 
 def test_no_internal_name_is_offered_as_a_key() -> None:
     assert "__" not in refusal("baseline", "zzzz=1")
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "/escaped", "a/b", ".hidden", "a\\b", "a\x1b[31m"])
+def test_a_name_of_a_recipe_cannot_lead_a_run_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(json.dumps({"name": name}))
+    code, out, err = run_cli("train", "x.yaml", "--data", tmp_path, "--split", "5")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "name one with --out" in err

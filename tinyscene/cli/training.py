@@ -98,6 +98,14 @@ def train(
     _train(recipe, data, out, split, settings, weights, resume, allow_over_budget, as_json)
 
 
+def _default_folder(recipe: str, split: str) -> Path:
+    """Where a run goes that names no folder. Raises InputError where the names would lead out of it."""
+    name = f"{recipe}-{split}"
+    if not name.isprintable() or any(each in name for each in "/\\:") or name.startswith("."):
+        raise InputError(f"the recipe's name and the split, {name!r}, are no name of a folder: name one with --out")
+    return Path("runs") / name
+
+
 def _train(
     recipe: str,
     data: DatasetOptions,
@@ -117,7 +125,7 @@ def _train(
     from tinyscene.train.runs.transfer import find_weights
 
     parsed_recipe = load_recipe(recipe, settings)
-    out = out or Path("runs") / f"{parsed_recipe.name}-{split}"
+    out = out or _default_folder(parsed_recipe.name, split)
     dataset, clips = data.open(parsed_recipe.features)
     start = find_weights(weights, parsed_recipe.model) if weights else None
     if parsed_recipe.augment.dir_p and not parsed_recipe.augment.dir_folder:

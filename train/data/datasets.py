@@ -13,7 +13,6 @@ Two layouts are known, told apart by `meta.csv`:
 
 import csv
 import hashlib
-import io
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import pooch
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.sound_files import SUFFIXES
+from tinyscene.train.data.download import download
 
 SCENES = (
     "airport",
@@ -45,6 +45,8 @@ DEVICE_GROUPS = {  # of the challenge: recorded for real, simulated and in train
 TAU_SPLITS = ("5", "10", "25", "50", "100")
 TAU_SPLITS_URL = "https://github.com/CPJKU/dcase2024_task1_baseline/releases/download/files/"
 TAU_COLUMNS = ("filename", "scene_label", "identifier", "source_label")
+MAX_TABLE, MAX_ROWS = 2**26, 500_000  # bytes and rows of a list; the largest of TAU has 230,350 rows
+MAX_LENGTH, MAX_NAME = 1_000, 64  # characters of a path, and of a scene, place or recording device
 FOLD_PATTERN = r"^([0-9]+)-"
 HASHED_FOLDS = 5
 LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name of the file with a dataset's terms
@@ -158,20 +160,17 @@ def _splits_folder(root: Path, splits: Path | None) -> Path:
             return folder
     if splits:
         raise InputError(f"{splits}: holds no test.csv; --splits takes the folder of split5.csv to test.csv")
-    # no checksums are published for these lists
-    files = {f"split{name}.csv": None for name in TAU_SPLITS} | {"test.csv": None}
-    fetcher = pooch.create(pooch.os_cache("tinyscene") / "tau_splits", TAU_SPLITS_URL, registry=files)
-    pooch.get_logger().setLevel("WARNING")
+    folder = pooch.os_cache("tinyscene") / "tau_splits"
     try:
-        for name in files:
-            fetcher.fetch(name)
+        for name in (*(f"split{name}.csv" for name in TAU_SPLITS), "test.csv"):
+            download(TAU_SPLITS_URL + name, folder, MAX_TABLE)
     except Exception as error:  # whatever the transport raises, the remedy is the same
         reason = type(error).__name__
         raise InputError(
             f"{root}: has no evaluation_setup/test.csv and the lists cannot be downloaded ({reason}); "
             f"get them from {TAU_SPLITS_URL} and name their folder with --splits"
         ) from None
-    return Path(fetcher.path)
+    return folder
 
 
 def _read_list(path: Path, known: set[str]) -> tuple[str, ...]:
@@ -188,20 +187,35 @@ def _read_list(path: Path, known: set[str]) -> tuple[str, ...]:
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """Rows, with their line numbers, of a tab-separated table that must have `columns`."""
+    if not path.is_file():  # a named pipe would be waited for
+        raise InputError(f"{path}: not a file")
+    if path.stat().st_size > MAX_TABLE:
+        raise InputError(f"{path}: larger than {MAX_TABLE >> 20} MB")
     rows = []
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), delimiter="\t")
-        if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
-            raise InputError(
-                f"{path}: lacks the column {missing[0]!r}; a tab-separated table needs {', '.join(columns)}"
-            )
-        for row in reader:
-            if empty := [column for column in columns if not row[column]]:
-                raise InputError(f"{path} line {reader.line_num}: {empty[0]} is empty")
-            rows.append((reader.line_num, row))
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle, delimiter="\t")
+            if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
+                raise InputError(
+                    f"{path}: lacks the column {missing[0]!r}; a tab-separated table needs {', '.join(columns)}"
+                )
+            for row in reader:
+                if len(rows) == MAX_ROWS:
+                    raise InputError(f"{path}: has more than {MAX_ROWS:,} rows")
+                rows.append((reader.line_num, _fields(row, columns, f"{path} line {reader.line_num}")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     return rows
+
+
+def _fields(row: dict[str, str], columns: tuple[str, ...], place: str) -> dict[str, str]:
+    """The fields of a row that are used. Raises InputError where one is empty or too long."""
+    for column in columns:
+        if not row[column]:
+            raise InputError(f"{place}: {column} is empty")
+        if len(row[column]) > (most := MAX_LENGTH if column == "filename" else MAX_NAME):
+            raise InputError(f"{place}: {column} has more than {most} characters")
+    return {column: row[column] for column in columns}
 
 
 def _inside(name: str, source: Path, line: int) -> str:

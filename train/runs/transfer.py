@@ -12,14 +12,14 @@ afterwards has `completed(tensors)`, which adds them. Files are parsed, never ex
 
 from pathlib import Path
 
-import pooch
 import torch
 from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
+from tinyscene.train.data.download import download
 from tinyscene.train.network_settings import Model
-from tinyscene.train.runs.pickled import read_pickled
+from tinyscene.train.runs.pickled import MAX_FILE, read_pickled
 from tinyscene.train.runs.run import load_tensors, model_path, read_card
 from tinyscene.train.runs.weights import converted, require_variances
 
@@ -71,11 +71,10 @@ def find_weights(named: str, model: Model) -> Path:
 
 def fetch(url: str) -> Path:
     """Published weights, downloaded once. Raises InputError where that is not possible."""
-    name = url.rpartition("/")[2]
-    pooch.get_logger().setLevel("WARNING")
     try:
-        # their publishers give no checksums; what was loaded is in the card with its hash
-        return Path(pooch.retrieve(url, None, fname=name, path=cache_folder() / "weights", progressbar=True))
+        return download(url, cache_folder() / "weights", MAX_FILE)
+    except InputError:
+        raise
     except Exception as error:  # whatever the transport raises, the remedy is the same
         raise InputError(
             f"{url} cannot be downloaded ({type(error).__name__}); get it elsewhere and name the file with --weights"

@@ -1,0 +1,49 @@
+"""Downloads: once, bounded in size, and held to the checksum of the first time.
+
+Those who publish the weights and lists that are fetched here give no checksums. So the one that is seen first is kept
+beside the file, and a file that has changed since then is fetched anew and refused if it is another.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pooch
+import requests
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import sha256, write_whole
+from tinyscene.deploy.common.progress import progress
+
+BLOCK = 2**16  # bytes
+TIMEOUT = 30  # seconds without a byte
+
+
+def download(url: str, folder: Path, most: int) -> Path:
+    """The file at a URL, of `most` bytes at most, in a folder. Raises whatever the transport raises, and InputError."""
+    path = folder / url.rpartition("/")[2]
+    seen = path.with_name(f"{path.name}.sha256")
+    known = seen.read_text(encoding="utf-8").strip() if seen.exists() else None
+    pooch.get_logger().setLevel("WARNING")
+    fetched = Path(pooch.retrieve(url, known, path.name, folder, downloader=_Bounded(most)))
+    if known is None:
+        write_whole(seen, f"{sha256(fetched)}\n")
+    return fetched
+
+
+class _Bounded:
+    """A downloader for pooch that stops at a number of bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, url: str, output_file: str, _pooch: Any) -> None:
+        with requests.get(url, stream=True, timeout=TIMEOUT) as response, Path(output_file).open("wb") as handle:
+            response.raise_for_status()
+            count, total = 0, int(response.headers.get("content-length", self.most))
+            with progress("downloading", total) as advance:
+                for block in response.iter_content(BLOCK):
+                    count += len(block)
+                    if count > self.most:
+                        raise InputError(f"{url}: larger than {self.most:,} bytes")
+                    handle.write(block)
+                    advance(len(block))
