@@ -166,6 +166,7 @@ class OnnxClassifier(SceneClassifier):
             import onnxruntime
         except ImportError:
             raise missing("onnxruntime", "onnx") from None
+        self._model = model
         if not model.is_file():
             raise InputError(f"{model}: no such model file")
         if model.stat().st_size > MAX_ONNX:
@@ -180,12 +181,17 @@ class OnnxClassifier(SceneClassifier):
         self._check_shapes(model)
         try:
             self.logits(np.zeros((1, self.front_end.clip_samples), np.int16))
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"{model}: ONNX Runtime loads it but cannot run it ({_reason(error)})") from None
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         features = self.front_end.log_mel(float_pcm(pcm))[:, None]  # (batch, 1, mel, frame)
-        return np.asarray(self._session.run(None, {self._input: features})[0])
+        logits = np.asarray(self._session.run(None, {self._input: features})[0])
+        if logits.shape != (len(pcm), len(self.labels)) or not np.isfinite(logits).all():
+            raise InputError(f"{self._model}: gives NaN, infinite values or another number of logits")
+        return logits
 
     def _check_shapes(self, model: Path) -> None:
         """Raise InputError unless the model takes batches of the front end's features and gives a logit a label."""
@@ -194,7 +200,7 @@ class OnnxClassifier(SceneClassifier):
             raise InputError(f"{model}: its input does not fit its front end, float 1 x {shape}")
         if isinstance(inputs[0].shape[0], int):
             raise InputError(f"{model}: takes batches of {inputs[0].shape[0]} only; export it with a free batch size")
-        if len(outputs) != 1 or outputs[0].shape[1:] != [len(self.labels)]:
+        if len(outputs) != 1 or outputs[0].type != "tensor(float)" or outputs[0].shape[1:] != [len(self.labels)]:
             raise InputError(f"{model}: its output does not fit its {len(self.labels)} labels")
 
 

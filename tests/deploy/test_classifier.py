@@ -44,10 +44,12 @@ UNFIT = (  # metadata
 )
 
 
-def handmade(path: Path, metadata: str | None, batch: str | int = "batch", kind: int = 1) -> Path:
-    """A model that gives every sound the probabilities 0.1, 0.7 and 0.2."""
+def handmade(
+    path: Path, metadata: str | None, batch: str | int = "batch", kind: int = 1, first: str = "ReduceMean"
+) -> Path:
+    """A model that gives every sound the probabilities 0.1, 0.7 and 0.2, if its first operator gives numbers."""
     nodes = [
-        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        helper.make_node(first, ["x", "axes"], ["mean"], keepdims=0),
         helper.make_node("Gemm", ["mean", "none", "bias"], ["y"]),
     ]
     weights = {"none": np.zeros((1, 3)), "bias": np.log([1.0, 7.0, 2.0])}
@@ -152,6 +154,30 @@ def test_metadata_that_does_not_fit_is_refused(metadata: str | None, tmp_path: P
 def test_a_model_that_cannot_take_float_seconds_is_refused(change: dict[str, int], tmp_path: Path, noise: Path) -> None:
     with pytest.raises(InputError, match=r"model\.onnx"):
         OnnxClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD), **change)).classify(noise)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_answers_no_numbers_is_refused(value: float, tmp_path: Path, noise: Path) -> None:
+    path = handmade(tmp_path / "x.onnx", json.dumps(CARD))
+    model = onnx.load(path)
+    bias = next(each for each in model.graph.initializer if each.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([1, value, 2], np.float32), "bias"))
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"x\.onnx: gives NaN"):
+        OnnxClassifier(path)
+
+
+def test_a_model_that_answers_no_numbers_to_some_sounds_is_refused(tmp_path: Path, noise: Path) -> None:
+    path = handmade(tmp_path / "x.onnx", json.dumps(CARD), first="ReduceLogSum")  # of log-mels: negative in silence
+    model = onnx.load(path)
+    negative = helper.make_node("Neg", ["x"], ["negative"])
+    model.graph.node[0].input[0] = "negative"
+    model.graph.node.insert(0, negative)
+    onnx.save(model, path)
+    classifier = OnnxClassifier(path)  # silence is -11.5 in each band
+    loud = np.random.default_rng(0).integers(-32_768, 32_767, (1, 8_000)).astype(np.int16)
+    with pytest.raises(InputError, match="gives NaN"):
+        classifier.logits(loud)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "missing"])
