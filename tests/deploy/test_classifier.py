@@ -151,7 +151,7 @@ def test_metadata_that_does_not_fit_is_refused(metadata: str | None, tmp_path: P
 
 
 @pytest.mark.parametrize("change", [{"batch": 1}, {"batch": 2}, {"kind": onnx.TensorProto.DOUBLE}], ids=str)
-def test_a_model_that_cannot_take_float_seconds_is_refused(change: dict[str, int], tmp_path: Path, noise: Path) -> None:
+def test_a_model_that_cannot_take_float_seconds_is_refused(change: dict[str, Any], tmp_path: Path, noise: Path) -> None:
     with pytest.raises(InputError, match=r"model\.onnx"):
         OnnxClassifier(handmade(tmp_path / "model.onnx", json.dumps(CARD), **change)).classify(noise)
 

@@ -112,17 +112,17 @@ def emulate(
 
     devices = [build_settings(name, toolchain, emulator, optimize, kernels) for name in target.split(",")]
     bundle = open_bundle(folder)
-    prepared, indices = None, np.zeros(0, np.int64)
+    stored, indices = np.zeros((0, bundle.front_end.clip_samples), np.int16), np.zeros(0, np.int64)
     if data:
         dataset, prepared = data.open(bundle.front_end)
-        indices = prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
+        stored, indices = prepared.pcm, prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
         count = min(clips or len(indices), len(indices))
         indices = indices[np.linspace(0, len(indices) - 1, count).astype(int)]
 
     def pcm() -> Iterator[NDArray[np.int16]]:
         yield from bundle.vectors.pcm
         yield from iterate_clips(audio or [], bundle.front_end.sample_rate)
-        yield from (prepared.pcm[index] for index in indices)
+        yield from (stored[index] for index in indices)
 
     results = [run_emulation(bundle, pcm(), device) for device in devices]
     rows = [asdict(result) for result in results]

@@ -36,14 +36,15 @@ class _Bounded:
     def __init__(self, most: int) -> None:
         self.most = most
 
-    def __call__(self, url: str, output_file: str, _pooch: Any) -> None:
-        with requests.get(url, stream=True, timeout=TIMEOUT) as response, Path(output_file).open("wb") as handle:
+    def __call__(self, fname: str, action: Any, pooch: Any, *, check_only: bool | None = None) -> None:  # noqa: ARG002
+        """Fetch the URL `fname` into the file `action`: the names are those of pooch's protocol."""
+        with requests.get(fname, stream=True, timeout=TIMEOUT) as response, Path(action).open("wb") as handle:
             response.raise_for_status()
             count, total = 0, int(response.headers.get("content-length", self.most))
             with progress("downloading", total) as advance:
                 for block in response.iter_content(BLOCK):
                     count += len(block)
                     if count > self.most:
-                        raise InputError(f"{url}: larger than {self.most:,} bytes")
+                        raise InputError(f"{fname}: larger than {self.most:,} bytes")
                     handle.write(block)
                     advance(len(block))
