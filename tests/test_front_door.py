@@ -74,6 +74,19 @@ def test_its_names_are_the_public_interface() -> None:
         tinyscene.verify("bundle")  # type: ignore[attr-defined]
 
 
+def test_its_names_stay_the_public_interface_once_a_bundle_is_loaded(bundle: Bundle) -> None:
+    program = (
+        "import sys, tinyscene; names = dir(tinyscene); tinyscene.load(sys.argv[1]); "
+        "print(dir(tinyscene) == names == sorted(tinyscene.__all__))"
+    )
+    assert python(ROOT, "-c", program, str(bundle.folder)) == "True\n"
+
+
+def test_a_bundle_and_its_classifier_are_described_in_one_line(bundle: Bundle) -> None:
+    assert repr(bundle) == f"<Bundle {bundle.folder}: 10 labels, {len(bundle.graph.operators)} operators>"
+    assert repr(tinyscene.load(bundle.folder)) == "<BundleClassifier: 10 labels, 32,000 Hz>"
+
+
 def test_the_native_runner_is_known_without_the_front_door() -> None:
     program = "from tinyscene.deploy.bundle.runners import scene_runners; print(list(scene_runners()))"
     assert "native" in python(ROOT, "-c", program)

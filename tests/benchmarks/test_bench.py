@@ -26,6 +26,7 @@ from tinyscene.benchmarks.machine import machine
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
+from tinyscene.firmware_bridge import native
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
@@ -250,6 +251,24 @@ def test_accuracy_is_what_evaluate_gives_and_its_interval_holds_it(
     gain = found["int8"]["macro_accuracy"] - found["float"]["macro_accuracy"]
     assert found["difference"]["macro_accuracy"] == pytest.approx(gain)
     assert found["clips"] == len(paths)
+
+
+def test_accuracy_measured_by_the_reference_for_want_of_a_compiler_says_so(
+    bundle: Bundle,
+    sample_dataset: Dataset,
+    sample_clips: Clips,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_compiler(bundle: Bundle) -> None:
+        raise missing("a C compiler", "firmware", "runner native")
+
+    monkeypatch.setattr(native, "native_runner", no_compiler)
+    found = measure_accuracy(bundle, sample_clips, sample_dataset.split("5")[1][::40])
+    said = capsys.readouterr().err
+    assert found.int8.runner == "reference"
+    assert said.startswith("runner native: a C compiler is not installed")
+    assert said.endswith("the accuracy in int8 is measured with the reference, which is slower\n")
 
 
 def test_the_devices_and_seconds_of_a_recording_are_one_recording() -> None:
