@@ -42,6 +42,12 @@ def show_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def notice(line: str) -> None:
+    """Say something of what goes on, on stderr. Of the processes of torchrun only the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        messages.print(line, soft_wrap=True)
+
+
 def show(result: object, as_json: bool, shown: str | Group) -> None:
     """Print a result: as JSON, or as a person reads it. Of the processes of torchrun only the first speaks."""
     if os.environ.get("RANK", "0") != "0":

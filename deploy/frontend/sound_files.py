@@ -43,12 +43,12 @@ def find_sound_files(folder: Path) -> SoundFiles:
     """Look through a folder and those in it. Links to folders are not followed: they may lead in a circle."""
     found = SoundFiles()
     for root, folders, names in os.walk(folder):
-        for name in [name for name in folders if _is_hidden(name)]:
+        for name in [name for name in folders if is_hidden(name)]:
             found.ignored["hidden"] += sum(len(files) for _, _, files in os.walk(Path(root, name)))
             folders.remove(name)
         for name in names:
             path = Path(root, name)
-            if _is_hidden(name):
+            if is_hidden(name):
                 found.ignored["hidden"] += 1
             elif path.suffix.lower() in SUFFIXES:
                 found.paths.append(path)
@@ -58,7 +58,8 @@ def find_sound_files(folder: Path) -> SoundFiles:
     return found
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is made by a program for itself, such as `.ipynb_checkpoints` or `._sound.wav`."""
     return name.startswith(".") or name in HIDDEN
 
 

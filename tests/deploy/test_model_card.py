@@ -200,7 +200,7 @@ def test_a_folder_of_ones_own_may_hold_its_terms(name: str, tmp_path: Path) -> N
     (tmp_path / name).touch()
     found = open_dataset(tmp_path).describe("fold1")
     assert (found["layout"], found["licence"]) == ("folders", name)
-    assert found["training"] == {"recordings": 2, "by_class": {"dog": 1, "rain": 1}, "by_device": {}}
+    assert found["training"] == {"recordings": 2, "left_out": 0, "by_class": {"dog": 1, "rain": 1}, "by_device": {}}
 
 
 # With the index

@@ -19,6 +19,7 @@ from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import open_dataset
+from tinyscene.train.data.training_data import TrainingData
 
 RATE = 32_000
 NOISE = np.random.default_rng(0).normal(0, 0.1, (48_000, 2))
@@ -74,9 +75,10 @@ def tiny(tmp_path: Path) -> Path:
         pcm = np.random.default_rng(ord(name)).integers(-32768, 32768, RATE, dtype=np.int16)
         soundfile.write(tmp_path / "tiny" / "audio" / f"{name}.wav", pcm, RATE)
         table += f"audio/{name}.wav\t{scene}\tparis-1\ts1\n"
-    heading, *rows = table.splitlines()
-    for file, lines in (("meta.csv", rows), ("split5.csv", rows[:2]), ("test.csv", rows[2:])):
-        (tmp_path / "tiny" / file).write_text("\n".join([heading, *lines]) + "\n")
+    (tmp_path / "tiny" / "meta.csv").write_text(table)
+    for file, names in (("split5.csv", "ab"), ("test.csv", "c")):
+        lines = ["filename", *(f"audio/{name}.wav" for name in names)]
+        (tmp_path / "tiny" / file).write_text("\n".join(lines) + "\n")
     return tmp_path / "tiny"
 
 
@@ -192,9 +194,10 @@ def test_a_killed_build_goes_on_as_if_unbroken(end: bytes, partial: Path, long: 
 
 
 def test_a_killed_build_decodes_only_what_it_had_not(partial: Path, long: Path) -> None:
-    first = json.loads((partial / "journal.jsonl").read_text().splitlines()[0])["first_clip"]
-    np.memmap(partial / "pcm.i16", np.int16, "r+").reshape(-1, RATE)[first] = 42  # as no decoder would
-    assert np.flatnonzero((clips_of(long, partial.parent).pcm == 42).all(axis=1)).tolist() == [first]
+    item = json.loads((partial / "journal.jsonl").read_text().splitlines()[0])
+    np.memmap(partial / "pcm.i16", np.int16, "r+").reshape(-1, RATE)[item["first_clip"]] = 42  # as no decoder would
+    with pytest.raises(InputError, match=f"the clips of {item['path']} are damaged"):  # so it was not written again
+        clips_of(long, partial.parent)
 
 
 def test_a_build_killed_before_it_got_its_name_is_finished(long: Path, unbroken: Clips, tmp_path: Path) -> None:
@@ -218,3 +221,44 @@ def test_a_damaged_cache_is_to_be_removed(file: str, old: bytes, new: bytes, tin
     path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(InputError, match=f"^{path.parent}: [^\n]*; remove it and prepare again$"):
         clips_of(tiny, tmp_path)
+
+
+def test_a_changed_sample_of_a_cache_is_noticed(tiny: Path, tmp_path: Path) -> None:
+    folder = clips_of(tiny, tmp_path).folder
+    np.memmap(folder / "pcm.i16", np.int16, "r+")[2 * RATE - 1] += 1
+    with pytest.raises(InputError, match=r"the clips of audio/b.wav are damaged.*remove it and prepare again$"):
+        clips_of(tiny, tmp_path)
+
+
+@pytest.fixture
+def half_missing(small_dataset: Path) -> Path:
+    """A dataset of whose training list for split 5 all but one recording are pointers of a store of large files."""
+    names = (small_dataset / "evaluation_setup" / "split5.csv").read_text().split()[2::2]
+    for name in names[1:]:
+        (small_dataset / name).write_text("version https://example.org/spec/v1\noid sha256:0\nsize 64044\n")
+    return small_dataset
+
+
+def test_recordings_that_are_left_out_are_said_by_whoever_uses_the_cache(
+    half_missing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = clips_of(half_missing, tmp_path)
+    assert f"{len(clips.left_out)} of {len(clips.recordings)} recordings cannot be used" in capsys.readouterr().err
+
+
+def test_a_list_more_than_half_of_which_is_missing_is_refused_unless_allowed(
+    half_missing: Path, tmp_path: Path
+) -> None:
+    dataset = open_dataset(half_missing)
+    clips = prepare(dataset, RATE, tmp_path)
+    listed = dataset.split("5")[0]
+    with pytest.raises(InputError, match=f"{len(clips.left_out)} of the {len(listed)} recordings of the list cannot"):
+        clips.select(listed)
+    assert len(prepare(dataset, RATE, tmp_path, allow_missing=True).select(listed)) == len(listed) - len(clips.left_out)
+
+
+def test_a_model_card_counts_what_is_listed_and_what_is_left_out(half_missing: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(half_missing)
+    data = TrainingData(dataset, prepare(dataset, RATE, tmp_path, allow_missing=True), "5")
+    training = data.describe()["training"]
+    assert (training["recordings"], training["left_out"]) == (len(dataset.split("5")[0]), len(data.clips.left_out))

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ import soundfile
 
 import tinyscene.train.data.datasets
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset, open_dataset
+from tinyscene.train.data.training_data import TrainingData
 
 HEADER = "filename\tscene_label\tidentifier\tsource_label\n"
 META = HEADER + "audio/a.wav\tbus\tparis-1\ta\naudio/b.wav\ttram\tparis-2\ts1\naudio/c.wav\tpark\tparis-3\ts4\n"
@@ -192,7 +195,7 @@ def test_a_list_that_the_server_lacks_is_a_failed_download(tau: Path, server: Pa
 
 
 def test_an_unknown_split_is_answered_with_the_known_ones(sample_dataset: Dataset) -> None:
-    with pytest.raises(InputError, match=r"'7'.* 5, 10, 25, 50, 100 "):
+    with pytest.raises(InputError, match=r"'7'.* 5, 10, 25, 50, 100, all "):
         sample_dataset.split("7")
 
 
@@ -252,7 +255,7 @@ def test_a_pattern_that_makes_no_folds_is_named(pattern: str, tmp_path: Path) ->
     assert f"--fold-pattern {pattern}" in refusal(tmp_path, fold_pattern=pattern)
 
 
-@pytest.mark.parametrize(("names", "found"), [(["a/1-x.wav", "a/2-x.wav"], "1 class"), ([], "no sounds")])
+@pytest.mark.parametrize(("names", "found"), [(["a/1-x.wav", "a/2-x.wav"], "1 class"), ([], "no recordings")])
 def test_fewer_than_two_classes_are_no_dataset(names: list[str], found: str, tmp_path: Path) -> None:
     assert found in refusal(make_wavs(tmp_path, *names))
 
@@ -263,3 +266,66 @@ def test_the_real_esc10_has_ten_labels_and_five_folds_of_eighty(esc10: Path) -> 
     assert (len(dataset.labels), len(dataset.splits)) == (10, 5)
     for _, test in dataset.splits.values():
         assert Counter(label[path] for path in test) == dict.fromkeys(dataset.labels, 8)
+
+
+def test_folders_in_the_folder_of_a_class_and_all_formats_belong_to_it(tmp_path: Path) -> None:
+    make_wavs(tmp_path, "rain/day/1-a.wav", "rain/night/2-b.flac", "dog/1-c.aiff", "dog/2-d.ogg")
+    labels = {recording.path: recording.label for recording in open_dataset(tmp_path).recordings}
+    assert labels == {
+        "rain/day/1-a.wav": "rain",
+        "rain/night/2-b.flac": "rain",
+        "dog/1-c.aiff": "dog",
+        "dog/2-d.ogg": "dog",
+    }
+
+
+def test_hidden_folders_and_files_are_no_classes_and_no_recordings_but_counted(tmp_path: Path) -> None:
+    make_wavs(tmp_path, "rain/1-a.wav", "dog/2-b.wav", ".ipynb_checkpoints/1-a.wav", "__MACOSX/1-a.wav", "3-c.wav")
+    (tmp_path / "rain" / "._1-a.wav").write_bytes(b"x")
+    (tmp_path / "rain" / "song.m4a").write_bytes(b"x")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.labels, len(dataset.recordings)) == (("dog", "rain"), 2)
+    assert dataset.ignored == "1 .m4a, 1 hidden, 1 recording outside the folders of classes"
+
+
+@pytest.mark.parametrize("name", ["{0}__987654_hall.wav", "202611{0:02}-120000.wav"], ids=["identifiers", "times"])
+def test_a_fold_for_nearly_every_file_is_refused_with_a_hint(name: str, tmp_path: Path) -> None:
+    make_wavs(tmp_path, *(f"{label}/{name.format(number)}" for label in "ab" for number in range(30)))
+    assert "--fold-pattern hash" in refusal(tmp_path, fold_pattern=r"^([0-9]+)[-_]")
+    assert len(open_dataset(tmp_path, fold_pattern="hash").splits) == 5
+
+
+def test_the_split_all_trains_on_everything(sample_dataset: Dataset) -> None:
+    training, test = sample_dataset.split("all")
+    assert (set(training), test) == ({recording.path for recording in sample_dataset.recordings}, ())
+
+
+def test_a_list_that_contradicts_meta_csv_is_named_with_its_line(tau: Path) -> None:
+    write(tau, LISTS | {"split25.csv": "filename\tscene_label\naudio/a.wav\tbus\naudio/b.wav\tmetro\n"})
+    assert "split25.csv line 3: 'audio/b.wav' is 'metro' here, but 'tram' in meta.csv" in refusal(tau)
+
+
+@pytest.mark.parametrize(
+    ("scenes", "lines"),
+    [
+        (["bus", "tram"], ["no training clips of airport", "only 2 training clips for 10 classes"]),
+        (None, []),
+    ],
+    ids=["two clips", "all"],
+)
+def test_a_training_list_that_cannot_teach_every_class_is_said(
+    scenes: list[str] | None, lines: list[str], sample_dataset: Dataset, sample_clips: Clips
+) -> None:
+    paths = sample_dataset.split("100")[0]
+    if scenes:
+        paths = tuple(next(path for path in paths if f"/{scene}-" in path) for scene in scenes)
+    dataset = replace(sample_dataset, splits={"100": (paths, sample_dataset.split("100")[1])})
+    said = TrainingData(dataset, sample_clips, "100").check()
+    assert [begin in line for begin, line in zip(lines, said, strict=True)] == [True] * len(lines)
+
+
+def test_a_training_list_of_one_class_is_refused(sample_dataset: Dataset, sample_clips: Clips) -> None:
+    buses = tuple(path for path in sample_dataset.split("100")[0] if "/bus-" in path)
+    dataset = replace(sample_dataset, splits={"100": (buses, sample_dataset.split("100")[1])})
+    with pytest.raises(InputError, match="clips of one class only"):
+        TrainingData(dataset, sample_clips, "100").check()

@@ -19,9 +19,10 @@ DEPLOY = "Deploy"
 MEASURE = "Measure and report"
 
 Split = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Training split: 5, 10, 25, 50 or 100 in TAU's layout; otherwise the fold that is left out, such as fold1."
+        help="Training split: 5, 10, 25, 50 or 100 in TAU's layout; otherwise the fold that is left out, such as "
+        "fold1; `all` trains on everything. By default 100, or fold1."
     ),
 ]
 TestSplit = Annotated[
@@ -55,7 +56,13 @@ Splits = Annotated[
 ]
 FoldPattern = Annotated[
     str | None,
-    typer.Option("--fold-pattern", help="Regular expression for file names; its first group is the file's fold."),
+    typer.Option(
+        "--fold-pattern",
+        help="Regular expression for file names, whose first group is the file's fold; `hash` makes five folds.",
+    ),
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Accept that more than half of the recordings cannot be used.")
 ]
 
 
@@ -66,6 +73,7 @@ class DatasetOptions:
     folder: Path
     splits: Path | None
     fold_pattern: str | None
+    allow_missing: bool
 
     def open(self, front_end: FrontEnd) -> tuple[Any, Any]:
         """The dataset and its prepared clips at the front end's sample rate."""
@@ -74,7 +82,7 @@ class DatasetOptions:
         from tinyscene.train.data.datasets import open_dataset
 
         dataset = open_dataset(self.folder, self.splits, self.fold_pattern)
-        return dataset, prepare(dataset, front_end.sample_rate)
+        return dataset, prepare(dataset, front_end.sample_rate, allow_missing=self.allow_missing)
 
 
 def with_dataset(*names: str, use: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -89,10 +97,13 @@ def with_dataset(*names: str, use: str = "") -> Callable[[Callable[..., None]], 
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
-        def run(data: Path | None, splits: Path | None, fold_pattern: str | None, **values: Any) -> None:
-            if data is None and (splits or fold_pattern):
-                raise InputError("--splits and --fold-pattern describe a dataset: name it with --data")
-            command(data=None if data is None else DatasetOptions(data, splits, fold_pattern), **values)
+        def run(
+            data: Path | None, splits: Path | None, fold_pattern: str | None, allow_missing: bool, **values: Any
+        ) -> None:
+            if data is None and (splits or fold_pattern or allow_missing):
+                raise InputError("--splits, --fold-pattern and --allow-missing describe a dataset: name it with --data")
+            options = None if data is None else DatasetOptions(data, splits, fold_pattern, allow_missing)
+            command(data=options, **values)
 
         parameters = []
         for parameter in inspect.signature(command).parameters.values():
@@ -103,6 +114,7 @@ def with_dataset(*names: str, use: str = "") -> Callable[[Callable[..., None]], 
                     keyword.replace(annotation=annotation, default=default),
                     keyword.replace(name="splits", annotation=Splits, default=None),
                     keyword.replace(name="fold_pattern", annotation=FoldPattern, default=None),
+                    keyword.replace(name="allow_missing", annotation=AllowMissing, default=False),
                 ]
             else:
                 parameters.append(keyword)

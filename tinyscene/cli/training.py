@@ -28,7 +28,7 @@ from tinyscene.cli.options import (
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
 from tinyscene.deploy.common.installation import require
-from tinyscene.deploy.common.terminal import Json, messages, show
+from tinyscene.deploy.common.terminal import Json, notice, show
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 
 app = typer.Typer()
@@ -61,7 +61,8 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Decode and resample a dataset into the cache, and list the recordings that were changed or left out."""
-    report = DatasetOptions(folder, splits, fold_pattern).open(FrontEnd(sample_rate=sample_rate))[1].report()
+    options = DatasetOptions(folder, splits, fold_pattern, allow_missing=True)
+    report = options.open(FrontEnd(sample_rate=sample_rate))[1].report()
     lines = [
         f"{report['used']} recordings, {report['clips']} one-second clips, {report['left_out']} left out",
         f"cache {report['cache']}, data hash {report['data_hash'][:16]}",
@@ -87,7 +88,7 @@ def train(
     recipe: RecipeName,
     data: DatasetOptions,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/RECIPE-SPLIT.")] = None,
-    split: Split = "100",
+    split: Split = None,
     settings: Set = None,
     weights: Weights = None,
     resume: Resume = False,
@@ -110,7 +111,7 @@ def _train(
     recipe: str,
     data: DatasetOptions,
     out: Path | None,
-    split: str,
+    split: str | None,
     settings: list[str] | None,
     weights: str | None,
     resume: bool,
@@ -125,12 +126,13 @@ def _train(
     from tinyscene.train.runs.transfer import find_weights
 
     parsed_recipe = load_recipe(recipe, settings)
-    out = out or _default_folder(parsed_recipe.name, split)
     dataset, clips = data.open(parsed_recipe.features)
+    name: str = split or dataset.default_split
+    out = out or _default_folder(parsed_recipe.name, name)
     start = find_weights(weights, parsed_recipe.model) if weights else None
     if parsed_recipe.augment.dir_p and not parsed_recipe.augment.dir_folder:
-        messages.print("no augment.dir_folder is named: training without impulse responses of microphones")
-    training_data = TrainingData(dataset, clips, split)
+        notice("no augment.dir_folder is named: training without impulse responses of microphones")
+    training_data = TrainingData(dataset, clips, name)
     model = run_training(parsed_recipe, training_data, RunFolder(out, resume), start, allow_over_budget)
     last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     show(
@@ -147,7 +149,7 @@ def teach(
     recipe: RecipeName,
     data: DatasetOptions,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    split: Split = "100",
+    split: Split = None,
     settings: Set = None,
     weights: Weights = None,
     resume: Resume = False,
@@ -163,7 +165,7 @@ def logits(
     teachers: Annotated[list[Path], typer.Argument(help="Runs, and files of logits from elsewhere.")],
     data: DatasetOptions,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    split: Split = "100",
+    split: Split = None,
     average: Annotated[str, typer.Option(help="How the teachers are averaged: mean or bayesian.")] = "mean",
     responses: Annotated[
         Path | None, typer.Option(help="Impulse responses for more views of each clip (augment.dir_folder).")
@@ -177,12 +179,13 @@ def logits(
     if average not in AVERAGES:
         raise InputError(f"--average {average}: must be one of {', '.join(AVERAGES)}")
     dataset, clips = data.open(FrontEnd())
-    written = read_logits(make_logits(teachers, dataset, clips, split, out, average, responses))
+    name: str = split or dataset.default_split
+    written = read_logits(make_logits(teachers, dataset, clips, name, out, average, responses))
     show(
         {"logits": str(out), "clips": len(written.clips), "views": len(written.views), "sha256": sha256(out)},
         as_json,
         f"{out}: {len(teachers)} teachers' logits for {len(written.clips)} clips; "
-        f"next: tinyscene train student --data {data.folder} --split {split} --set distill.logits={out} --out RUN",
+        f"next: tinyscene train student --data {data.folder} --split {name} --set distill.logits={out} --out RUN",
     )
 
 
@@ -271,7 +274,12 @@ def sweep(
     from tinyscene.train.sweep.job import Source
     from tinyscene.train.sweep.sweep import named_sources, run_sweep
 
-    source = Source(folder=str(data.folder), splits=data.splits and str(data.splits), fold_pattern=data.fold_pattern)
+    source = Source(
+        folder=str(data.folder),
+        splits=data.splits and str(data.splits),
+        fold_pattern=data.fold_pattern,
+        allow_missing=data.allow_missing,
+    )
     result = run_sweep(file, source, out, named_sources(other or []), settings, jobs, ray)
     show(
         result,

@@ -17,7 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, lock, reserve, write_whole
 from tinyscene.deploy.common.progress import progress
+from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.train.data.datasets import Dataset, ListedRecording
 
@@ -72,10 +73,16 @@ class Clips:
     recordings: tuple[CachedRecording, ...]
     labels: tuple[str, ...]
     data_hash: str
+    allow_missing: bool = False  # whether more than half of a list may be missing
 
     def select(self, paths: tuple[str, ...]) -> NDArray[np.int64]:
-        """Indices of the clips of these recordings; those left out have none. Raises InputError if none is left."""
+        """Indices of the clips of these recordings; those left out have none.
+
+        Raises InputError if none is left, or fewer than half of them and that is not allowed.
+        """
         names = set(paths)
+        if not names:
+            raise InputError("the list of this split is empty: `all` has no test list; name another split with --split")
         ranges = [
             np.delete(np.arange(item.first_clip, item.first_clip + item.clips), item.silent)
             for item in self.recordings
@@ -83,7 +90,17 @@ class Clips:
         ]
         if not ranges:
             raise InputError(f"none of the {len(names)} recordings of the list can be used; see `tinyscene prepare`")
+        if 2 * len(ranges) < len(names) and not self.allow_missing:
+            raise InputError(
+                f"{len(names) - len(ranges):,} of the {len(names):,} recordings of the list cannot be used; `tinyscene "
+                "prepare` names them; --allow-missing goes on with the others"
+            )
         return np.concatenate(ranges)
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Paths of the recordings that cannot be decoded."""
+        return frozenset(item.path for item in self.recordings if not item.clips)
 
     def require_labels(self, labels: tuple[str, ...], model: Path) -> None:
         """Make sure that these are the labels a model knows. Raises InputError."""
@@ -120,15 +137,27 @@ class Clips:
         }
 
 
-def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None) -> Clips:
-    """Open the cache of a dataset at a sample rate, building it first if it is not there."""
+def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None, allow_missing: bool = False) -> Clips:
+    """Open the cache of a dataset at a sample rate, building it first if it is not there.
+
+    Says in one line how many recordings are left out, and which files are no recordings. `allow_missing`: more than
+    half of a list may be left out.
+    """
     folder = (cache or cache_folder()) / f"{dataset.root.resolve().name}-{_key(dataset, sample_rate)}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / ".lock"):
             if not folder.exists():
                 _build(dataset, sample_rate, folder)
-    return _open(folder)
+    clips = replace(_open(folder), allow_missing=allow_missing)
+    if clips.left_out:
+        notice(
+            f"{dataset.root}: {len(clips.left_out):,} of {len(clips.recordings):,} recordings cannot be used and are "
+            "left out; `tinyscene prepare` names them"
+        )
+    if dataset.ignored:
+        notice(f"{dataset.root}: ignored as no recordings of a class: {dataset.ignored}")
+    return clips
 
 
 def _key(dataset: Dataset, sample_rate: int) -> str:
@@ -267,6 +296,21 @@ def _data_hash(recordings: tuple[CachedRecording, ...]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _check(index: Index, pcm: NDArray[np.int16]) -> None:
+    """Raise ValueError where the clips are not those whose hashes the index holds: about 1 GB is read in a second."""
+
+    def damaged(item: CachedRecording) -> bool:
+        clips = pcm[item.first_clip : item.first_clip + item.clips]
+        return len(clips) != item.clips or bool(item.clips and hashlib.sha256(clips.data).hexdigest() != item.sha256)
+
+    if _data_hash(index.recordings) != index.data_hash:
+        raise ValueError("its index is damaged")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for item, is_damaged in zip(index.recordings, pool.map(damaged, index.recordings), strict=True):
+            if is_damaged:
+                raise ValueError(f"the clips of {item.path} are damaged")
+
+
 def _open(folder: Path) -> Clips:
     try:
         index = Index.model_validate_json((folder / "index.json").read_bytes())
@@ -276,6 +320,7 @@ def _open(folder: Path) -> Clips:
         for number, item in enumerate(index.recordings):
             span = slice(item.first_clip, item.first_clip + item.clips)
             label[span], recording[span] = index.labels.index(item.label), number
+        _check(index, pcm)
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: not a cache that can be read ({reason}); remove it and prepare again") from None

@@ -15,6 +15,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,8 @@ from typing import Any, Literal
 import pooch
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.sound_files import SUFFIXES
 from tinyscene.train.data.download import download
+from tinyscene.train.data.folders import FOLD_PATTERN, read_class_folders
 
 SCENES = (
     "airport",
@@ -47,8 +48,7 @@ TAU_SPLITS_URL = "https://github.com/CPJKU/dcase2024_task1_baseline/releases/dow
 TAU_COLUMNS = ("filename", "scene_label", "identifier", "source_label")
 MAX_TABLE, MAX_ROWS = 2**26, 500_000  # bytes and rows of a list; the largest of TAU has 230,350 rows
 MAX_LENGTH, MAX_NAME = 1_000, 64  # characters of a path, and of a scene, place or recording device
-FOLD_PATTERN = r"^([0-9]+)-"
-HASHED_FOLDS = 5
+EVERYTHING = "all"  # the split that trains on all recordings
 LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name of the file with a dataset's terms
 
 
@@ -70,11 +70,17 @@ class Dataset:
     recordings: tuple[ListedRecording, ...]
     splits: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     layout: Literal["tau", "folders"]
+    ignored: str = ""  # files in its folders that are no recordings, such as "3 .m4a, 1 hidden"
 
     def split(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Training and test paths of a split. Raises InputError for a name that is not there."""
+        """Training and test paths of a split; `all` trains on everything and has an empty test list.
+
+        Raises InputError for a name that is not there.
+        """
+        if name == EVERYTHING:
+            return tuple(recording.path for recording in self.recordings), ()
         if name not in self.splits:
-            known = ", ".join(self.splits)
+            known = ", ".join((*self.splits, EVERYTHING))
             raise InputError(f"{self.root} has no split {name!r}: say one of {known} with --split")
         return self.splits[name]
 
@@ -83,8 +89,11 @@ class Dataset:
         training, test = self.split(name)
         return hashlib.sha256("\n".join((*training, "", *test)).encode()).hexdigest()
 
-    def describe(self, split: str) -> dict[str, Any]:
-        """What a model card says of the data: name, layout, the file with its terms, and the lists' recordings."""
+    def describe(self, split: str, left_out: Collection[str] = ()) -> dict[str, Any]:
+        """What a model card says of the data: name, layout, the file with its terms, and the lists' recordings.
+
+        `left_out` are the paths of those that cannot be decoded.
+        """
         known = {recording.path: recording for recording in self.recordings}
         terms = sorted(path.name for path in self.root.iterdir() if path.is_file() and LICENCE.fullmatch(path.name))
         lists = {}
@@ -92,6 +101,7 @@ class Dataset:
             recordings = [known[path] for path in paths]
             lists[part] = {
                 "recordings": len(recordings),
+                "left_out": sum(path in left_out for path in paths),
                 "by_class": dict(sorted(Counter(recording.label for recording in recordings).items())),
                 "by_device": dict(
                     sorted(Counter(recording.device for recording in recordings if recording.device).items())
@@ -137,7 +147,7 @@ def _open_tau(root: Path, splits: Path | None) -> Dataset:
         )
     if not recordings:
         raise InputError(f"{root / 'meta.csv'}: names no recording")
-    known = {recording.path for recording in recordings}
+    known = {recording.path: recording.label for recording in recordings}
     if len(known) < len(recordings):
         raise InputError(f"{root / 'meta.csv'}: names a recording twice")
     folder = _splits_folder(root, splits)
@@ -173,12 +183,15 @@ def _splits_folder(root: Path, splits: Path | None) -> Path:
     return folder
 
 
-def _read_list(path: Path, known: set[str]) -> tuple[str, ...]:
-    """The recordings a list names, each of which meta.csv must know."""
+def _read_list(path: Path, known: dict[str, str]) -> tuple[str, ...]:
+    """The recordings a list names, each of which meta.csv must know, with the same scene where the list names one."""
     names = []
     for line, row in _read_table(path, ("filename",)):
         if row["filename"] not in known:
             raise InputError(f"{path} line {line}: {row['filename']!r} is not in meta.csv")
+        scene = known[row["filename"]]
+        if (listed := row.get("scene_label", scene)[:MAX_NAME]) != scene:
+            raise InputError(f"{path} line {line}: {row['filename']!r} is {listed!r} here, but {scene!r} in meta.csv")
         names.append(row["filename"])
     if not names:
         raise InputError(f"{path}: names no recording")
@@ -209,13 +222,13 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[st
 
 
 def _fields(row: dict[str, str], columns: tuple[str, ...], place: str) -> dict[str, str]:
-    """The fields of a row that are used. Raises InputError where one is empty or too long."""
+    """The fields of a row that are used, with a list's scene. Raises InputError where one is empty or too long."""
     for column in columns:
         if not row[column]:
             raise InputError(f"{place}: {column} is empty")
         if len(row[column]) > (most := MAX_LENGTH if column == "filename" else MAX_NAME):
             raise InputError(f"{place}: {column} has more than {most} characters")
-    return {column: row[column] for column in columns}
+    return {column: row[column] for column in {*columns, "scene_label"} if row.get(column)}
 
 
 def _inside(name: str, source: Path, line: int) -> str:
@@ -227,40 +240,14 @@ def _inside(name: str, source: Path, line: int) -> str:
 
 
 def _open_folders(root: Path, fold_pattern: str) -> Dataset:
-    try:
-        pattern = re.compile(fold_pattern)
-    except re.error as error:
-        raise InputError(f"--fold-pattern {fold_pattern}: not a regular expression ({error})") from None
-    if pattern.groups < 1:
-        raise InputError(f"--fold-pattern {fold_pattern}: needs a group, such as {FOLD_PATTERN}")
-    recordings = [
-        ListedRecording(str(path.relative_to(root)), folder.name, "")
-        for folder in sorted(path for path in root.iterdir() if path.is_dir())
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
-    for recording in recordings:
-        if not recording.path.isprintable():  # such as bytes that are not UTF-8
-            raise InputError(f"{root}: {recording.path!r} has a name that cannot be written down; rename it")
-    labels = tuple(sorted({recording.label for recording in recordings}))
-    if len(labels) < 2:
-        content = f"sounds of {len(labels)} class" if labels else "no sounds"
-        raise InputError(f"{root}: holds no meta.csv, and {content} in its folders; a folder a class, two at least")
-    folds = {recording.path: _fold(recording.path, pattern) for recording in recordings}
+    found = read_class_folders(root, fold_pattern)
+    recordings = tuple(ListedRecording(path, label, "") for path, label in found.labels.items())
     splits = {
         f"fold{fold}": (
-            tuple(path for path in folds if folds[path] != fold),
-            tuple(path for path in folds if folds[path] == fold),
+            tuple(path for path in found.folds if found.folds[path] != fold),
+            tuple(path for path in found.folds if found.folds[path] == fold),
         )
-        for fold in sorted(set(folds.values()), key=lambda fold: (len(fold), fold))
+        for fold in sorted(set(found.folds.values()), key=lambda fold: (len(fold), fold))
     }
-    if len(splits) < 2:
-        raise InputError(f"{root}: --fold-pattern {fold_pattern} puts every file in one fold")
-    return Dataset(root, labels, tuple(recordings), splits, "folders")
-
-
-def _fold(path: str, pattern: re.Pattern[str]) -> str:
-    name = Path(path).name
-    if (match := pattern.search(name)) and match.group(1):
-        return match.group(1)
-    return str(int(hashlib.sha256(name.encode()).hexdigest(), 16) % HASHED_FOLDS + 1)
+    labels = tuple(sorted(set(found.labels.values())))
+    return Dataset(root, labels, recordings, splits, "folders", found.ignored)

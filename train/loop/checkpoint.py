@@ -1,6 +1,7 @@
 """Checkpoints: where a run stands, with the weights and the optimizer's moments, in one safetensors file."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,17 @@ from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
-from tinyscene.train.runs.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, load_tensors, read_card, save_tensors
+from tinyscene.train.runs.run import (
+    CHECKPOINT,
+    DIGEST,
+    METRICS,
+    MODEL,
+    RECIPE,
+    Card,
+    load_tensors,
+    read_card,
+    save_tensors,
+)
 from tinyscene.train.settings import read_settings
 
 
@@ -70,8 +81,10 @@ def resume_run(
     for key in ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch", "source"):
         if saved is None or getattr(saved, key) != getattr(card, key):
             raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
+    state = _read_state(header, card, path)
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise InputError(f"{path}: {broken[0]} holds NaN or infinite values")
     try:
-        state = TrainState(**json.loads(header["state"]))
         for prefix, module in (("model.", network), ("average.", average)):
             if module is not None:
                 own_tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -85,8 +98,37 @@ def resume_run(
     return state
 
 
+def _read_state(header: dict[str, str], card: Card, path: Path) -> TrainState:
+    if DIGEST not in header:
+        raise InputError(f"{path}: carries no hash of its content; train anew with another --out")
+    try:
+        state = TrainState(**json.loads(header["state"]))
+        whole = (state.epoch, state.batch, state.step, state.correct, state.clips)
+        if not all(type(value) is int and value >= 0 for value in whole):
+            raise ValueError("counts must be whole numbers of 0 or more")
+        if not all(math.isfinite(value) for value in (state.loss, state.seconds)):
+            raise ValueError("the loss or the time is not finite")
+        if state.epoch > card.parsed_recipe.train.epochs:
+            raise ValueError(f"it has {state.epoch} epochs of {card.parsed_recipe.train.epochs}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
+    return state
+
+
 def drop_metrics_after(out: Path, epoch: int) -> None:
-    """Drop what was written after the checkpoint, and so will be written again."""
+    """Drop what was written after the checkpoint, and so will be written again.
+
+    Raises InputError if the lines of the epochs before are not there.
+    """
     metrics = out / METRICS
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines() if metrics.exists() else []
+    for number, line in enumerate(lines[:epoch], 1):
+        try:
+            known = json.loads(line)["epoch"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            known = None
+        if known != number:
+            raise InputError(f"{metrics}: line {number} does not hold the metrics of epoch {number}; restore the file")
+    if len(lines) < epoch:
+        raise InputError(f"{metrics}: holds {len(lines)} epochs of the {epoch} of the checkpoint; restore the file")
     write_whole(metrics, "".join(line + "\n" for line in lines[:epoch]))

@@ -12,10 +12,11 @@ Every random number comes from a generator seeded by run, epoch, step and rank, 
 the numbers of an unbroken one and ends with the same metrics. Ctrl-C finishes the step and saves.
 """
 
-import json
 import math
+import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -31,9 +32,11 @@ from tinyscene.deploy.common.files import require_free
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.common.terminal import notice
+from tinyscene.deploy.common.text import json_text
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.checkpoint import TrainState, drop_metrics_after, resume_run, save_checkpoint
-from tinyscene.train.loop.trainer import Hardware, Selection, Trainer
+from tinyscene.train.loop.trainer import DivergedError, Hardware, Selection, Trainer
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import count_network
@@ -98,15 +101,30 @@ def fit(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     card = make_card(recipe.as_dict(), data, initial.source, hardware.micro_batch)
     trainer = Trainer(network, recipe, loss, selection, hardware)
-    state = resume_run(run.path, network, trainer.average, trainer.optimizer, card) if run.resume else TrainState()
-    if hardware.ranks.rank == 0:
-        if not run.resume and (run.path / RECIPE).exists():
+    first = hardware.ranks.rank == 0
+    for line in data.check():
+        notice(line)
+    if recipe.train.evaluate_every and not data.test:
+        raise InputError(f"split {data.split} has no test list to evaluate on: --set train.evaluate_every=0")
+    if first and not run.resume:
+        if (run.path / RECIPE).exists():
             raise InputError(f"{run.path}: holds a run; go on with --resume, or choose another --out")
-        if not run.resume:
-            require_free(run.path)
-        write_recipe(run.path, recipe)
-        drop_metrics_after(run.path, state.epoch)
-    _run_epochs(trainer, state, run.path, card, data.test)
+        require_free(run.path)
+        run.path.mkdir(parents=True, exist_ok=True)
+    with run.held() if first else nullcontext():
+        resuming = (run.path, network, trainer.average, trainer.optimizer, card)
+        state = resume_run(*resuming) if run.resume else TrainState()
+        if first:
+            write_recipe(run.path, recipe)
+            drop_metrics_after(run.path, state.epoch)
+        try:
+            _run_epochs(trainer, state, run.path, card, data.test)
+        except DivergedError as error:
+            kept = f"the checkpoint of epoch {state.epoch} is kept" if state.epoch else "no epoch was completed"
+            raise DivergedError(
+                f"{run.path}: training diverged in epoch {state.epoch + 1}: {error}; {kept}; "
+                "choose a lower learning rate and another folder"
+            ) from None
     return trainer, card
 
 
@@ -132,7 +150,7 @@ def make_card(settings: dict[str, Any], data: TrainingData, source: str | None, 
         split=data.split,
         split_hash=data.dataset.split_hash(data.split),
         data_hash=data.clips.data_hash,
-        data=data.dataset.describe(data.split),
+        data=data.describe(),
         micro_batch=micro_batch,
         made_by=provenance(),
         source=source,
@@ -158,12 +176,14 @@ def _run_epochs(trainer: Trainer, state: TrainState, out: Path, card: Card, test
                 state.seconds = time.monotonic() - started
                 advance(state.clips - before)
                 if first and (stopping or time.monotonic() - saved > SECONDS_A_CHECKPOINT):
+                    trainer.require_finite()
                     save_checkpoint(out, trainer.network, trainer.average, trainer.optimizer, card, state)
                     saved = time.monotonic()
                 if stopping:
                     raise InterruptedRunError(
                         f"{out}: stopped and saved in epoch {state.epoch + 1}; go on with --resume"
                     )
+            trainer.require_finite()
             metrics = trainer.finish_epoch(state, total_steps)
             if first:
                 if settings.evaluate_every and state.epoch % settings.evaluate_every == 0:
@@ -199,8 +219,11 @@ class StopFlag:
 
 
 def _append_metrics(out: Path, metrics: dict[str, Any], writer: Any) -> None:
+    """Add a line, on disk before the checkpoint that counts on it is written."""
     with (out / METRICS).open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(metrics) + "\n")
+        handle.write(json_text(metrics) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
     if writer is not None:
         for key, value in metrics.items():
             writer.add_scalar(key, value, metrics["epoch"])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.features import waveform
@@ -30,6 +31,10 @@ from tinyscene.train.teachers.logits import read_logits
 
 CPU_MICRO_BATCH = 32  # clips
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
+
+
+class DivergedError(InputError):
+    """Training that cannot go on: the loss, or a weight, is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class Trainer:
         loss, correct = self._accumulate(mine, len(batch), state) if len(mine) else (0.0, 0)
         tally = torch.tensor([loss, correct, stopping], device=self.torch_device)
         loss, correct, stopping = self._share(tally).tolist()
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss} in step {state.step + 1}, at a learning rate of {rate:.3g}")
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -239,6 +246,12 @@ class Trainer:
         if self.resident is not None:
             return self.resident[torch.from_numpy(positions).to(self.torch_device)]
         return torch.from_numpy(self.clips.pcm[self.known[positions]]).to(self.torch_device)
+
+    def require_finite(self) -> None:
+        """Raise DivergedError if a weight is NaN or infinite: a last step may do that after a finite loss."""
+        for name, parameter in self.network.named_parameters():
+            if not parameter.isfinite().all():
+                raise DivergedError(f"{name} holds NaN or infinite values")
 
     def finish_epoch(self, state: TrainState, total_steps: int) -> dict[str, Any]:
         """Average BatchNorm's statistics over the ranks, return the epoch's metrics and move to the next epoch."""

@@ -125,7 +125,7 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
         "quantized": {
             "split": data.split,
             "data_hash": clips.data_hash,
-            "data": data.dataset.describe(data.split),
+            "data": data.describe(),
             "calibration_clips": len(indices),
             "training": training,
             "made_by": provenance(),

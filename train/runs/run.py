@@ -5,18 +5,23 @@ A run holds `recipe.yaml`, `metrics.jsonl`, `checkpoint.safetensors` to resume f
 labels, data, versions and git state that made it. Nothing in either is executed when read.
 """
 
+import contextlib
+import hashlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import require_free, sha256, write_whole
+from tinyscene.deploy.common.files import lock, require_free, sha256, write_whole
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
@@ -28,7 +33,7 @@ MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 MAX_FILE, MAX_HEADER = 2**31, 2**25  # bytes; a header of logits for 150,000 clips has 2**23
 MAX_TENSORS = 20_000
-_CARD = "tinyscene"  # key of the card in a safetensors header
+_CARD, DIGEST = "tinyscene", "digest"  # keys of a safetensors header: the card, and a hash of all else in the file
 
 
 class Card(BaseModel):
@@ -64,12 +69,40 @@ class RunFolder:
         """A folder whose run is resumed if it has begun, and started if not."""
         return cls(path, (path / RECIPE).exists())
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training this run. Raises InputError if one does."""
+        if os.name != "posix" or not self.path.is_dir():  # only there can folders be locked
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                lock(handle, wait=False)
+            except BlockingIOError:
+                raise InputError(f"{self.path}: another process is training this run; wait for its end") from None
+            yield
+        finally:
+            os.close(handle)
+
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], card: Card, state: dict[str, Any] | None = None) -> None:
     """Write tensors with a card and optional state as one safetensors file, whole or not at all."""
     header = {_CARD: card.model_dump_json()} | ({"state": json.dumps(state)} if state else {})
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header[DIGEST] = digest(content, header)
     write_whole(path, safetensors.torch.save(content, header))
+
+
+def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """Hex SHA-256 of tensors and header strings, but for the one that holds it."""
+    total = hashlib.sha256(
+        json.dumps({key: text for key, text in header.items() if key != DIGEST}, sort_keys=True).encode()
+    )
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -82,7 +115,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             if len(handle.keys()) > MAX_TENSORS:
                 raise ValueError(f"more than {MAX_TENSORS:,} tensors")
             header = handle.metadata() or {}
-            return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118 - not a dict
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+        if _CARD in header and DIGEST in header and digest(tensors, header) != header[DIGEST]:
+            raise ValueError("its content is not what was written")
+        return tensors, header
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a safetensors file that can be read ({error})") from None
 

@@ -44,9 +44,14 @@ class Source(Section):
     folder: str
     splits: str | None = None
     fold_pattern: str | None = None
+    allow_missing: bool = False
 
     def open(self) -> Dataset:
         return open_dataset(Path(self.folder), Path(self.splits) if self.splits else None, self.fold_pattern)
+
+    def prepare(self, dataset: Dataset, sample_rate: int) -> Clips:
+        """The clips of the dataset that was opened."""
+        return prepare(dataset, sample_rate, allow_missing=self.allow_missing)
 
 
 class SweepRecord(Section):
@@ -104,14 +109,15 @@ def run_job(out: Path, name: str) -> None:
         print(os.getpid(), platform.node(), file=handle, flush=True)  # who is at work
         if sweep.is_done(out, job):
             return
-        dataset = sweep.sources[job.data].open()
+        source = sweep.sources[job.data]
+        dataset = source.open()
         if isinstance(job, LogitsJob):
             first = sweep.job(job.needs[0])
             assert isinstance(first, TrainJob)
-            clips = prepare(dataset, first.recipe.features.sample_rate)
+            clips = source.prepare(dataset, first.recipe.features.sample_rate)
             make_logits([out / need for need in job.needs], dataset, clips, job.split, out / job.name)
         else:
-            _train(out, job, dataset, prepare(dataset, job.recipe.features.sample_rate))
+            _train(out, job, dataset, source.prepare(dataset, job.recipe.features.sample_rate))
 
 
 def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:

@@ -29,7 +29,6 @@ from tinyscene.deploy.common.files import require_free, write_whole
 from tinyscene.deploy.common.processes import available_cores, python_module
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
-from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.loop.loop import StopFlag
 from tinyscene.train.recipe import Recipe, parse_recipe
@@ -118,7 +117,7 @@ def _record(file: str, sources: dict[str, Source], settings: tuple[str, ...], ou
         if isinstance(job, TrainJob):
             rates[job.data].add(job.recipe.features.sample_rate)
     hashes = {
-        name: {str(rate): prepare(dataset, rate).data_hash for rate in sorted(rates[name])}
+        name: {str(rate): sources[name].prepare(dataset, rate).data_hash for rate in sorted(rates[name])}
         for name, dataset in opened.items()
     }
     new = SweepRecord(
@@ -147,10 +146,12 @@ def _check_sources(needed: set[str], sources: set[str]) -> None:
 
 def _check_split(dataset: Dataset, job: Job) -> None:
     try:
-        dataset.split(job.split)
+        test = dataset.split(job.split)[1]
     except InputError:
         known = ", ".join(dataset.splits)
         raise InputError(f"{job.name}: {dataset.root} has no split {job.split!r}; it has {known}") from None
+    if not test:
+        raise InputError(f"{job.name}: split {job.split} has no test list, on which a sweep compares its runs")
 
 
 def _check_same(old: SweepRecord, new: SweepRecord, out: Path) -> None:
