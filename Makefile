@@ -5,12 +5,14 @@
 # make test-portable        tests that could depend on the processor, as several processors compute
 # make test-device          tests of what a device runs: the wheel without torch, on PYTHON
 # make test-tflite-runtime  tests of tflite-runtime, with numpy 1
+# make fuzz      every untrusted format and the C library, a minute each (FUZZ_SECONDS=60)
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 60
 
-.PHONY: install demo test test-all test-portable test-device test-tflite-runtime check docs format tools clean
+.PHONY: install demo test test-all test-portable test-device test-tflite-runtime fuzz check docs format tools clean
 
 install: $(VENV)/.installed
 
@@ -68,10 +70,15 @@ test-tflite-runtime:
 		--editable '.[train,onnx,firmware,web,verify,tflite-runtime]' hypothesis pytest
 	$(VENV)-numpy1/bin/pytest -m 'not slow' -k tflite tests/deploy/test_runtimes.py tests/deploy/test_runners.py tests/deploy/test_verify.py
 
+fuzz: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
 tools:
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends gcc g++ cmake gcc-arm-none-eabi gcc-riscv64-unknown-elf \
-		qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang-tidy chromium libportaudio2 tmux
+		qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang clang-tidy libclang-rt-dev \
+		chromium libportaudio2 tmux
 
 clean:
 	rm -rf $(VENV) $(VENV)-device $(VENV)-numpy1 build demo .hypothesis .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,48 @@
+"""The C library of a small network as a program of libFuzzer, with AddressSanitizer and UBSan."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tinyscene.deploy.bundle.bundle import open_bundle
+from tinyscene.firmware_bridge.codegen.library import make_library, write_sources
+
+HOPS = (1.0, 0.25)  # seconds from one decision to the next: windows that overlap are kept otherwise
+FLAGS = [
+    "-std=c11",
+    "-O1",
+    "-g",
+    "-DTINYSCENE_PLAIN",
+    "-fsanitize=fuzzer,address,undefined",
+    "-fno-sanitize-recover=all",
+]
+MISSING = "clang with libFuzzer is missing: make tools"
+SEEDS = [
+    bytes([0, 255, 255, 0, 255, 255, 3, 0, 0, 4, 0, 0] * 3),
+    bytes([0, 1, 1, 8, 100, 7, 0, 0, 15, 3, 0, 0, 7, 0, 0] * 4),
+    bytes(byte for kind in range(16) for byte in (5 + 8 * kind & 255, kind, 0)),
+]
+
+
+def build(bundle: Path, hop: float, folder: Path) -> Path | None:
+    """Compile the fuzzer of a bundle's library; none where there is no compiler for it."""
+    clang = shutil.which("clang") or shutil.which("clang-14")
+    if clang is None:
+        return None
+    opened, place = open_bundle(bundle), folder / f"c_library_{hop}"
+    place.mkdir()
+    sources = write_sources(make_library(opened.graph, opened.front_end, opened.labels, ("plain",), hop), place)
+    program = place / "fuzzer"
+    harness = Path(__file__).with_name("c_library.c")
+    command = [clang, *FLAGS, f"-I{place}", str(harness), *map(str, sources), "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "libclang_rt.fuzzer" in done.stderr:
+        return None
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return program
+
+
+def replay(program: Path, files: list[Path]) -> None:
+    """Run a fuzzer on these inputs alone. Raises CalledProcessError if one fails."""
+    subprocess.run([str(program), *map(str, files)], check=True, capture_output=True)

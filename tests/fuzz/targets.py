@@ -1,0 +1,257 @@
+"""The formats of untrusted files, each with seeds and with what reads it: only TinysceneError may come out.
+
+Lengths and hashes refuse nearly every change of a file before the rest of it is looked at. So the first byte of a
+fuzzed input of some formats says whether they are put right before the rest is read.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.fuzz.inputs import Inputs
+from tinyscene.deploy.bundle import bundle as bundles
+from tinyscene.deploy.bundle.golden import read_vectors
+from tinyscene.deploy.common.errors import TinysceneError
+from tinyscene.deploy.frontend.audio import Recording
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.graph import reference
+from tinyscene.deploy.graph.graph import MAX_ELEMENTS, Graph
+from tinyscene.deploy.graph.storage import load_graph
+from tinyscene.deploy.live.classifier import OnnxClassifier
+from tinyscene.train.data.datasets import open_dataset
+from tinyscene.train.models import build
+from tinyscene.train.recipe import RECIPES, load_recipe
+from tinyscene.train.runs.budget import count_onnx, count_tflite
+from tinyscene.train.runs.run import load_model
+from tinyscene.train.runs.transfer import transfer
+from tinyscene.train.sweep.plan import SWEEPS, plan, read_sweep
+from tinyscene.train.teachers.logits import read_logits
+
+AS_IT_IS, PUT_RIGHT = b"0", b"1"
+MOST_CLIPS = 20  # that are decoded of one recording
+MOST_MACS = 100_000  # of a graph that is run
+
+Read = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format: valid inputs, what reads any, and how large inputs may become."""
+
+    seeds: list[bytes]
+    read: Read
+    longest: int = 4096  # bytes
+
+    def check(self, data: bytes) -> None:
+        """Read an input. Raises whatever is not a TinysceneError of one printable line."""
+        try:
+            self.read(data)
+        except TinysceneError as error:
+            if not str(error).isprintable():
+                raise ValueError(f"an error of several lines: {str(error)!r}") from error
+
+
+def targets(inputs: Inputs, work: Path) -> dict[str, Callable[[], Target]]:
+    """What makes each target. `work` is a folder for the fuzzed files."""
+    kinds = (
+        *(bundle_index, graph, graph_tensors, run_tensors, golden, logits, recipe, sweep, metadata),
+        *(audio, onnx, tflite, pickled),
+    )
+    return {kind.__name__: lambda kind=kind: kind(inputs, work) for kind in kinds}
+
+
+def bundle_index(inputs: Inputs, work: Path) -> Target:
+    folder = shutil.copytree(inputs.bundle, work / "bundle")
+    index = folder / bundles.INDEX
+    known = bundles.open_bundle(inputs.bundle)
+
+    def read(data: bytes) -> None:
+        index.write_bytes(_rehashed(data[1:], known.content["files"]) if data[:1] == PUT_RIGHT else data[1:])
+        bundle = bundles.open_bundle(folder)
+        assert (len(bundle.errors), len(bundle.metadata["labels"])) == (len(bundle.graph.tensors), len(bundle.labels))
+        assert bundle.float_graph.tensors.keys() == bundle.graph.tensors.keys()
+        assert len(bundle.vectors.logits)
+        assert bundle._card()
+        if bundle.front_end != known.front_end:
+            bundle.features(np.zeros((1, bundle.front_end.clip_samples), np.int16))
+
+    content = index.read_bytes()
+    return Target([PUT_RIGHT + content, AS_IT_IS + content], read, 2 * len(content))
+
+
+def _rehashed(index: bytes, files: dict[str, str]) -> bytes:
+    """An index with the right hashes, as far as it is one."""
+    with contextlib.suppress(Exception):
+        content = json.loads(index)
+        content["front_end_sha256"] = bundles._hash(FrontEnd(**content["front_end"]).as_dict())
+        content["files"] |= files
+        return json.dumps(content).encode()
+    return index
+
+
+def graph(inputs: Inputs, work: Path) -> Target:
+    folder = shutil.copytree(inputs.bundle, work / "graph")
+
+    def read(data: bytes) -> None:
+        (folder / "graph.json").write_bytes(data)
+        _run(load_graph(folder, "graph"))
+
+    floats = (inputs.bundle / "float.json").read_bytes()
+    content = (folder / "graph.json").read_bytes()
+    return Target([content, floats], read, 2 * len(content))
+
+
+def graph_tensors(inputs: Inputs, work: Path) -> Target:
+    folder = shutil.copytree(inputs.bundle, work / "graph_tensors")
+
+    def read(data: bytes) -> None:
+        (folder / "graph.safetensors").write_bytes(_framed(data))
+        _run(load_graph(folder, "graph"))
+
+    return Target(_unframed((folder / "graph.safetensors").read_bytes()), read, 16_384)
+
+
+def _run(graph: Graph) -> None:
+    """A graph that was accepted runs, whatever it holds."""
+    if graph.macs <= MOST_MACS and sum(np.prod(tensor.shape) for tensor in graph.tensors.values()) <= MAX_ELEMENTS:
+        kind = np.int8 if graph.is_integer else np.float32
+        with np.errstate(all="ignore"):
+            assert reference.run(graph, np.zeros(graph.input.shape, kind)).shape == graph.output.shape
+
+
+def _framed(data: bytes) -> bytes:
+    """A safetensors file: of its header, on one line, and its tensors, where the first byte says so."""
+    if data[:1] != PUT_RIGHT:
+        return data[1:]
+    header, _, tensors = data[1:].partition(b"\n")
+    return len(header).to_bytes(8, "little") + header + tensors
+
+
+def _unframed(content: bytes) -> list[bytes]:
+    header = 8 + int.from_bytes(content[:8], "little")
+    return [PUT_RIGHT + content[8:header] + b"\n" + content[header:], AS_IT_IS + content]
+
+
+def run_tensors(inputs: Inputs, work: Path) -> Target:
+    network, card = load_model(inputs.run)
+
+    def read(data: bytes) -> None:
+        path = _file(work / "run.safetensors", _framed(data))
+        with contextlib.suppress(ValueError):  # of which InputError is one
+            load_model(path)
+        transfer(network, path, card.labels)
+
+    return Target(_unframed((inputs.run / "model.safetensors").read_bytes()), read, 16_384)
+
+
+def golden(inputs: Inputs, work: Path) -> Target:
+    vectors = bundles.open_bundle(inputs.bundle).vectors
+    small = type(vectors)(*(array[:2, :8] for array in vars(vectors).values()))
+    return Target([small.to_bytes()], lambda data: read_vectors(data).to_bytes())
+
+
+def logits(inputs: Inputs, work: Path) -> Target:
+    def read(data: bytes) -> None:
+        answers = read_logits(_file(work / "logits.safetensors", _framed(data)))
+        assert answers.of(list(answers.clips), answers.labels).isfinite().all()
+
+    return Target(_unframed((inputs.folder / "logits.safetensors").read_bytes()), read)
+
+
+def recipe(inputs: Inputs, work: Path) -> Target:
+    return Target(
+        [path.read_bytes() for path in (*sorted(RECIPES.glob("*.yaml")), inputs.run / "recipe.yaml")],
+        lambda data: load_recipe(str(_file(work / "recipe.yaml", data))),
+    )
+
+
+def sweep(inputs: Inputs, work: Path) -> Target:
+    return Target(
+        [path.read_bytes() for path in sorted(SWEEPS.glob("*.yaml"))],
+        lambda data: plan(read_sweep(str(_file(work / "sweep.yaml", data))), (), work),
+    )
+
+
+def metadata(inputs: Inputs, work: Path) -> Target:
+    folder = shutil.copytree(inputs.tau, work / "tau")
+    files = [folder / "meta.csv", *sorted((folder / "evaluation_setup").iterdir())]
+    contents = [path.read_bytes() for path in files]
+
+    def read(data: bytes) -> None:
+        for path, content in itertools.zip_longest(files, data.split(b"\0", 2), fillvalue=b""):
+            _file(path, content)  # type: ignore[arg-type] # there are as many files as parts, or more
+        open_dataset(folder).describe("5")
+
+    return Target([b"\0".join(contents)], read)
+
+
+def audio(inputs: Inputs, work: Path) -> Target:
+    def read(data: bytes) -> None:
+        recording = Recording(_file(work / "recording", data), 32_000)
+        for clip in itertools.islice(recording.clips(), MOST_CLIPS):
+            assert (clip.dtype, clip.shape) == (np.int16, (32_000,))
+
+    recordings = sorted((inputs.sounds / "rain").iterdir())
+    return Target([path.read_bytes()[:6000] for path in recordings], read, 8192)
+
+
+def onnx(inputs: Inputs, work: Path) -> Target:
+    def read(data: bytes) -> None:
+        path = _file(work / "model.onnx", data)
+        with contextlib.suppress(ValueError):
+            count_onnx(path)
+        classifier = OnnxClassifier(path)
+        assert len(classifier.probabilities(np.zeros((1, classifier.front_end.clip_samples), np.int16))) == 1
+
+    content = (inputs.folder / "model.onnx").read_bytes()
+    return Target([content], read, 2 * len(content))
+
+
+def tflite(inputs: Inputs, work: Path) -> Target:
+    content = (inputs.folder / "model.tflite").read_bytes()
+    return Target([content], lambda data: count_tflite(_file(work / "model.tflite", data)), 2 * len(content))
+
+
+def pickled(inputs: Inputs, work: Path) -> Target:
+    card = load_model(inputs.run)[1]
+    network = build(card.parsed_recipe.model, len(card.labels))
+    files = [(inputs.folder / name).read_bytes() for name in ("weights.pt", "logits.pt")]
+    storages = dict(itertools.chain(*(_entries(content).items() for content in files)))
+
+    def read(data: bytes) -> None:
+        content = _zipped({**storages, "data.pkl": data[1:]}) if data[:1] == PUT_RIGHT else data[1:]
+        path = _file(work / "weights.pt", content)
+        with contextlib.suppress(ValueError):
+            read_logits(path)
+        transfer(network, path, card.labels)
+
+    pickles = [_entries(content)["data.pkl"] for content in files]
+    return Target(
+        [*(AS_IT_IS + content for content in files), *(PUT_RIGHT + content for content in pickles)], read, 16_384
+    )
+
+
+def _entries(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+
+
+def _zipped(entries: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(f"archive/{name}", content)
+    return buffer.getvalue()
+
+
+def _file(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
