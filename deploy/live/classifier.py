@@ -10,8 +10,10 @@ A bundle is run in integers from PCM to logits, with the fixed-point front end. 
 float front end.
 """
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,24 +173,18 @@ class OnnxClassifier(SceneClassifier):
             raise InputError(f"{model}: no such model file")
         if model.stat().st_size > MAX_ONNX:
             raise InputError(f"{model}: larger than {MAX_ONNX >> 20} MB")
-        try:
+        with _named(model, "not a model that ONNX Runtime can run"):
             self._session = onnx_session(onnxruntime, model.read_bytes())
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise InputError(f"{model}: not a model that ONNX Runtime can run ({_reason(error)})") from None
-        self.metadata = _read_metadata(self._session.get_modelmeta().custom_metadata_map, model)
-        self.labels, self.front_end = tuple(self.metadata["labels"]), FrontEnd(**self.metadata["front_end"])
-        self._input = self._session.get_inputs()[0].name if self._session.get_inputs() else ""
-        self._check_shapes(model)
-        try:
-            self.logits(np.zeros((1, self.front_end.clip_samples), np.int16))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{model}: ONNX Runtime loads it but cannot run it ({_reason(error)})") from None
+            self.metadata = _read_metadata(self._session.get_modelmeta().custom_metadata_map, model)
+            self.labels, self.front_end = tuple(self.metadata["labels"]), FrontEnd(**self.metadata["front_end"])
+            self._input = self._session.get_inputs()[0].name if self._session.get_inputs() else ""
+            self._check_shapes(model)
+        self.logits(np.zeros((1, self.front_end.clip_samples), np.int16))
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         features = self.front_end.log_mel(float_pcm(pcm))[:, None]  # (batch, 1, mel, frame)
-        logits = np.asarray(self._session.run(None, {self._input: features})[0])
+        with _named(self._model, "ONNX Runtime loads it but cannot run it"):
+            logits = np.asarray(self._session.run(None, {self._input: features})[0])
         if logits.shape != (len(pcm), len(self.labels)) or not np.isfinite(logits).all():
             raise InputError(f"{self._model}: gives NaN, infinite values or another number of logits")
         return logits
@@ -204,8 +200,15 @@ class OnnxClassifier(SceneClassifier):
             raise InputError(f"{model}: its output does not fit its {len(self.labels)} labels")
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+@contextlib.contextmanager
+def _named(model: Path, fault: str) -> Iterator[None]:
+    """Turn whatever ONNX Runtime raises into one line: its exceptions share no base, and its texts may be no UTF-8."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{model}: {fault} ({' '.join(str(error).split())[:200]})") from None
 
 
 def _read_metadata(stored: dict[str, str], model: Path) -> dict[str, Any]:
