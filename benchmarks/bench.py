@@ -78,7 +78,7 @@ def bench(
     port: str | None = None,
     rounds: int = LEAST_ROUNDS,
 ) -> Bench:
-    """Measure a bundle and record the result in it. `test` is a prepared dataset and the paths of its test list.
+    """Measure a bundle. `test` is a prepared dataset and the paths of its test list.
 
     Raises InputError for an unknown target or a port that cannot be read, before anything is measured.
     """
@@ -92,7 +92,7 @@ def bench(
         native = networks_of(bundle).calls.get(NATIVE)
         energy = measure_energy(native) if native else None
     figures |= {name: _target(bundle, name) for name in dict.fromkeys(targets) if name != HOST}
-    result = Bench(
+    return Bench(
         **vars(host),
         bundle=str(bundle.folder),
         machine=before,
@@ -101,8 +101,6 @@ def bench(
         complexity={key: bundle.content["budget"][key] for key in BUDGET_KEYS},
         targets=figures,
     )
-    bundle.record("bench", result.as_dict())
-    return result
 
 
 def _target(bundle: Bundle, name: str) -> dict[str, Any]:

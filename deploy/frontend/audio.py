@@ -115,17 +115,6 @@ class Recording:
                     return
 
 
-def iterate_clips(paths: list[Path], sample_rate: int) -> Iterator[NDArray[np.int16]]:
-    """The one-second clips (sample_rate,) of recordings, one after the other."""
-    for path in paths:
-        yield from Recording(path, sample_rate).clips()
-
-
-def read_clips(paths: list[Path], sample_rate: int) -> NDArray[np.int16]:
-    """The one-second clips of short recordings, (clip, sample_rate)."""
-    return np.array(list(iterate_clips(paths, sample_rate)), np.int16).reshape(-1, sample_rate)
-
-
 def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Samples (samples,) or (samples, channels), int16 or float within +-1 -> mono float32 (samples,).
 

@@ -77,10 +77,6 @@ def test_the_ratio_is_of_medians_to_the_fastest_of_the_peers(on_host: dict[str, 
     assert rows[on_host["fastest_peer"]]["ratio"] == 1
 
 
-def test_the_bundle_keeps_what_was_measured(on_host: dict[str, Any], copied: Bundle) -> None:
-    assert open_bundle(copied.folder).content["bench"] == json.loads(json.dumps(on_host))
-
-
 def test_all_promised_keys_are_there(on_host: dict[str, Any], copied: Bundle) -> None:
     assert set(on_host) >= {"latency", "accuracy", "complexity", "targets", "machine"}
     assert on_host["complexity"]["macs"] == copied.content["budget"]["macs"]
@@ -207,9 +203,10 @@ def test_what_is_no_bundle_is_one_line(run_cli: Callable, tmp_path: Path) -> Non
     assert "not a bundle" in err
 
 
-def test_the_command_prints_one_object_or_one_table(run_cli: Callable, copied: Bundle) -> None:
+def test_the_command_prints_one_object_which_the_bundle_keeps_or_one_table(run_cli: Callable, copied: Bundle) -> None:
     code, out, _ = run_cli("bench", copied.folder, "--targets", "ethos-u55-128", "--json")
     assert (code, set(json.loads(out)["targets"])) == (0, {"ethos-u55-128"})
+    assert open_bundle(copied.folder).content["bench"] == json.loads(out)
     code, out, _ = run_cli("bench", copied.folder, "--targets", "ethos-u55-128")
     assert code == 0
     assert f"{copied.content['budget']['macs']:,} MACs as the challenge counts them" in out

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests import ROOT
-from tinyscene.deploy.frontend.audio import make_clip, mix_down, read_clips
+from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
 from tinyscene.deploy.frontend.resample import sinc_filter
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "decoded-v1.json").read_text(encoding="utf-8"))
@@ -29,6 +29,12 @@ class Signal(NamedTuple):
     samples: NDArray[Any]  # (samples,) or (samples, channels)
     rate: int
     target: int
+
+
+def read_clips(paths: list[Path], sample_rate: int) -> NDArray[np.int16]:
+    """The one-second clips of recordings, (clip, sample_rate)."""
+    clips = [clip for path in paths for clip in Recording(path, sample_rate).clips()]
+    return np.array(clips, np.int16).reshape(-1, sample_rate)
 
 
 def digest(*arrays: NDArray[Any]) -> str:

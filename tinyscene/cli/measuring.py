@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tinyscene.cli.bundle_tables import inspection_table
+from tinyscene.cli.failures import Failures
 from tinyscene.cli.options import (
     MEASURE,
     AllowOver,
@@ -23,7 +24,6 @@ from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, messages, show
-from tinyscene.deploy.frontend.audio import iterate_clips
 
 app = typer.Typer()
 
@@ -49,8 +49,8 @@ def evaluate(
     name = split or evaluated_model.split or dataset.default_split
     evaluation = run_evaluation(evaluated_model.predict, clips, dataset.split(name)[1], evaluated_model.variants)
     about = {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": evaluated_model.runner}
-    path = record(model, evaluation, about)
     show(asdict(evaluation) | about, as_json, evaluation_tables(evaluation))
+    path = record(model, evaluation, about)
     messages.print(f"{path}.json and the confusion matrix {path}.png written", soft_wrap=True)
 
 
@@ -84,13 +84,15 @@ def inspect(
 ) -> None:
     """Show each tensor of a bundle: shape, scale, range, bytes, MACs and the error that its quantization adds."""
     bundle = open_bundle(folder)
-    errors = bundle.errors
+    errors, failures = bundle.errors, Failures()
     if files:
-        pcm = iterate_clips(files, bundle.front_end.sample_rate)
-        errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
+        pcm = failures.clips(files, bundle.front_end.sample_rate)
+        with failures.kept():
+            errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
     costs = inspect_graph(bundle.graph)
     rows = [asdict(cost) | asdict(errors[cost.name]) for cost in costs]
     show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(costs, errors))
+    failures.name()
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -120,6 +122,7 @@ def bench(
         test = clips, dataset.split(split or bundle.content["quantized"]["split"])[1]
     result = run_bench(bundle, targets.split(","), test, serial)
     show(result.as_dict(), as_json, bench_table(result))
+    bundle.record("bench", result.as_dict())
     require_equal({row["target"]: row["difference"] for row in result.targets.values() if "equal" in row})
 
 

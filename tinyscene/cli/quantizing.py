@@ -11,6 +11,7 @@ import typer
 from numpy.typing import NDArray
 
 from tinyscene.cli.bundle_tables import verification_table
+from tinyscene.cli.failures import Failures
 from tinyscene.cli.options import (
     QUANTIZE,
     AllowOver,
@@ -27,7 +28,6 @@ from tinyscene.deploy.bundle.verify import verify as run_verification
 from tinyscene.deploy.common.files import require_free
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, show
-from tinyscene.deploy.frontend.audio import iterate_clips
 
 app = typer.Typer()
 
@@ -73,7 +73,8 @@ def verify(
 ) -> None:
     """Compare every installed runtime with the reference (exit code 4 if one that must be equal differs)."""
     bundle = open_bundle(folder)
-    pcm, truth = iterate_clips(files or [], bundle.front_end.sample_rate), None
+    failures = Failures()
+    pcm, truth = failures.clips(files or [], bundle.front_end.sample_rate), None
     if data:
         dataset, clips = data.open(bundle.front_end)
         clips.require_labels(bundle.labels, folder)
@@ -83,6 +84,7 @@ def verify(
     result = run_verification(bundle, pcm, truth)
     show(result.as_dict(), as_json, verification_table(result))
     result.require()
+    failures.name()
 
 
 @app.command(rich_help_panel=QUANTIZE)
@@ -110,6 +112,7 @@ def emulate(
     from tinyscene.firmware_bridge.report import emulation_table
     from tinyscene.firmware_bridge.targets.image import build_settings
 
+    failures = Failures()
     devices = [build_settings(name, toolchain, emulator, optimize, kernels) for name in target.split(",")]
     bundle = open_bundle(folder)
     stored, indices = np.zeros((0, bundle.front_end.clip_samples), np.int16), np.zeros(0, np.int64)
@@ -121,10 +124,15 @@ def emulate(
 
     def pcm() -> Iterator[NDArray[np.int16]]:
         yield from bundle.vectors.pcm
-        yield from iterate_clips(audio or [], bundle.front_end.sample_rate)
+        yield from failures.clips(audio or [], bundle.front_end.sample_rate)
         yield from (stored[index] for index in indices)
 
-    results = [run_emulation(bundle, pcm(), device) for device in devices]
+    results = []
+    for device in devices:
+        with failures.kept():
+            results.append(run_emulation(bundle, pcm(), device))
     rows = [asdict(result) for result in results]
-    show(rows if len(rows) > 1 else rows[0], as_json, emulation_table(results))
+    if rows:
+        show(rows if len(devices) > 1 else rows[0], as_json, emulation_table(results))
     require_equal({result.target: result.difference for result in results})
+    failures.name()
