@@ -282,7 +282,7 @@ def test_half_the_window_and_a_quarter_of_the_circle_are_enough(n_fft: int, win_
 
 @pytest.mark.parametrize(
     "front_end",
-    [FrontEnd(), FrontEnd(4_000, 64, 1, hop_length=1), FrontEnd(4_000, 64, 64, hop_length=32), *OTHERS],
+    [FrontEnd(), FrontEnd(4_000, 64, 1, hop_length=1, n_mels=5), FrontEnd(4_000, 64, 64, hop_length=32), *OTHERS],
     ids=repr,
 )
 def test_the_ring_is_the_least_that_holds_what_every_frame_needs(front_end: FrontEnd) -> None:
