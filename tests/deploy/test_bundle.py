@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -260,3 +261,11 @@ def test_an_export_made_twice_is_the_same(kind: str, bundle: Bundle) -> None:
 def test_an_unknown_export_is_refused(bundle: Bundle) -> None:
     with pytest.raises(InputError, match="uf2"):
         export(bundle, "uf2")
+
+
+@pytest.mark.parametrize(("name", "most"), [("graph.safetensors", "64 MB"), ("bundle.json", "16 MB")])
+def test_a_file_beyond_any_bundles_size_is_refused_as_too_large(
+    name: str, most: str, folder: Path, refused: Callable[[Path], str]
+) -> None:
+    os.truncate(folder / name, 2**26 + 1)  # sparse
+    assert f"{folder / name}: larger than {most}" in refused(folder)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,3 +144,21 @@ def test_json_has_null_for_what_is_no_number() -> None:
         "b": {"c": None},
         "d": "x",
     }
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def sync(handle: int) -> None:
+        done.append(("fsync", os.fstat(handle).st_ino, os.fstat(handle).st_size))
+        fsync(handle)
+
+    def rename(source: Path, target: Path) -> None:
+        done.append(("rename", Path(source).stat().st_ino, Path(source).stat().st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    write_whole(tmp_path / "a.bin", bytes(1000))
+    inode = (tmp_path / "a.bin").stat().st_ino
+    assert done == [("fsync", inode, 1000), ("rename", inode, 1000)]

@@ -196,6 +196,16 @@ def test_memory_that_is_no_instance_is_refused(scene: NativeScene) -> None:
         assert function(ctypes.c_void_p((stranger.value or 0) + 1)) == ALIGNMENT
 
 
+@pytest.mark.parametrize("bit", range(32))
+def test_an_instance_with_one_bit_of_its_magic_changed_is_none(library: Library, bit: int) -> None:
+    scene = NativeScene(library)
+    magic = (ctypes.c_uint32).from_address(scene.instance.value or 0)  # the first of its fields
+    magic.value ^= 1 << bit
+    taken = ctypes.c_size_t()
+    assert scene.c.tinyscene_push(scene.instance, NULL_POINTER, ctypes.c_size_t(0), ctypes.byref(taken)) == INSTANCE
+    assert scene.c.tinyscene_run(scene.instance) == INSTANCE
+
+
 def test_nothing_is_written_beside_the_memory(library: Library, clip: NDArray[np.int16]) -> None:
     scene = NativeScene(library)
     size = int(scene.config["BYTES"])

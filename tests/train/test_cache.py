@@ -262,3 +262,18 @@ def test_a_model_card_counts_what_is_listed_and_what_is_left_out(half_missing: P
     data = TrainingData(dataset, prepare(dataset, RATE, tmp_path, allow_missing=True), "5")
     training = data.describe()["training"]
     assert (training["recordings"], training["left_out"]) == (len(dataset.split("5")[0]), len(data.clips.left_out))
+
+
+def test_a_dataset_of_which_nothing_can_be_used_is_refused_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    for path in tiny.glob("audio/*.wav"):
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="tiny: not one of its 3 recordings can be used"):
+        clips_of(tiny, tmp_path / "cache")
+    assert held(tmp_path / "cache") == []
+
+
+def test_a_list_of_which_nothing_can_be_used_is_refused(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "audio" / "c.wav").write_bytes(b"")
+    clips = clips_of(tiny, tmp_path / "cache")
+    with pytest.raises(InputError, match="none of the 1 recordings of the list can be used"):
+        clips.select(("audio/c.wav",))
