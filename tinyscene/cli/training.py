@@ -126,6 +126,8 @@ def _train(
     from tinyscene.train.runs.transfer import find_weights
 
     parsed_recipe = load_recipe(recipe, settings)
+    if out is None:  # a name that cannot be used is refused before anything is prepared
+        _default_folder(parsed_recipe.name, split or "")
     dataset, clips = data.open(parsed_recipe.features)
     name: str = split or dataset.default_split
     out = out or _default_folder(parsed_recipe.name, name)
