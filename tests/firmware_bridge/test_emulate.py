@@ -175,7 +175,6 @@ def test_emulate_takes_recordings(run_cli: Callable, bundle: Bundle, sample: Pat
         (["--emulator", "qemu", "--target", "host"], "--emulator qemu: host runs on this machine itself"),
         (["--kernels", "mve"], "--kernels mve: cortex-m4 runs plain and dsp"),
         (["--optimize", "O9"], "--optimize O9: known are O0, O1, O2, O3, Os"),
-        (["--audio", "nowhere.wav"], "nowhere.wav"),
     ],
 )
 def test_what_cannot_be_emulated_is_one_line(
