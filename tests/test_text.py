@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_a_figures_legend_keeps_a_name_that_begins_with_an_underscore() -> None:
 
 def test_a_confusion_matrix_of_any_labels_is_drawn(tmp_path: Path) -> None:
     labels = [*LABELS, *SHOWN]
-    evaluation: Any = {"labels": labels, "confusion": np.eye(len(labels)).tolist(), "macro_accuracy": 1.0}
+    evaluation: Any = SimpleNamespace(labels=labels, confusion=np.eye(len(labels)).tolist(), macro_accuracy=1.0)
     plot_confusion(evaluation, tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
