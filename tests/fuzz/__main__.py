@@ -1,8 +1,9 @@
 """Fuzz every untrusted format, and the C library where clang can: make fuzz, or python -m tests.fuzz [TARGET ...]
 
-Prints tries, crashes and peak memory of each target; fails if there is a crash, a try of more than 10 s or more than
-1 GB. Inputs that reached new code are kept in build/fuzz/TARGET, and the next call goes on from them. What crashed is
-beside them: once it is mended, move it to tests/fuzz/found/TARGET, where a test tries it again.
+Prints tries (of the C library: calls), crashes and peak memory of each target; fails if there is a crash, a try of
+more than 10 s or more than 1 GB. Inputs that reached new code are kept in build/fuzz/TARGET, and the next call goes on
+from them. What crashed is beside them: once it is mended, move it to tests/fuzz/found/TARGET, where a test tries it
+again.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def fuzz(target: str, command: list[str], seconds: int, longest: int) -> Outcome
         text = said.read()
     if done.returncode:
         sys.stderr.write(text[-4000:])
-    tries = re.search(r"number_of_executed_units: *(\d+)", text) or re.search(r"#(\d+)\D[^#]*\Z", text)
+    tries = re.search(r"stat::calls: *(\d+)", text) or re.search(r"number_of_executed_units: *(\d+)", text)
     peaks = [int(peak) for peak in re.findall(r"(?:rss: |peak_rss_mb: *)(\d+)", text)]
     return Outcome(target, int(tries[1]) if tries else 0, done.returncode != 0, max(peaks, default=0))
 
