@@ -1,0 +1,88 @@
+"""Mutation testing of what checks untrusted input, by cosmic-ray: make mutants, or python -m tests.mutants [FILE ...]
+
+Each mutation is made in a copy of the last commit, and the tests of the file are run on it: a mutation that they pass
+has survived, and is printed. Of a file's mutations a sample is tried (--sample), drawn with a fixed seed; 0 tries all.
+"""
+
+import argparse
+import os
+import random
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests import ROOT
+
+SEED = 0
+TESTS = {  # of each file, the quickest that should fail
+    "deploy/bundle/bundle.py": ["tests/deploy/test_bundle.py"],
+    "deploy/bundle/golden.py": ["tests/deploy/test_golden.py"],
+    "deploy/common/files.py": ["tests/deploy/test_files.py"],
+    "deploy/frontend/audio.py": ["tests/deploy/test_audio.py"],
+    "deploy/graph/graph.py": ["tests/deploy/test_graph.py"],
+    "deploy/graph/storage.py": ["tests/deploy/test_graph_file.py"],
+}
+CONFIG = """
+[cosmic-ray]
+module-path = "{file}"
+timeout = 120.0
+excluded-modules = []
+test-command = "{python} -m pytest -x -q -p no:cacheprovider -m 'not slow' {tests}"
+[cosmic-ray.distributor]
+name = "local"
+"""
+
+
+def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
+    """How many mutations of a file were tried, and the differences that survived."""
+    config, session = copy / "mutants.toml", copy / "mutants.sqlite"
+    config.write_text(CONFIG.format(file=file, python=sys.executable, tests=" ".join(TESTS[file])))
+    session.unlink(missing_ok=True)
+    _call(copy, "cosmic-ray", "init", str(config), str(session))
+    _draw(session, sample)
+    _call(copy, "cosmic-ray", "exec", str(config), str(session))
+    report = _call(copy, "cr-report", "--show-diff", "--surviving-only", str(session))
+    parts = report.split("[job-id]")
+    with sqlite3.connect(session) as database:
+        tried = database.execute("SELECT COUNT(*) FROM work_results").fetchone()[0]
+    return tried, [part for part in parts if re.search(r"^[-+][^-+]", part, re.MULTILINE)]
+
+
+def _draw(session: Path, sample: int) -> None:
+    """Leave a random sample of a session's mutations."""
+    with sqlite3.connect(session) as database:
+        jobs = [row[0] for row in database.execute("SELECT job_id FROM mutation_specs ORDER BY job_id")]
+        places = {
+            row[0]: row[1:]
+            for row in database.execute("SELECT job_id, operator_name, occurrence, start_pos_row FROM mutation_specs")
+        }
+        jobs.sort(key=lambda job: str(places[job]))  # job ids are random
+        kept = set(random.Random(SEED).sample(jobs, sample) if 0 < sample < len(jobs) else jobs)
+        for table in ("mutation_specs", "work_items"):
+            database.executemany(f"DELETE FROM {table} WHERE job_id = ?", [(job,) for job in jobs if job not in kept])
+
+
+def _call(copy: Path, program: str, *arguments: str) -> str:
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("files", nargs="*", choices=[[], *TESTS], help="all that are listed here, if none is named")
+    parser.add_argument("--sample", type=int, default=40, help="mutations of each file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "copy")
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
+        for file in options.files or TESTS:
+            tried, found = survivors(copy, file, options.sample)
+            print(*found, f"{file}: {len(found)} of {tried} mutations survived", sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
