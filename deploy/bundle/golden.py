@@ -60,7 +60,9 @@ def read_vectors(content: bytes) -> Vectors:
     if version != VERSION:
         raise InputError(f"golden vectors of version {version}: this tinyscene reads {VERSION}; upgrade it")
     row = 2 * samples + features + 4 * tensors + logits
-    if not vectors * row or len(content) != HEADER.size + vectors * row:
+    if not vectors * row:
+        raise InputError("no golden vectors in the file")
+    if len(content) != HEADER.size + vectors * row:
         raise InputError(f"golden vectors are {len(content)} bytes, not {HEADER.size + vectors * row}")
     kinds = [("pcm", "<i2", samples), ("features", "i1", features), ("crc", "<u4", tensors), ("logits", "i1", logits)]
     rows = np.frombuffer(content, np.dtype([(name, kind, (count,)) for name, kind, count in kinds]), offset=HEADER.size)

@@ -133,8 +133,9 @@ def verify(
     The clips are taken as they come, a batch in memory at a time. With their true classes (clip,), their accuracy is
     measured too. The runner `float` is the float graph on float features, on the clips given if there are any.
     """
+    vectors = bundle.vectors  # read first: what cannot be read is refused before any runtime says something
     runners, rows = _make_runners(bundle)
-    golden = _compare(bundle, runners, rows, bundle.vectors.pcm, None)
+    golden = _compare(bundle, runners, rows, vectors.pcm, None)
     given = _compare(bundle, runners, rows, pcm, truth)
     known = given if truth is not None and len(truth) else None
     for name in runners:
@@ -148,7 +149,7 @@ def verify(
         accuracy=known["float"].right / known["float"].clips if known else None,
     )
     order = (*EXACT.values(), *NEAR.values(), "tflite-runtime", "reference", "float")
-    golden_equal = make_vectors(bundle.front_end, bundle.graph).to_bytes() == bundle.vectors.to_bytes()
+    golden_equal = make_vectors(bundle.front_end, bundle.graph).to_bytes() == vectors.to_bytes()
     clips = golden["reference"].clips + given["reference"].clips
     return Verification(str(bundle.folder), clips, golden_equal, _exports(bundle), {name: rows[name] for name in order})
 
