@@ -6,13 +6,14 @@
 # make test-device          tests of what a device runs: the wheel without torch, on PYTHON
 # make test-tflite-runtime  tests of tflite-runtime, with numpy 1
 # make fuzz      every untrusted format and the C library, a minute each (FUZZ_SECONDS=60)
+# make mutants   mutations of what checks untrusted input, and which of them no test notices (cosmic-ray)
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 
-.PHONY: install demo test test-all test-portable test-device test-tflite-runtime fuzz check docs format tools clean
+.PHONY: install demo test test-all test-portable test-device test-tflite-runtime fuzz mutants check docs format tools clean
 
 install: $(VENV)/.installed
 
@@ -73,6 +74,10 @@ test-tflite-runtime:
 fuzz: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+mutants: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python -m tests.mutants
 
 tools:
 	apt-get update --quiet
