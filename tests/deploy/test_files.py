@@ -1,5 +1,7 @@
 """Files that are whole or absent, up to a disk that is full."""
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -13,7 +15,15 @@ import pytest
 
 from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import cache_folder, replacing, replacing_folder, require_free, sha256, write_whole
+from tinyscene.deploy.common.files import (
+    cache_folder,
+    lock,
+    replacing,
+    replacing_folder,
+    require_free,
+    sha256,
+    write_whole,
+)
 from tinyscene.deploy.common.text import json_text
 
 
@@ -71,10 +81,10 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     write_whole(pathlib.Path({str(path)!r}), bytes(100_000))
 except OSError as error:
-    print(errno.errorcode[error.errno])
+    print(errno.errorcode[error.errno], error.filename)
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "EFBIG\n"
+    assert done.stdout == f"EFBIG {path}\n"
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -162,3 +172,31 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypa
     write_whole(tmp_path / "a.bin", bytes(1000))
     inode = (tmp_path / "a.bin").stat().st_ino
     assert done == [("fsync", inode, 1000), ("rename", inode, 1000)]
+
+
+def test_an_error_that_names_a_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "new"):
+        (tmp_path / "source").read_bytes()
+    assert caught.value.filename == str(tmp_path / "source")
+
+
+def test_a_folder_is_written_into_folders_that_are_made(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "a" / "b" / "c") as temporary:
+        (temporary / "file").write_bytes(b"content")
+    assert (tmp_path / "a" / "b" / "c" / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    ("number", "wait", "raises"),
+    [(errno.ENOLCK, True, False), (errno.ENOTSUP, True, False), (errno.EIO, True, True), (errno.ENOLCK, False, True)],
+)
+def test_a_disk_without_locks_is_written_to_without_one(
+    number: int, wait: bool, raises: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    expected = pytest.raises(OSError, match=os.strerror(number)) if raises else contextlib.nullcontext()
+    with (tmp_path / "a").open("wb") as handle, expected:
+        lock(handle, wait)
