@@ -283,3 +283,31 @@ def test_hundreds_of_channels_need_no_more_memory_than_a_few(tmp_path: Path) -> 
             tracemalloc.stop()
 
     assert peak(512) < 2 * peak(32)
+
+
+def test_a_second_with_not_a_number_is_not_used_in_part_whatever_its_channels(tmp_path: Path) -> None:
+    samples = noise(1, channels=64).astype(np.float32) / 32768
+    samples[20_000, 5] = np.nan  # beyond the samples that are decoded at once
+    with pytest.raises(InputError, match="damaged: holds NaN"):
+        read(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+def test_a_second_that_ends_where_a_block_does_is_used_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(1, channels=64))
+    block = 2 * 64 * (2**20 // 64)  # bytes of what is decoded at once
+    path.write_bytes(path.read_bytes()[: 44 + block])
+    (clip,), _ = read(path)
+    assert clip[: 2**14].any()
+    assert not clip[2**14 :].any()
+
+
+@pytest.mark.parametrize("gain", [2.0**-12, 1.0, 2.0**12])
+def test_the_first_second_is_the_same_at_any_gain(gain: float, tmp_path: Path) -> None:
+    samples = noise(1)[:, 0] / np.float32(32768)
+    path = write(tmp_path / "a.wav", gain * samples, subtype="DOUBLE")
+    np.testing.assert_array_equal(Recording(path, RATE).first_second(), samples / np.abs(samples).max())
+
+
+def test_samples_without_channels_are_mono() -> None:
+    samples = noise(0.1)[:, 0]
+    np.testing.assert_array_equal(mix_down(samples), samples / np.float32(32768))
