@@ -1,5 +1,6 @@
 """Bundles: what is in one, that it is written whole, the same each time, and read only as it was written."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 
 import tinyscene.deploy.bundle.bundle
 from tests.deploy.folders import EXPORTS, contents, reindexed, sha256
-from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, read_labels, write_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
@@ -269,3 +270,10 @@ def test_a_file_beyond_any_bundles_size_is_refused_as_too_large(
 ) -> None:
     os.truncate(folder / name, 2**26 + 1)  # sparse
     assert f"{folder / name}: larger than {most}" in refused(folder)
+
+
+@pytest.mark.parametrize(("length", "is_label"), [(0, False), (1, True), (200, True), (201, False), (1000, False)])
+def test_a_label_has_1_to_200_characters(length: int, is_label: bool) -> None:
+    expected = contextlib.nullcontext() if is_label else pytest.raises(InputError, match="1 to 200 characters")
+    with expected:
+        read_labels(["park", "ö" * length])

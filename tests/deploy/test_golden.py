@@ -234,3 +234,17 @@ def test_vectors_that_cannot_be_read_are_named(bundle: Bundle, tmp_path: Path, r
     code, _, err = run_cli("verify", folder)
     assert (code, err.count("\n")) == (2, 1)
     assert str(folder) in err
+
+
+def test_probe_sounds_reach_the_corners_of_the_arithmetic() -> None:
+    silence, lowest, square, impulses, sweep, last_bits, quiet, clipped = probe_sounds(FrontEnd()).astype(int)
+    assert (silence == 0).all()
+    assert (lowest == -32768).all()
+    assert square[:128].tolist() == 2 * (32 * [32767] + 32 * [-32768])
+    assert np.flatnonzero(impulses).tolist() == [0, 8_000, 16_000, 24_000]
+    crossings = np.diff(np.signbit(sweep[:-320].reshape(-1, 320)), axis=1).sum(1)  # in each hundredth of a second
+    assert crossings[0] <= 4
+    assert crossings[-1] >= 310  # of 320 at the Nyquist frequency
+    assert (last_bits.std().round(1), quiet.std().round(-1)) == (1.0, 100.0)
+    share = np.isin(clipped, (-32768, 32767)).mean()
+    assert share == pytest.approx(0.617, abs=0.01)  # of a normal distribution beyond half its deviation

@@ -192,3 +192,32 @@ def test_nothing_of_a_graph_can_be_written() -> None:
     for item, name in ((made, "operators"), (operator, "stride"), (made.input, "shape"), (Q, "scale")):
         with pytest.raises(FrozenInstanceError):
             setattr(item, name, None)
+
+
+def one_weight(exponent: int) -> Graph:
+    """One weight of 127 on inputs of -128 to 127 with zero point -128: accumulators reach 127 * 255."""
+    output = tensor("output", (1, 1, 1, 1), Quantization(2.0**-10, 0))
+    arrays = {"weights": of(127, np.int8, 1, 1, 1, 1), "bias": of(0, np.int32, 1)}
+    scales = of(2.0 ** (exponent - 10), np.float32, 1)
+    return graph(
+        conv(output=output, weight_scales=scales, **arrays),
+        source=tensor("input", (1, 1, 1, 1), Quantization(1.0, -128)),
+    )
+
+
+def test_a_convolution_may_fill_32_bits_and_no_more() -> None:
+    assert 127 * 255 * 2**16 < 2**31 <= 127 * 255 * 2**17  # a multiplier of 2**15 is a shift by 16 of one half
+    one_weight(15)
+    with pytest.raises(InputError, match="can overflow"):
+        one_weight(16)
+
+
+def test_a_mean_may_fill_32_bits_and_no_more() -> None:
+    def of_1024_values(multiplier: float) -> Graph:
+        source = tensor("input", (1, 32, 32, 2), Quantization(2.0**13, 3))
+        return graph(mean(2.0**13 / multiplier), source=source)
+
+    assert 1024 * 255 * 2**13 < 2**31 <= 1024 * 255 * 2**14  # of which 10 bits are divided away by the count
+    of_1024_values(2.0**22)
+    with pytest.raises(InputError, match="can overflow"):
+        of_1024_values(2.0**23)
