@@ -120,7 +120,15 @@ def rewrite(checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str,
 
 @pytest.mark.parametrize(
     "state",
-    [{"epoch": 10**9}, {"epoch": -1}, {"epoch": "x"}, {"epoch": True}, {"loss": 1e999}, {"surprise": 1}],
+    [
+        {"epoch": 10**9},
+        {"epoch": -1},
+        {"epoch": "x"},
+        {"epoch": True},
+        {"loss": 1e999},
+        pytest.param({"loss": 10**400}, id="beyond float"),
+        {"surprise": 1},
+    ],
     ids=str,
 )
 def test_a_state_that_training_cannot_have_is_refused(state: dict[str, Any], begun: Path, data: TrainingData) -> None:

@@ -156,6 +156,7 @@ ZEROS = torch.zeros(3, 10)
         (ZEROS.int(), {}, "floats"),
         (ZEROS, {"clips": ["a", "a", "b"]}, "twice"),
         (ZEROS, {"clips": "no JSON"}, "JSON"),
+        (ZEROS, {"clips": 100_000 * "["}, "JSON"),
         (ZEROS, {"clips": [1, 2, 3]}, "`clips`"),
         (ZEROS, {"labels": {}}, "`labels`"),
         (ZEROS, {"views": ["", "ir.wav"]}, "do not fit 2 views"),

@@ -144,6 +144,13 @@ def test_a_file_that_is_no_sweep_is_refused(text: str, line: str, tmp_path: Path
         read_sweep(write(tmp_path, text))
 
 
+def test_more_runs_than_any_sweep_has_are_refused_before_they_are_planned(tmp_path: Path) -> None:
+    many = ",".join(f"{number}" for number in range(9_000))
+    text = f"name: a\nsplits: [{', '.join(f's{number}' for number in range(9_000))}]\nseeds: [{many}]\n"
+    with pytest.raises(InputError, match="81,000,000 runs: a sweep may have 10,000"):
+        read_sweep(write(tmp_path, f"{text}runs: {{a: {{recipe: nano}}}}\n"))
+
+
 def test_a_sweep_of_no_file_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'data_efficient'"):
         read_sweep("data_eficient")

@@ -110,7 +110,7 @@ def _read_state(header: dict[str, str], card: Card, path: Path) -> TrainState:
             raise ValueError("the loss or the time is not finite")
         if state.epoch > card.parsed_recipe.train.epochs:
             raise ValueError(f"it has {state.epoch} epochs of {card.parsed_recipe.train.epochs}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
     return state
 

@@ -33,13 +33,16 @@ from tinyscene.train.runs.transfer import PICKLED
 from tinyscene.train.settings import Section, hint, read_settings
 
 SWEEPS = Path(__file__).parent / "plans"
+MAX_RUNS = 10_000  # of a sweep, all splits and seeds of all entries
 WEIGHT_FILES, PUBLISHED = (".safetensors", *PICKLED), "published"
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for number, value in enumerate(values):
-        if value in values[:number]:
+    seen = set()
+    for value in values:
+        if value in seen:
             raise ValueError(f"{value!r} is named twice")
+        seen.add(value)
     return values
 
 
@@ -106,6 +109,9 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        runs = sum(len(self.splits_of(name)) * len(self.seeds_of(name)) for name in self.runs)
+        if runs > MAX_RUNS:
+            raise ValueError(f"{runs:,} runs: a sweep may have {MAX_RUNS:,}")
         for name, entry in self.runs.items():
             self._check_entry(name, entry)
         try:

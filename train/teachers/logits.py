@@ -167,7 +167,7 @@ def read_logits(path: Path) -> Logits:
         try:
             lists = ("clips", "labels", "views")
             content = {key: json.loads(value) if key in lists else value for key, value in header.items()}
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(f"{path}: clips, labels and views in its header must be JSON lists") from None
     for key in ("clips", "labels"):
         if not _is_names(content.get(key)):
