@@ -36,7 +36,7 @@ class SoundFiles:
 
     def describe_ignored(self) -> str:
         """Such as `3 .m4a, 1 hidden`; empty where nothing was ignored."""
-        return ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.ignored.items()))
+        return ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.ignored.items()) if count)
 
 
 def find_sound_files(folder: Path) -> SoundFiles:

@@ -167,9 +167,7 @@ def _key(dataset: Dataset, sample_rate: int) -> str:
         path = dataset.root / recording.path
         stat = path.stat() if path.is_file() else None
         known = (stat.st_size, stat.st_mtime_ns) if stat else None
-        # the class was called Entry when the first caches were written: another text here would make all of them anew
-        names = f"Entry(path={recording.path!r}, label={recording.label!r}, device={recording.device!r})"
-        digest.update(f"{names} {known}\n".encode())
+        digest.update(f"{recording.path!r} {recording.label!r} {recording.device!r} {known}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -297,7 +295,7 @@ def _data_hash(recordings: tuple[CachedRecording, ...]) -> str:
 
 
 def _check(index: Index, pcm: NDArray[np.int16]) -> None:
-    """Raise ValueError where the clips are not those whose hashes the index holds: about 1 GB is read in a second."""
+    """Raise ValueError where the clips are not those whose hashes the index holds."""
 
     def damaged(item: CachedRecording) -> bool:
         clips = pcm[item.first_clip : item.first_clip + item.clips]

@@ -5,7 +5,7 @@ Two layouts are known, told apart by `meta.csv`:
 - TAU Urban Acoustic Scenes 2022 Mobile as published: `meta.csv` (filename, scene_label, identifier,
   source_label; tab separated), the audio files it names, and the challenge's lists `split5.csv` to
   `split100.csv` and `test.csv` in `evaluation_setup/`, in a folder of your own, or fetched when online.
-- a folder a class: `ROOT/CLASS/*.wav` (or flac, ogg, mp3). Folds come from the first group of a pattern
+- one folder per class: `ROOT/CLASS/*.wav` (see `folders.py`). Folds come from the first group of a pattern
   on the file name (ESC: the leading digit); without a match, from a hash of the name, five folds in all.
 
 `open_dataset` reads lists only. Decoding is `train/data/cache.py`'s part.

@@ -2,12 +2,11 @@
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.sound_files import SUFFIXES, find_sound_files, is_hidden
+from tinyscene.deploy.frontend.sound_files import SUFFIXES, SoundFiles, find_sound_files, is_hidden
 
 FOLD_PATTERN = r"^([0-9]+)-"
 BY_HASH = "hash"  # what --fold-pattern says instead of a pattern
@@ -31,26 +30,25 @@ def read_class_folders(root: Path, fold_pattern: str) -> ClassFolders:
     none, makes one fold, or nearly as many folds as there are files.
     """
     labels: dict[str, str] = {}
-    ignored: Counter[str] = Counter()
+    others = SoundFiles()
     for path in sorted(root.iterdir()):
         if path.is_dir() and not is_hidden(path.name):
             found = find_sound_files(path)
             labels |= {str(sound.relative_to(root)): path.name for sound in found.paths}
-            ignored += found.ignored
-            ignored["folder without recordings"] += not found.paths
+            others.ignored += found.ignored
+            others.ignored["folder without recordings"] += not found.paths
         elif path.suffix.lower() in SUFFIXES:
-            ignored["recording outside the folders of classes"] += 1
+            others.ignored["recording outside the folders of classes"] += 1
     for sound in labels:
         if not sound.isprintable():  # such as bytes that are not UTF-8
             raise InputError(f"{root}: {sound!r} has a name that cannot be written down; rename it")
-    ignored = +ignored  # without zeros
-    described = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ignored.items()))
+    described = others.describe_ignored()
     classes = set(labels.values())
     if len(classes) < 2:
         content = f"recordings of {len(classes)} class" if classes else "no recordings"
-        others = f" ({described})" if described else ""
+        besides = f" ({described})" if described else ""
         raise InputError(
-            f"{root}: holds no meta.csv, and {content} in its folders{others}; it needs one folder per class"
+            f"{root}: holds no meta.csv, and {content} in its folders{besides}; it needs one folder per class"
         )
     return ClassFolders(labels, _folds(root, list(labels), fold_pattern), described)
 

@@ -22,7 +22,7 @@ from tinyscene.deploy.common.files import require_free, sha256, write_whole
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
-from tinyscene.train.loop.fine_tune import require_finite, with_overrides
+from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit
 from tinyscene.train.recipe import Consistency, Recipe
 from tinyscene.train.runs.recording_devices import DEVICES, part_of
@@ -106,7 +106,7 @@ def _fine_tune(run: Path, recipe: Recipe, data: TrainingData, folder: Path) -> N
     device_recipe = recipe.model_copy(update=changes)
     network, _ = load_model(run)
     initial = InitialNetwork(network, f"{run.resolve().name} sha256:{sha256(model_path(run))}")
-    _, card = fit(initial, device_recipe, loss_of(recipe.distill), data, RunFolder.begun_or_new(folder))
-    require_finite(network, folder, "adapt")
+    with lower_rate_advised(folder, "adapt"):
+        _, card = fit(initial, device_recipe, loss_of(recipe.distill), data, RunFolder.begun_or_new(folder))
     if not (folder / MODEL).exists():
         save_tensors(folder / MODEL, network.state_dict(), card)

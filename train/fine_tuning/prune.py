@@ -34,7 +34,7 @@ from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.features import waveform
 from tinyscene.train.data.training_data import TrainingData
-from tinyscene.train.loop.fine_tune import require_finite, with_overrides
+from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit, make_card
 from tinyscene.train.models import features_of
 from tinyscene.train.models.cp_mobile import CPMobile
@@ -234,8 +234,8 @@ def _fine_tune(
     folder = start.with_suffix("")
     loss = from_network(unpruned, recipe.prune.distill, loss_of(step_recipe.distill))
     initial = InitialNetwork(network, step_card.source)
-    _, card = fit(initial, step_recipe, loss, data, RunFolder.begun_or_new(folder))
-    require_finite(network, folder.parent, "prune")
+    with lower_rate_advised(folder.parent, "prune"):
+        _, card = fit(initial, step_recipe, loss, data, RunFolder.begun_or_new(folder))
     network = network.cpu().eval()
     if not (folder / MODEL).exists():
         save_tensors(folder / MODEL, network.state_dict(), card)

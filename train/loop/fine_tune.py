@@ -1,13 +1,14 @@
-"""What fine-tuning of a trained run has in common: which settings it may change, and that its weights stay finite.
+"""What fine-tuning of a trained run has in common: which settings it may change, and what to do when it diverges.
 
 tinyscene adapt | prune | quantize --qat RUN ... --set SECTION.KEY=VALUE
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from torch import nn
-
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.loop.trainer import DivergedError
 from tinyscene.train.recipe import Recipe, override
 from tinyscene.train.runs.run import Card
 
@@ -19,7 +20,10 @@ def with_overrides(card: Card, overrides: list[str], section: str, run: Path) ->
     return override(card.parsed_recipe, overrides, f"the recipe of {run}")
 
 
-def require_finite(network: nn.Module, folder: Path, section: str) -> None:
-    """Raise InputError if a network's weights diverged. `folder` holds what must go before another try."""
-    if not all(parameter.isfinite().all() for parameter in network.parameters()):
-        raise InputError(f"{folder}: fine-tuning diverged; remove the folder and try a lower --set {section}.lr")
+@contextlib.contextmanager
+def lower_rate_advised(folder: Path, section: str) -> Iterator[None]:
+    """Say of training that diverges what must go before another try, and which key to lower."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"{error}; remove {folder} and try a lower --set {section}.lr") from None

@@ -75,14 +75,22 @@ def train(
 
     Raises:
         OverBudgetError: the network is over its limits and that is not allowed.
-        InputError: the folder holds another run, or nothing to resume.
+        InputError: the folder holds another run, or nothing to resume; the training list has one class only.
+        DivergedError: a loss or a weight became NaN or infinite; the last good checkpoint is kept.
         InterruptedRunError: Ctrl-C; the run can be resumed.
     """
     torch.manual_seed(recipe.seed)
     network, labels = build(recipe.model, len(data.clips.labels)), data.clips.labels
     count_network(network, recipe).require(recipe.budget, allow_over_budget)
     initial = InitialNetwork(network, transfer(network, weights, labels) if weights else None)
-    trainer, card = fit(initial, recipe, loss_of(recipe.distill), data, run)
+    for line in data.check():
+        notice(line)
+    if recipe.train.evaluate_every and not data.test:
+        raise InputError(f"split {data.split} has no test list to evaluate on: --set train.evaluate_every=0")
+    try:
+        trainer, card = fit(initial, recipe, loss_of(recipe.distill), data, run)
+    except DivergedError as error:
+        raise DivergedError(f"{error}; choose another --out and try a lower --set train.lr") from None
     model = run.path / MODEL
     if trainer.ranks.rank == 0 and not model.exists():
         final_network = trainer.network if trainer.average is None else trainer.average.module
@@ -102,18 +110,15 @@ def fit(
     card = make_card(recipe.as_dict(), data, initial.source, hardware.micro_batch)
     trainer = Trainer(network, recipe, loss, selection, hardware)
     first = hardware.ranks.rank == 0
-    for line in data.check():
-        notice(line)
-    if recipe.train.evaluate_every and not data.test:
-        raise InputError(f"split {data.split} has no test list to evaluate on: --set train.evaluate_every=0")
     if first and not run.resume:
         if (run.path / RECIPE).exists():
             raise InputError(f"{run.path}: holds a run; go on with --resume, or choose another --out")
         require_free(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
     with run.held() if first else nullcontext():
-        resuming = (run.path, network, trainer.average, trainer.optimizer, card)
-        state = resume_run(*resuming) if run.resume else TrainState()
+        state = TrainState()
+        if run.resume:
+            state = resume_run(run.path, network, trainer.average, trainer.optimizer, card)
         if first:
             write_recipe(run.path, recipe)
             drop_metrics_after(run.path, state.epoch)
@@ -121,10 +126,7 @@ def fit(
             _run_epochs(trainer, state, run.path, card, data.test)
         except DivergedError as error:
             kept = f"the checkpoint of epoch {state.epoch} is kept" if state.epoch else "no epoch was completed"
-            raise DivergedError(
-                f"{run.path}: training diverged in epoch {state.epoch + 1}: {error}; {kept}; "
-                "choose a lower learning rate and another folder"
-            ) from None
+            raise DivergedError(f"{run.path}: training diverged in epoch {state.epoch + 1}: {error}; {kept}") from None
     return trainer, card
 
 

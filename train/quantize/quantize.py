@@ -32,7 +32,7 @@ from tinyscene.deploy.graph.graph import Graph
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
-from tinyscene.train.loop.fine_tune import require_finite, with_overrides
+from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit
 from tinyscene.train.quantize.calibrate import Ranges, calibrate, correct_biases, equalize, to_integers
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
@@ -158,8 +158,8 @@ def _fine_tune(
     distill = recipe.distill if settings.distill < 1 else Distill()
     qat_recipe = recipe.model_copy(update={"train": train, "distill": distill, "consistency": Consistency()})
     loss = from_network(network, settings.distill, loss_of(distill))
-    fit(initial, qat_recipe, loss, data, work)
-    require_finite(initial.network, work.path, "quantize")
+    with lower_rate_advised(work.path, "quantize"):
+        fit(initial, qat_recipe, loss, data, work)
     return [json.loads(line) for line in (work.path / METRICS).read_text(encoding="utf-8").splitlines()]
 
 

@@ -7,7 +7,6 @@ of its seconds. Anything that turns int16 clips into probabilities can be evalua
 run or bundle has networks for single recording devices, each recording is classified by its device's.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.files import replacing, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.common.text import json_text
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier
 from tinyscene.train.data.cache import CachedRecording, Clips
@@ -125,7 +125,7 @@ def record(model: Path, evaluation: Evaluation, about: dict[str, Any]) -> Path:
         path = model / "evaluation"
     else:
         path = model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
-    write_whole(path.with_name(f"{path.name}.json"), json.dumps(content | {"made_by": provenance()}, indent=2) + "\n")
+    write_whole(path.with_name(f"{path.name}.json"), json_text(content | {"made_by": provenance()}, indent=2) + "\n")
     plot_confusion(evaluation, path.with_name(f"{path.name}.png"))
     return path
 

@@ -12,7 +12,6 @@ Mobile. On other data they stand beside for orientation only, and the report say
 """
 
 import io
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from tinyscene.deploy.common.files import write_whole
-from tinyscene.deploy.common.text import printable
+from tinyscene.deploy.common.text import json_text, printable
 from tinyscene.train.runs.figures import figure_style, figure_text
 from tinyscene.train.sweep.published import RUNS
 from tinyscene.train.sweep.statistic import RunStatistics, Statistic
@@ -38,7 +37,7 @@ def report(folder: Path) -> SweepSummary:
     """Write the report of a sweep's folder and return its content. Raises InputError if there is nothing to report."""
     summary = read_summary(folder)
     files = {
-        "report.json": json.dumps(summary.as_dict(), indent=2) + "\n",
+        "report.json": json_text(summary.as_dict(), indent=2) + "\n",
         "report.md": markdown(summary, folder.resolve().name),
         "accuracy_macs.png": picture(summary),
     }
