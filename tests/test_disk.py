@@ -1,5 +1,6 @@
 """Disks that are full or read-only, paths with blanks and other letters, and runs side by side."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from tests.processes import finish, start
 from tests.train.test_export import TINY
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.train.runs import evaluate
 
 RunCli = Callable[..., tuple[int, str, str]]
 SET = [f"--set={each}" for each in (*TINY, "train.epochs=1", "train.batch_size=32", "quantize.clips=8")]
@@ -155,3 +157,15 @@ def test_a_bundle_is_read_while_another_process_adds_exports(bundle: Bundle, tmp
     while process.is_alive():
         open_bundle(copy)
     assert process.exitcode == 0
+
+
+def test_an_evaluation_that_cannot_be_written_is_shown(
+    bundle: Bundle, sample: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "evaluation.json")
+
+    monkeypatch.setattr(evaluate, "record", refuse)
+    code, stdout, stderr = run_cli("evaluate", bundle.folder, "--data", sample, "--json")
+    assert (code, "macro_accuracy" in json.loads(stdout)) == (2, True)
+    assert stderr == "tinyscene: evaluation.json: Read-only file system\n"

@@ -62,3 +62,10 @@ def test_the_command_line_opens_without_torch() -> None:
         "assert not {name for name in sys.modules if name.startswith('tinyscene.train')}"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_the_tests_of_the_device_side_open_without_torch() -> None:
+    program = "import sys; sys.modules['torch'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "-q", "--collect-only", "tests/deploy"]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -1,6 +1,5 @@
 """Which files are recordings: what the decoder can read, at any depth, and a count of the rest."""
 
-import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.frontend.sound_files import SUFFIXES, find_sound_files, recordings_of
-from tinyscene.train.runs import evaluate
 
 RunCli = Callable[..., tuple[int, str, str]]
 KINDS: dict[str, dict[str, Any]] = {  # how each format is written, where its ending alone does not say
@@ -94,15 +92,3 @@ def test_what_compares_recordings_uses_those_that_can_be_read(
     code, stdout, stderr = run_cli(name, bundle.folder, *options, tmp_path)
     assert (code, bool(stdout)) == (2, True)
     assert "bad.wav: not an audio file" in stderr
-
-
-def test_an_evaluation_that_cannot_be_written_is_shown(
-    bundle: Bundle, sample: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", "evaluation.json")
-
-    monkeypatch.setattr(evaluate, "record", refuse)
-    code, stdout, stderr = run_cli("evaluate", bundle.folder, "--data", sample, "--json")
-    assert (code, "macro_accuracy" in json.loads(stdout)) == (2, True)
-    assert stderr == "tinyscene: evaluation.json: Read-only file system\n"
