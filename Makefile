@@ -7,13 +7,14 @@
 # make test-tflite-runtime  tests of tflite-runtime, with numpy 1
 # make fuzz      every untrusted format and the C library, a minute each (FUZZ_SECONDS=60)
 # make mutants   mutations of what checks untrusted input, and which of them no test notices (cosmic-ray)
+# make lock      requirements-device.lock: what a device runs, without torch, with the hash of every file
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 
-.PHONY: install demo test test-all test-portable test-device test-tflite-runtime fuzz mutants check docs format tools clean
+.PHONY: install demo test test-all test-portable test-device test-tflite-runtime fuzz mutants check docs format lock tools clean
 
 install: $(VENV)/.installed
 
@@ -79,6 +80,12 @@ mutants: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mutants]'
 	$(BIN)/python -m tests.mutants
 
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --disable-pip-version-check pip-tools
+	$(VENV)-lock/bin/pip-compile --quiet --generate-hashes --constraint constraints.txt --strip-extras --no-emit-index-url \
+		--no-emit-find-links --no-header --annotation-style line --output-file requirements-device.lock pyproject.toml
+
 tools:
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends gcc g++ cmake gcc-arm-none-eabi gcc-riscv64-unknown-elf \
@@ -86,4 +93,4 @@ tools:
 		chromium libportaudio2 tmux
 
 clean:
-	rm -rf $(VENV) $(VENV)-device $(VENV)-numpy1 build demo .hypothesis .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-device $(VENV)-lock $(VENV)-numpy1 build demo .hypothesis .pytest_cache .ruff_cache *.egg-info
