@@ -28,7 +28,7 @@ from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render
 
 PAGE = TEMPLATES / "web"
 # Each module may import names from those before it.
-MODULES = ("resample.mjs", "recording.mjs", "microphone.mjs", "picture.mjs", "page.mjs")
+MODULES = ("resample.mjs", "header.mjs", "recording.mjs", "microphone.mjs", "picture.mjs", "page.mjs")
 HOP = 0.25  # seconds between decisions on the microphone, about
 MARKED = (0, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, named beside the picture
 APART = 0.06  # minimum distance of two marks, as a share of the picture's height

@@ -32,6 +32,10 @@ def test_every_dependency_is_locked_with_hashes_to_the_version_that_is_tested() 
     assert "torch" not in pinned
 
 
+def test_the_lock_leaves_the_index_to_pips_settings() -> None:
+    assert not re.search(r"://|^\s*-", PINNED.sub("", LOCK.read_text(encoding="utf-8")), re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_a_device_is_installed_by_hash_and_classifies(wheel: Path, bundle: Bundle, tmp_path: Path) -> None:  # noqa: F811
     python = tmp_path / "venv" / "bin" / "python"

@@ -96,7 +96,7 @@ class Recording:
         """Yield the mono samples (rate,) of each second that becomes a clip, fewer where the file ends in it."""
         with open_file(self.path) as sound:
             for index in range(self.clip_count):
-                second, cancels, fault = _read_mono(sound, min(self.rate, self.frames - index * self.rate))
+                second, cancels, fault = read_mono(sound, min(self.rate, self.frames - index * self.rate))
                 if fault:
                     if index == 0 and len(second) == 0:
                         raise InputError(f"{self.path}: damaged: {fault}")
@@ -161,7 +161,7 @@ def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[N
     return clip, bool(np.abs(signal).max() > 1.0)
 
 
-def _read_mono(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], bool, str]:
+def read_mono(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], bool, str]:
     """Mono samples (frames,), whether their channels cancel each other, and what is wrong with them, if anything.
 
     Channels are mixed down block by block, so that a thousand of them need no more memory than one.
@@ -169,7 +169,7 @@ def _read_mono(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.floa
     mono, first = np.zeros(frames, np.float32), np.zeros(frames, np.float32)
     block, done, peak, fault = max(1, BLOCK // sound.channels), 0, 0.0, ""
     while done < frames and not fault:
-        samples, fault = read_frames(sound, min(block, frames - done))
+        samples, fault = _read_frames(sound, min(block, frames - done))
         if fault and len(samples) == 0 and fault != SHORT:
             done = 0
             break
@@ -181,7 +181,7 @@ def _read_mono(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.floa
     return (first if cancels else mono), cancels, fault
 
 
-def read_frames(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:
+def _read_frames(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float32], str]:
     """Samples (frames, channels) and what is wrong with them, if anything."""
     nothing = np.zeros((0, sound.channels), np.float32)
     try:

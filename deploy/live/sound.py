@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.terminal import messages
-from tinyscene.deploy.frontend.audio import Recording, read_frames
+from tinyscene.deploy.frontend.audio import CANCELLED, Recording, read_mono
 from tinyscene.deploy.frontend.audio_file import open_file
 
 BLOCK = 0.05  # seconds of sound at a time
@@ -36,7 +36,7 @@ class SoundSource(Protocol):
     overflows: int  # times that the driver said it had dropped some, nobody knows how many
 
     def blocks(self) -> Blocks:
-        """Samples (samples, channels), int16 or float, as they come."""
+        """Samples (samples,) or (samples, channels), int16 or float, as they come."""
         ...
 
 
@@ -56,16 +56,20 @@ class FileSource:
         self.name = f"{self.path.name}, {self.sample_rate:,} Hz{notes}{', as fast as it goes' if self.fast else ''}"
 
     def blocks(self) -> Blocks:
-        size, started, position = round(BLOCK * self.sample_rate), time.monotonic(), 0
+        size, started, position, told = round(BLOCK * self.sample_rate), time.monotonic(), 0, False
         with open_file(self.path) as sound:
-            while position < self._frames:
-                samples, fault = read_frames(sound, min(size, self._frames - position))
-                position += len(samples)
-                if not self.fast:
-                    time.sleep(max(0.0, started + position / self.sample_rate - time.monotonic()))
-                yield samples
-                if fault and not position:
+            while position < self._frames:  # a second at a time, which is mixed down as in any other command
+                mono, cancels, fault = read_mono(sound, min(self.sample_rate, self._frames - position))
+                if fault and not position + len(mono):
                     raise InputError(f"{self.path}: damaged: {fault}")
+                if cancels and not told:
+                    messages.print(f"{self.path}: {CANCELLED}", soft_wrap=True)
+                    told = True
+                for block in np.split(mono, range(size, len(mono), size)):
+                    position += len(block)
+                    if not self.fast:
+                        time.sleep(max(0.0, started + position / self.sample_rate - time.monotonic()))
+                    yield block
                 if fault:
                     heard = position / self.sample_rate
                     messages.print(

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend import audio
 from tinyscene.deploy.frontend.audio import Recording, clip_count, mix_down
 
 RATE = 32_000
@@ -262,14 +263,27 @@ def test_channels_that_differ_are_mixed_down_though_one_is_partly_inverted(tmp_p
     np.testing.assert_allclose(np.concatenate(read(write(tmp_path / "a.wav", mixed))[0]), expected, atol=1)
 
 
-def test_a_recording_that_is_too_long_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", np.zeros(1000, np.int16), 1_000)
+@pytest.mark.parametrize("frames", [86_400_000, 86_400_001])
+def test_a_recording_of_more_than_a_day_is_refused_before_it_is_read(frames: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.zeros(1000, np.int16), 1_000, subtype="PCM_U8")
     with path.open("r+b") as handle:  # sparse
         handle.seek(40)
-        handle.write((2 * 86_401_000).to_bytes(4, "little"))
-        handle.truncate(44 + 2 * 86_401_000)
+        handle.write(frames.to_bytes(4, "little"))
+        handle.truncate(44 + frames)
+    if frames == 86_400_000:
+        assert Recording(path, RATE).clip_count == 24 * 60 * 60
+        return
     with pytest.raises(InputError, match=r"a\.wav: lasts longer than 24 hours: cut it into parts"):
         Recording(path, RATE)
+
+
+@pytest.mark.parametrize(
+    ("excess", "note"), [(0, "damaged: ends before its header says"), (1, "damaged: its header promises")]
+)
+def test_a_header_is_believed_up_to_16_samples_a_byte(excess: int, note: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", noise(2), kind="FLAC")
+    _, notes = read(with_total(path, 16 * path.stat().st_size + excess))
+    assert notes[0].startswith(note)
 
 
 def test_hundreds_of_channels_need_no_more_memory_than_a_few(tmp_path: Path) -> None:
@@ -299,6 +313,16 @@ def test_a_second_that_ends_where_a_block_does_is_used_as_far_as_it_goes(tmp_pat
     (clip,), _ = read(path)
     assert clip[: 2**14].any()
     assert not clip[2**14 :].any()
+
+
+def test_a_second_that_is_shorter_than_its_header_says_keeps_the_blocks_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_total(write(tmp_path / "a.flac", noise(1.5), kind="FLAC"), 3 * RATE)
+    expected = read(path)[0]
+    assert len(expected) == 2
+    monkeypatch.setattr(audio, "BLOCK", RATE // 2)  # so that the sound ends where a block does
+    np.testing.assert_array_equal(read(path)[0], expected)
 
 
 @pytest.mark.parametrize("gain", [2.0**-12, 1.0, 2.0**12])

@@ -133,6 +133,32 @@ def test_damage_ends_a_recording_with_a_word(scene: SceneClassifier, tmp_path: P
     assert [each["start"] for each in found] == [0, 1]
 
 
+def test_a_channel_that_is_inverted_does_not_silence_the_other(bundle: Bundle, tmp_path: Path, run_cli: RunCli) -> None:
+    left = np.random.default_rng(0).integers(-9_000, 9_000, 2 * RATE).astype(np.int16)
+    soundfile.write(tmp_path / "left.wav", left, RATE)
+    soundfile.write(tmp_path / "inverted.wav", np.stack([left, -left], 1), RATE)
+    heard_scores = []
+    for name, noted in (("left.wav", False), ("inverted.wav", True)):
+        code, out, err = run_cli("listen", bundle.folder, "--source", tmp_path / name, "--fast", "--hop", "1")
+        assert (code, err.count("its channels cancel each other")) == (0, noted)
+        heard_scores.append([json.loads(line)["scores"] for line in out.splitlines()])
+    assert heard_scores[0] == heard_scores[1]
+    assert len(heard_scores[0]) == 2
+
+
+@pytest.mark.parametrize(("name", "at"), [("a.wav", slice(40, 44)), ("a.flac", slice(22, 26))])
+def test_a_recording_of_unknown_length_is_heard_to_its_end(
+    name: str, at: slice, scene: SceneClassifier, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 2 * RATE), RATE, "PCM_16")
+    content = bytearray((tmp_path / name).read_bytes())
+    content[at] = bytes(4)
+    (tmp_path / name).write_bytes(content)
+    source = FileSource(tmp_path / name, fast=True)
+    assert sum(map(len, source.blocks())) == 2 * RATE
+    assert "its header gives no length: 2.00 s are there" in source.name
+
+
 # What cannot be heard
 
 

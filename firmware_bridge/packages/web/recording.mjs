@@ -3,9 +3,12 @@
 // The browser decodes. It would also resample, with a filter of its own, so it is asked for the file's own rate, which
 // is read from the headers of WAV and FLAC only. It scales integers to floats, in some browsers by 32767 where they are
 // positive, so the integers of the file are restored. Where that is not possible, a note says so.
+import { isCutOgg, readHeader, UNKNOWN } from "./header.mjs";
 import { Resampler, roundToEven } from "./resample.mjs";
 
 const FULL_SCALE = 32768;
+const CANCELLED = "its channels cancel each other: the first is used where they do";
+const CANCELLING = 16; // channels cancel each other if they are this many times louder than their mean
 const LARGEST = 64 * 2 ** 20; // bytes; decoded, four times as many
 const DECODABLE_RATES = [3000, 768000]; // Hz, that the Web Audio API promises
 
@@ -17,7 +20,9 @@ export async function readRecording(file, sceneRate) {
     if (file.size === 0) throw new Unusable("the file is empty");
     if (file.size > LARGEST) throw new Unusable(`larger than ${LARGEST / 2 ** 20} MB: cut it into parts`);
     const bytes = await file.arrayBuffer();
-    const header = readHeader(new DataView(bytes));
+    const view = new DataView(bytes);
+    const header = readHeader(view);
+    const isCut = header?.isCut || isCutOgg(view);
     if (header && !(header.rate >= DECODABLE_RATES[0] && header.rate <= DECODABLE_RATES[1]))
         throw new Unusable(`its sample rate of ${header.rate} Hz cannot be used`);
     const rate = header?.rate ?? sceneRate;
@@ -27,33 +32,24 @@ export async function readRecording(file, sceneRate) {
     } catch {
         throw new Unusable("not an audio file that this browser can read: try WAV or FLAC");
     }
-    const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) => decoded.getChannelData(index));
-    if (decoded.length === 0) throw new Unusable("holds no samples");
+    // A second in which a FLAC ends before its header says is left out, unless it is the first.
+    const isShort = decoded.length < header?.frames;
+    const length = isShort && decoded.length > rate ? decoded.length - (decoded.length % rate) : decoded.length;
+    const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) =>
+        decoded.getChannelData(index).subarray(0, length),
+    );
+    if (length === 0) throw new Unusable("holds no samples");
     if (channels.some((samples) => !samples.every(Number.isFinite))) throw new Unusable("holds NaN or infinite samples");
     const notes = [];
+    const seconds = (length / rate).toFixed(2);
+    if (isShort) notes.push(`damaged: ends before its header says; the first ${seconds} s are used`);
+    else if (header?.frames === UNKNOWN) notes.push(`its header gives no length: ${seconds} s are there`);
+    else if (isCut) notes.push(`truncated: ${seconds} s are left`);
     if (!header) notes.push("decoded and resampled by the browser: the scores may differ a little from the command line's");
     else if (header.bits <= 16 && !restore(channels, 2 ** (header.bits - 1)))
         notes.push("decoded inexactly by the browser: the scores may differ a little from the command line's");
     if (channels.length > 1) notes.push(`${channels.length} channels mixed down`);
     return { channels, rate, notes };
-}
-
-/** {rate, bits} of a WAV or a FLAC file; null if it is neither, or its header is damaged. */
-function readHeader(view) {
-    const text = (at) => String.fromCharCode(...new Uint8Array(view.buffer, at, 4));
-    try {
-        if (text(0) === "fLaC") {
-            const packed = view.getUint32(18); // 20 bits of rate, 3 of channels, the upper 4 of bits less one
-            return { rate: packed >>> 12, bits: ((view.getUint16(20) >>> 4) & 31) + 1 };
-        }
-        if (text(0) !== "RIFF" || text(8) !== "WAVE") return null;
-        let at = 12;
-        while (text(at) !== "fmt ") at += 8 + view.getUint32(at + 4, true) + (view.getUint32(at + 4, true) % 2);
-        return { rate: view.getUint32(at + 12, true), bits: view.getUint16(at + 22, true) };
-    } catch (error) {
-        if (error instanceof RangeError) return null; // it ends before that
-        throw error;
-    }
 }
 
 /** Restore integers, stored as multiples of 1 / `full`, in place, whichever way the browser scaled them. */
@@ -81,7 +77,11 @@ export function* makeClips(recording, sceneRate) {
     const count = Math.floor(length / rate) + (2 * rest >= rate || length < rate ? 1 : 0);
     const resampler = rate === sceneRate ? null : new Resampler(rate, sceneRate);
     for (let index = 0; index < count; index++) {
-        const mono = mixDown(channels.map((samples) => samples.subarray(index * rate, (index + 1) * rate)));
+        const second = channels.map((samples) => samples.subarray(index * rate, (index + 1) * rate));
+        const mean = mixDown(second);
+        const cancels = second.length > 1 && CANCELLING * peak([mean]) < peak(second);
+        if (cancels && !notes.includes(CANCELLED)) notes.push(CANCELLED);
+        const mono = cancels ? second[0] : mean;
         if (mono.length < rate) notes.push(`the last ${(mono.length / rate).toFixed(2)} s padded to one second`);
         const signal = resampler ? resampler.whole(mono) : mono;
         if (!notes.includes("clipped at full scale") && signal.some((value) => Math.abs(value) > 1))
@@ -98,6 +98,10 @@ export function mixDown(channels) {
     const total = Float64Array.from(channels[0]);
     for (const samples of channels.slice(1)) for (let i = 0; i < total.length; i++) total[i] += samples[i];
     return Float32Array.from(total, (sum) => sum / channels.length);
+}
+
+function peak(channels) {
+    return channels.reduce((most, samples) => samples.reduce((max, value) => Math.max(max, Math.abs(value)), most), 0);
 }
 
 /** Floats within +-1 -> int16, a tie to the even one, clipped at full scale. */
