@@ -114,6 +114,11 @@ def esc10() -> Path:
 
 
 @pytest.fixture(scope="session")
+def esc50_devices() -> Path:
+    return _real("esc50_devices")
+
+
+@pytest.fixture(scope="session")
 def baseline_weights() -> Path:
     return _real("models/dcase24_baseline_61k.safetensors")
 

@@ -47,7 +47,8 @@ def evaluate(
     dataset, clips = data.open(evaluated_model.front_end)
     clips.require_labels(evaluated_model.labels, model)
     name = split or evaluated_model.split or dataset.default_split
-    evaluation = run_evaluation(evaluated_model.predict, clips, dataset.split(name)[1], evaluated_model.variants)
+    test, groups = dataset.split(name)[1], dataset.device_groups(name)
+    evaluation = run_evaluation(evaluated_model.predict, clips, test, evaluated_model.variants, groups)
     about = {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": evaluated_model.runner}
     show(asdict(evaluation) | about, as_json, evaluation_tables(evaluation))
     path = record(model, evaluation, about)

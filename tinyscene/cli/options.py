@@ -21,8 +21,9 @@ MEASURE = "Measure and report"
 Split = Annotated[
     str | None,
     typer.Option(
-        help="Training split: 5, 10, 25, 50 or 100 in TAU's layout; otherwise the fold that is left out, such as "
-        "fold1; `all` trains on everything. By default 100, or fold1."
+        help="Training split: that of the list splitNAME.csv in a dataset with a table, such as 25, or fold1-25 where "
+        "folders hold the lists of several folds; otherwise the fold that is left out, such as fold1; `all` trains on "
+        "everything. By default 100, or fold1."
     ),
 ]
 TestSplit = Annotated[
@@ -52,7 +53,12 @@ RecordingDevice = Annotated[
 AllowOver = Annotated[bool, typer.Option("--allow-over-budget", help="Accept a model that is over budget.")]
 
 Splits = Annotated[
-    Path | None, typer.Option("--splits", help="Folder of TAU's split lists, if they are not in the dataset.")
+    str | None,
+    typer.Option(
+        "--splits",
+        help="Folder of a table's split lists: a path, or a folder of the dataset, such as fold1. By default "
+        "evaluation_setup, the dataset itself, or all folders with lists.",
+    ),
 ]
 FoldPattern = Annotated[
     str | None,
@@ -71,7 +77,7 @@ class DatasetOptions:
     """A dataset as it is named on the command line."""
 
     folder: Path
-    splits: Path | None
+    splits: str | None
     fold_pattern: str | None
     allow_missing: bool
 
@@ -91,14 +97,14 @@ def with_dataset(*names: str, use: str = "") -> Callable[[Callable[..., None]], 
     `names` are those of the first option, by default --data. `use` says what an optional dataset is for; the command
     then gets None where none is named.
     """
-    note = "Folder of the dataset: TAU's layout, or one folder per class"
+    note = "Folder of the dataset: a table meta.csv as TAU has it, or one folder per class"
     option = typer.Option(*(names or ("--data",)), help=f"{note}; {use}." if use else f"{note}.")
     annotation: Any = Annotated[Path | None, option] if use else Annotated[Path, option]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(
-            data: Path | None, splits: Path | None, fold_pattern: str | None, allow_missing: bool, **values: Any
+            data: Path | None, splits: str | None, fold_pattern: str | None, allow_missing: bool, **values: Any
         ) -> None:
             if data is None and (splits or fold_pattern or allow_missing):
                 raise InputError("--splits, --fold-pattern and --allow-missing describe a dataset: name it with --data")

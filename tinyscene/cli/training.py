@@ -278,7 +278,7 @@ def sweep(
 
     source = Source(
         folder=str(data.folder),
-        splits=data.splits and str(data.splits),
+        splits=data.splits,
         fold_pattern=data.fold_pattern,
         allow_missing=data.allow_missing,
     )

@@ -2,16 +2,15 @@
 
 Two layouts are known, told apart by `meta.csv`:
 
-- TAU Urban Acoustic Scenes 2022 Mobile as published: `meta.csv` (filename, scene_label, identifier,
-  source_label; tab separated), the audio files it names, and the challenge's lists `split5.csv` to
-  `split100.csv` and `test.csv` in `evaluation_setup/`, in a folder of your own, or fetched when online.
+- a table, as TAU Urban Acoustic Scenes 2022 Mobile is published: `meta.csv` (filename, scene_label, identifier,
+  source_label; tab separated), the audio files it names, and a folder of lists (`split_lists.py`). Labels and
+  recording devices are those of the table; TAU's own are known by its ten scenes.
 - one folder per class: `ROOT/CLASS/*.wav` (see `folders.py`). Folds come from the first group of a pattern
   on the file name (ESC: the leading digit); without a match, from a hash of the name, five folds in all.
 
 `open_dataset` reads lists only. Decoding is `train/data/cache.py`'s part.
 """
 
-import csv
 import hashlib
 import re
 from collections import Counter
@@ -20,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pooch
-
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.data.download import download
 from tinyscene.train.data.folders import FOLD_PATTERN, read_class_folders
+from tinyscene.train.data.split_lists import Splits, read_splits
+from tinyscene.train.data.tables import read_table
 
 SCENES = (
     "airport",
@@ -43,11 +41,8 @@ DEVICE_GROUPS = {  # of the challenge: recorded for real, simulated and in train
     "seen": ("s1", "s2", "s3"),
     "unseen": ("s4", "s5", "s6"),
 }
-TAU_SPLITS = ("5", "10", "25", "50", "100")
-TAU_SPLITS_URL = "https://github.com/CPJKU/dcase2024_task1_baseline/releases/download/files/"
 TAU_COLUMNS = ("filename", "scene_label", "identifier", "source_label")
-MAX_TABLE, MAX_ROWS = 2**26, 500_000  # bytes and rows of a list; the largest of TAU has 230,350 rows
-MAX_LENGTH, MAX_NAME = 1_000, 64  # characters of a path, and of a scene, place or recording device
+WHOLE = "100"  # the split that trains on the whole training list
 EVERYTHING = "all"  # the split that trains on all recordings
 LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name of the file with a dataset's terms
 
@@ -68,8 +63,8 @@ class Dataset:
     root: Path
     labels: tuple[str, ...]
     recordings: tuple[ListedRecording, ...]
-    splits: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
-    layout: Literal["tau", "folders"]
+    splits: Splits
+    layout: Literal["tau", "table", "folders"]
     ignored: str = ""  # files in its folders that are no recordings, such as "3 .m4a, 1 hidden"
 
     def split(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -110,125 +105,62 @@ class Dataset:
         name = self.root.resolve().name
         return {"name": name, "layout": self.layout, "licence": terms[0] if terms else None, **lists}
 
+    def device_groups(self, split: str) -> dict[str, tuple[str, ...]]:
+        """Groups of recording devices: the challenge's where all are its own, else those of the training list or not.
+
+        Empty where the table names no devices.
+        """
+        devices = {recording.path: recording.device for recording in self.recordings if recording.device}
+        if set(devices.values()) <= {device for group in DEVICE_GROUPS.values() for device in group}:
+            return DEVICE_GROUPS
+        training, test = ({devices[path] for path in paths if path in devices} for paths in self.split(split))
+        return {"seen": tuple(sorted(training)), "unseen": tuple(sorted(test - training))}
+
     @property
     def default_split(self) -> str:
-        """The split to use where none is named: all of TAU, or the first fold."""
-        return "100" if "100" in self.splits else next(iter(self.splits))
+        """The split to use where none is named: the whole training list, or the first fold."""
+        whole = (name for name in self.splits if name == WHOLE or name.endswith(f"-{WHOLE}"))
+        return next(whole, next(iter(self.splits)))
 
 
-def open_dataset(root: Path, splits: Path | None = None, fold_pattern: str | None = None) -> Dataset:
+def open_dataset(root: Path, splits: str | Path | None = None, fold_pattern: str | None = None) -> Dataset:
     """Read the lists of a dataset.
 
     Args:
         root: folder of the dataset, in either layout.
-        splits: folder of the TAU lists, when they are not in the dataset.
+        splits: folder of a table's lists: a path, or a name in the dataset, such as `fold1`. None for the lists
+            that are found in the dataset.
         fold_pattern: regular expression on a file's name whose first group is its fold (folder layout);
             none for FOLD_PATTERN.
 
     Raises:
-        InputError: no such folder, a list without its columns, an unknown scene, no recording at all.
+        InputError: no such folder, a list without its columns, no recording at all.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; --data takes the folder of a dataset")
     if (root / "meta.csv").exists():
-        return _open_tau(root, splits)
+        return _open_table(root, splits)
     return _open_folders(root, fold_pattern or FOLD_PATTERN)
 
 
-def _open_tau(root: Path, splits: Path | None) -> Dataset:
+def _open_table(root: Path, splits: str | Path | None) -> Dataset:
     recordings = []
-    for line, row in _read_table(root / "meta.csv", TAU_COLUMNS):
-        if row["scene_label"] not in SCENES:
-            raise InputError(
-                f"{root / 'meta.csv'} line {line}: unknown scene {row['scene_label']!r}; known are {', '.join(SCENES)}"
-            )
-        recordings.append(
-            ListedRecording(_inside(row["filename"], root / "meta.csv", line), row["scene_label"], row["source_label"])
-        )
+    for line, row in read_table(root / "meta.csv", TAU_COLUMNS):
+        path = _inside(row["filename"], root / "meta.csv", line)
+        recordings.append(ListedRecording(path, row["scene_label"], row["source_label"]))
     if not recordings:
         raise InputError(f"{root / 'meta.csv'}: names no recording")
     known = {recording.path: recording.label for recording in recordings}
     if len(known) < len(recordings):
         raise InputError(f"{root / 'meta.csv'}: names a recording twice")
-    folder = _splits_folder(root, splits)
-    test = _read_list(folder / "test.csv", known)
-    lists = {name: folder / f"split{name}.csv" for name in TAU_SPLITS}
-    split_lists = {name: (_read_list(path, known), test) for name, path in lists.items() if path.exists()}
-    for name, (training, _) in split_lists.items():
-        if both := set(training) & set(test):
-            raise InputError(f"{lists[name]}: {min(both)!r} is in the test list too")
-    if not split_lists:
-        raise InputError(f"{folder}: holds none of {', '.join(path.name for path in lists.values())}")
-    return Dataset(root, SCENES, tuple(recordings), split_lists, "tau")
-
-
-def _splits_folder(root: Path, splits: Path | None) -> Path:
-    """Where the lists are: as named, in the dataset, or fetched once into the cache of downloads."""
-    candidates = [splits] if splits else [root / "evaluation_setup", root]
-    for folder in candidates:
-        if (folder / "test.csv").exists():
-            return folder
-    if splits:
-        raise InputError(f"{splits}: holds no test.csv; --splits takes the folder of split5.csv to test.csv")
-    folder = pooch.os_cache("tinyscene") / "tau_splits"
-    try:
-        for name in (*(f"split{name}.csv" for name in TAU_SPLITS), "test.csv"):
-            download(TAU_SPLITS_URL + name, folder, MAX_TABLE)
-    except Exception as error:  # whatever the transport raises, the remedy is the same
-        reason = type(error).__name__
+    is_tau = set(known.values()) <= set(SCENES)
+    labels = SCENES if is_tau else tuple(sorted(set(known.values())))
+    if len(labels) < 2:
         raise InputError(
-            f"{root}: has no evaluation_setup/test.csv and the lists cannot be downloaded ({reason}); "
-            f"get them from {TAU_SPLITS_URL} and name their folder with --splits"
-        ) from None
-    return folder
-
-
-def _read_list(path: Path, known: dict[str, str]) -> tuple[str, ...]:
-    """The recordings a list names, each of which meta.csv must know, with the same scene where the list names one."""
-    names = []
-    for line, row in _read_table(path, ("filename",)):
-        if row["filename"] not in known:
-            raise InputError(f"{path} line {line}: {row['filename']!r} is not in meta.csv")
-        scene = known[row["filename"]]
-        if (listed := row.get("scene_label", scene)[:MAX_NAME]) != scene:
-            raise InputError(f"{path} line {line}: {row['filename']!r} is {listed!r} here, but {scene!r} in meta.csv")
-        names.append(row["filename"])
-    if not names:
-        raise InputError(f"{path}: names no recording")
-    return tuple(dict.fromkeys(names))
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Rows, with their line numbers, of a tab-separated table that must have `columns`."""
-    if not path.is_file():  # a named pipe would be waited for
-        raise InputError(f"{path}: not a file")
-    if path.stat().st_size > MAX_TABLE:
-        raise InputError(f"{path}: larger than {MAX_TABLE >> 20} MB")
-    rows = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, delimiter="\t")
-            if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
-                raise InputError(
-                    f"{path}: lacks the column {missing[0]!r}; a tab-separated table needs {', '.join(columns)}"
-                )
-            for row in reader:
-                if len(rows) == MAX_ROWS:
-                    raise InputError(f"{path}: has more than {MAX_ROWS:,} rows")
-                rows.append((reader.line_num, _fields(row, columns, f"{path} line {reader.line_num}")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    return rows
-
-
-def _fields(row: dict[str, str], columns: tuple[str, ...], place: str) -> dict[str, str]:
-    """The fields of a row that are used, with a list's scene. Raises InputError where one is empty or too long."""
-    for column in columns:
-        if not row[column]:
-            raise InputError(f"{place}: {column} is empty")
-        if len(row[column]) > (most := MAX_LENGTH if column == "filename" else MAX_NAME):
-            raise InputError(f"{place}: {column} has more than {most} characters")
-    return {column: row[column] for column in {*columns, "scene_label"} if row.get(column)}
+            f"{root / 'meta.csv'}: all recordings are {recordings[0].label!r}; a dataset needs two labels or more"
+        )
+    lists = read_splits(root, splits, known, published=is_tau)
+    return Dataset(root, labels, tuple(recordings), lists, "tau" if is_tau else "table")
 
 
 def _inside(name: str, source: Path, line: int) -> str:

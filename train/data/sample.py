@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free, write_whole
 from tinyscene.deploy.common.progress import progress
-from tinyscene.train.data.datasets import SCENES, TAU_COLUMNS, TAU_SPLITS
+from tinyscene.train.data.datasets import SCENES, TAU_COLUMNS
+from tinyscene.train.data.split_lists import TAU_SPLITS
 
 RATE = 44_100  # Hz, as TAU
 TRAIN_LOCATIONS, TEST_LOCATIONS, SEGMENTS = 4, 2, 3  # locations a scene; seconds a location

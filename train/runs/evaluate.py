@@ -38,6 +38,7 @@ MEASURES = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss")
 DETAILS = ("by_class", "by_device", "by_device_group", "confusion")
 SMALLEST_PROBABILITY = 1e-15  # in the logarithm, as scikit-learn's log loss has it
 
+DeviceGroups = Mapping[str, tuple[str, ...]]  # names of recording devices by group
 Predict = Callable[[NDArray[np.int16]], NDArray[np.float32]]  # (batch, samples) -> (batch, classes) probabilities
 
 
@@ -131,16 +132,21 @@ def record(model: Path, evaluation: Evaluation, about: dict[str, Any]) -> Path:
 
 
 def evaluate(
-    predict: Predict, clips: Clips, paths: tuple[str, ...], variants: Mapping[str, Predict] | None = None
+    predict: Predict,
+    clips: Clips,
+    paths: tuple[str, ...],
+    variants: Mapping[str, Predict] | None = None,
+    groups: DeviceGroups = DEVICE_GROUPS,
 ) -> Evaluation:
     """Evaluate on the recordings of a list; those that could not be decoded are not counted.
 
-    The recordings of a device among `variants` are given to its own function instead of `predict`.
+    The recordings of a device among `variants` are given to its own function instead of `predict`. `groups` are those
+    of `Dataset.device_groups`.
     """
     recordings, scores = score_recordings(predict, clips, paths, variants)
     truth = np.array([clips.labels.index(item.label) for item in recordings])
     devices = np.array([item.device for item in recordings])
-    return score(scores, truth, devices, clips.labels)
+    return score(scores, truth, devices, clips.labels, groups)
 
 
 def score_recordings(
@@ -173,6 +179,7 @@ def score(
     truth: NDArray[np.integer[Any]],
     devices: NDArray[np.str_],
     labels: tuple[str, ...],
+    device_groups: DeviceGroups = DEVICE_GROUPS,
 ) -> Evaluation:
     """Metrics of probabilities (recording, class) against true classes (recording,)."""
     guess = probabilities.argmax(1)
@@ -198,7 +205,7 @@ def score(
         macro_accuracy=float(np.mean([result.accuracy for result in by_class.values()])),
         by_class=by_class,
         by_device=groups({device: devices == device for device in sorted(set(devices.tolist())) if device}),
-        by_device_group=groups({name: np.isin(devices, members) for name, members in DEVICE_GROUPS.items()}),
+        by_device_group=groups({name: np.isin(devices, members) for name, members in device_groups.items()}),
         confusion=confusion.tolist(),
         labels=labels,
     )

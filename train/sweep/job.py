@@ -47,7 +47,7 @@ class Source(Section):
     allow_missing: bool = False
 
     def open(self) -> Dataset:
-        return open_dataset(Path(self.folder), Path(self.splits) if self.splits else None, self.fold_pattern)
+        return open_dataset(Path(self.folder), self.splits, self.fold_pattern)
 
     def prepare(self, dataset: Dataset, sample_rate: int) -> Clips:
         """The clips of the dataset that was opened."""
@@ -128,7 +128,8 @@ def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
     data = TrainingData(dataset, clips, job.split)
     train(job.recipe, data, RunFolder.begun_or_new(run), weights, job.allow_over_budget)
     model = open_evaluated_model(run, "torch")
-    evaluation = evaluate(model.predict, clips, dataset.split(job.split)[1])
+    test, groups = dataset.split(job.split)[1], dataset.device_groups(job.split)
+    evaluation = evaluate(model.predict, clips, test, groups=groups)
     count = count_target(str(run), None, None)[0]
     epochs = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
     about = {

@@ -127,6 +127,11 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
     network.to(torch_device)
     if clips.pcm.shape[1] != recipe.features.sample_rate:
         clips = prepare(dataset, recipe.features.sample_rate, clips.folder.parent)
+    if card.data_hash == clips.data_hash and card.split_hash != dataset.split_hash(split):
+        raise InputError(
+            f"{run}: was trained on split {card.split}, whose lists are not those of split {split}; a student of the "
+            "one may not see what the other holds"
+        )
     indices = clips.select(dataset.split(split)[0])
     names = augment.response_paths(responses) if responses else []
     spectra = augment.load_responses(responses, recipe.features).to(torch_device) if responses else None
