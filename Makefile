@@ -8,11 +8,15 @@
 # make fuzz      every untrusted format and the C library, a minute each (FUZZ_SECONDS=60)
 # make mutants   mutations of what checks untrusted input, and which of them no test notices (cosmic-ray)
 # make lock      requirements-device.lock: what a device runs, without torch, with the hash of every file
+# JOBS=4         how many tests run at once (2)
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
+JOBS ?= 2
+# several tests at once, each on one core
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: install demo test test-all test-portable test-device test-tflite-runtime fuzz mutants check docs format lock tools clean
 
@@ -42,10 +46,10 @@ format: install
 	$(BIN)/ruff check --fix .
 
 test: check
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: check
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-portable: install
 	$(BIN)/python -m tests.processors
@@ -57,11 +61,11 @@ test-device: install
 	$(PYTHON) -m venv $(DEVICE)
 	$(DEVICE)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DEVICE)/dist .
 	env -u PYTHONPATH $(DEVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		"$$(ls $(DEVICE)/dist/tinyscene-*.whl)[listen]" hypothesis pytest
+		"$$(ls $(DEVICE)/dist/tinyscene-*.whl)[listen]" hypothesis pytest pytest-xdist
 	$(BIN)/python -m tests.small_bundle $(DEVICE)/small > /dev/null
 	env -u PYTHONPATH $(DEVICE)/bin/python -P -c 'import sys, tinyscene; sys.exit("site-packages" not in tinyscene.__file__)'
 	env -u PYTHONPATH TINYSCENE_TEST_BUNDLE=$(DEVICE)/small/bundle \
-		$(DEVICE)/bin/pytest --import-mode=append -m 'not slow' tests/deploy
+		$(DEVICE)/bin/pytest --numprocesses $(JOBS) --import-mode=append -m 'not slow' tests/deploy
 
 # tflite-runtime needs numpy 1 and Python 3.11, so it has an environment of its own
 test-tflite-runtime:

@@ -82,13 +82,12 @@ def test_recordings_that_can_be_read_are_classified_and_the_others_named(
     assert [Path(line.split(": ")[1]).name for line in stderr.splitlines()] == ["2.wav", "4.wav"]
 
 
-@pytest.mark.parametrize("command", ["verify", "inspect", "emulate --target host --audio"])
+@pytest.mark.parametrize("command", ["verify", "inspect"])
 def test_what_compares_recordings_uses_those_that_can_be_read(
     command: str, bundle: Bundle, run_cli: RunCli, tmp_path: Path
 ) -> None:
     write_sound(tmp_path / "good.wav")
     (tmp_path / "bad.wav").write_bytes(b"version https://example.org/large-files\n")
-    name, *options = command.split()
-    code, stdout, stderr = run_cli(name, bundle.folder, *options, tmp_path)
+    code, stdout, stderr = run_cli(command, bundle.folder, tmp_path)
     assert (code, bool(stdout)) == (2, True)
     assert "bad.wav: not an audio file" in stderr

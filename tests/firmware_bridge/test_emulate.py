@@ -158,10 +158,15 @@ def test_emulate_prints_one_object_of_a_target_and_a_list_of_several(run_cli: Ca
     assert [each["target"] for each in json.loads(out)] == ["host", "host-native"]
 
 
-def test_emulate_takes_recordings(run_cli: Callable, bundle: Bundle, sample: Path) -> None:
+def test_recordings_that_can_be_read_are_compared_and_the_others_named(
+    run_cli: Callable, bundle: Bundle, sample: Path, tmp_path: Path
+) -> None:
     recording = sorted((sample / "audio").iterdir())[0]
-    code, out, _ = run_cli("emulate", bundle.folder, "--target", "host", "--audio", recording, "--json")
-    assert (code, json.loads(out)["clips"]) == (0, len(bundle.vectors.pcm) + 1)
+    shutil.copy(recording, tmp_path / "good.wav")
+    (tmp_path / "bad.wav").write_bytes(b"version https://example.org/large-files\n")
+    code, out, err = run_cli("emulate", bundle.folder, "--target", "host", "--audio", tmp_path, "--json")
+    assert (code, json.loads(out)["clips"]) == (2, len(bundle.vectors.pcm) + 1)
+    assert "bad.wav: not an audio file" in err
 
 
 @pytest.mark.parametrize(
