@@ -3,7 +3,7 @@
 # make clean     remove what these made           make test-all  check and every test
 # make docs      generated pages and the site     (build/site/index.html)
 # make test-portable        tests that could depend on the processor, as several processors compute
-# make test-device          tests of what a device runs: the wheel without torch, on PYTHON
+# make test-device          tests of what a device runs: the wheel without torch, on DEVICE_PYTHON
 # make test-tflite-runtime  tests of tflite-runtime, with numpy 1
 # make fuzz      every untrusted format and the C library, a minute each (FUZZ_SECONDS=60)
 # make mutants   mutations of what checks untrusted input, and which of them no test notices (cosmic-ray)
@@ -12,6 +12,7 @@
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped
 VENV ?= .venv
 PYTHON ?= python3
+DEVICE_PYTHON ?= $(PYTHON)
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 JOBS ?= 2
@@ -20,11 +21,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist workstea
 
 .PHONY: install demo test test-all test-portable test-device test-tflite-runtime fuzz mutants check docs format lock tools clean
 
+VERSION := -c 'import sys; print("Python %d.%d" % sys.version_info[:2])'
 install: $(VENV)/.installed
+	@[ "$(origin PYTHON)" = file ] || [ "$$($(BIN)/python $(VERSION))" = "$$($(PYTHON) $(VERSION))" ] || \
+		{ echo "$(VENV) has $$($(BIN)/python $(VERSION)): make clean first, or name another folder, VENV=..." >&2; exit 2; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tinyscene needs Python 3.11 or later: make PYTHON=python3.11 ..." >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -58,7 +62,7 @@ test-portable: install
 DEVICE := $(VENV)-device
 test-device: install
 	rm -rf $(DEVICE)
-	$(PYTHON) -m venv $(DEVICE)
+	$(DEVICE_PYTHON) -m venv $(DEVICE)
 	$(DEVICE)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DEVICE)/dist .
 	env -u PYTHONPATH $(DEVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		"$$(ls $(DEVICE)/dist/tinyscene-*.whl)[listen]" hypothesis pytest pytest-xdist
