@@ -74,7 +74,10 @@ class Train(Section):
     lr: Positive = 0.005
     """Peak learning rate."""
     warmup: Fraction = 0.0245
-    """Share of all steps in which the learning rate rises; the default is the baseline's 2,000 of 81,900 steps."""
+    """Share of all steps in which the learning rate rises; the default is the baseline's 2,000 of the 81,900 steps of
+    TAU's split 100."""
+    warmup_steps: CountOrZero | None = None
+    """Steps in which the learning rate rises, at most half of all, in place of `warmup`; null: the share."""
     weight_decay: NotNegative = 1e-4
     """Weight decay of AdamW."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -90,8 +93,9 @@ class Train(Section):
     """Whether metrics are also written for TensorBoard, to the run's folder `tensorboard`."""
 
     def fine_tuning(self, epochs: int, lr: float, batch_size: int) -> Self:
-        """The settings for fine-tuning a trained network: no moving average, no evaluations."""
+        """The settings for fine-tuning a trained network: a short warm-up, no moving average, no evaluations."""
         changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "evaluate_every": 0, "ema": 0.0}
+        changes |= {"warmup_steps": None}
         return self.model_copy(update=changes)
 
 
@@ -99,7 +103,8 @@ class Distill(Section):
     """Knowledge distillation from a teacher's logits.
 
     G. Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The defaults are those of F. Schmid et al.,
-    "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023.
+    "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023, as is the loss: the divergence is
+    the mean over clips and classes, times the square of the temperature.
     """
 
     logits: str | None = None
@@ -108,6 +113,16 @@ class Distill(Section):
     """Temperature that divides the logits of teacher and student."""
     label_weight: Fraction = 0.02
     """Weight of the cross-entropy with the labels; the divergence from the teacher has the rest."""
+    required: bool = False
+    """Whether the recipe is refused without a teacher's logits."""
+
+    def require(self, recipe: str) -> None:
+        """Raise InputError where a teacher is required and none is named."""
+        if self.required and self.logits is None:
+            raise InputError(
+                f"recipe {recipe} learns from teachers, and distill.logits names none: write their logits with "
+                "`tinyscene logits` and add --set distill.logits=FILE, or take student-scratch, which has no teacher"
+            )
 
 
 class Consistency(Section):

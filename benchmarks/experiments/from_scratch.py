@@ -26,7 +26,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 Data = Annotated[Path, typer.Option(help="Folder of the dataset.")]
 Runs = Annotated[Path, typer.Option(help="Where the runs are kept.")]
 
-TAU_MINI = ["train.epochs=60", "train.batch_size=64"]  # 930 clips are too few for 150 epochs of 256
+TAU_MINI = [
+    "train.epochs=60",
+    "train.batch_size=64",
+    "train.warmup_steps=null",
+]  # 930 clips are too few for 150 epochs of 256
 MEASURES = ("accuracy", "macro_accuracy", "log_loss")
 
 

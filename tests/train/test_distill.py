@@ -1,6 +1,8 @@
 """Distillation and consistency: the losses against their definitions, and what a run makes of them."""
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.models import build
-from tinyscene.train.recipe import Distill, load_recipe
-from tinyscene.train.runs.run import RunFolder
+from tinyscene.train.recipe import Augment, Distill, Train, load_recipe
+from tinyscene.train.runs.run import Card, RunFolder, load_tensors, save_tensors
 from tinyscene.train.teachers.distill import Targets, consistency, cross_entropy, loss_of
 
 
@@ -32,14 +34,72 @@ def arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("temperature", "weight"), [(2.0, 0.02), (1.0, 0.5), (4.0, 0.0)])
-def test_the_loss_is_the_softened_divergence_and_the_cross_entropy(temperature: float, weight: float) -> None:
+def test_the_loss_is_the_mean_softened_divergence_and_the_cross_entropy(temperature: float, weight: float) -> None:
     ours, theirs, labels = arrays()
     p = np.exp(log_softmax(theirs / temperature))
-    divergence = (p * (np.log(p) - log_softmax(ours / temperature))).sum()
+    divergence = (p * (np.log(p) - log_softmax(ours / temperature))).mean(1).sum()  # the step divides by the clips
     expected = weight * -(labels * log_softmax(ours)).sum() + (1 - weight) * temperature**2 * divergence
     loss = loss_of(Distill(logits="any", temperature=temperature, label_weight=weight))
     found = loss(torch.tensor(ours), Targets(torch.empty(0), torch.tensor(labels), torch.tensor(p)))
     assert float(found) == pytest.approx(expected)
+
+
+def test_the_loss_of_two_classes_is_what_it_is_by_hand() -> None:
+    """The student says 1/2, 1/2; the teacher 3/4, 1/4; the label is the first.
+
+    Divergence 3/4 ln 3/2 + 1/4 ln 1/2 = 0.130812, over two classes 0.065406, times 4 is 0.261624; cross-entropy ln 2.
+    """
+    loss = loss_of(Distill(logits="any"))
+    targets = Targets(torch.empty(0), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.75, 0.25]]))
+    expected = 0.02 * 0.693147 + 0.98 * 0.261624
+    assert float(loss(torch.zeros(1, 2), targets)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_loss_is_torchs_divergence_as_the_authors_reduce_it() -> None:
+    ours, theirs, labels = (torch.tensor(values) for values in arrays())
+    divergence = torch.nn.KLDivLoss(log_target=True, reduction="none")
+    kd = divergence((ours / 2).log_softmax(-1), (theirs / 2).log_softmax(-1)).mean() * 2**2
+    expected = 0.02 * torch.nn.functional.cross_entropy(ours, labels) + 0.98 * kd
+    found = loss_of(Distill(logits="any"))(ours, Targets(torch.empty(0), labels, (theirs / 2).softmax(1)))
+    assert float(found) / len(ours) == pytest.approx(float(expected))
+
+
+def test_the_student_is_refused_without_teachers_logits_in_one_line(
+    sample: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "run"
+    code, _, err = run_cli("train", "student", "--data", sample, "--split", SPLIT, "--out", out)
+    assert (code, out.exists()) == (2, False)
+    assert re.search(r"recipe student learns from teachers.*tinyscene logits.*distill\.logits=FILE", err)
+    assert "Traceback" not in err
+
+
+def test_the_student_is_trained_as_published() -> None:
+    recipe = load_recipe("student")
+    assert recipe.augment == Augment(
+        roll_seconds=0.1, freq_mask=48, mixstyle_p=0.4, mixstyle_alpha=0.3, dir_p=0.6, dir_devices=("a",)
+    )
+    assert recipe.train == Train(epochs=150, batch_size=256, lr=0.005, weight_decay=1e-4)
+    assert (recipe.distill.temperature, recipe.distill.label_weight) == (2, 0.02)
+    assert recipe.model == load_recipe("baseline").model
+
+
+def test_a_distilled_run_of_the_former_loss_is_not_resumed(
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    logits = teacher_of(tmp_path, sample_dataset, sample_clips, wrong_by=0)
+    recipe, data = (
+        load_recipe("nano", [*QUICK, "train.epochs=1", f"distill.logits={logits}"]),
+        TrainingData(sample_dataset, sample_clips, SPLIT),
+    )
+    run = tmp_path / "run"
+    train(recipe, data, RunFolder(run))
+    tensors, header = load_tensors(run / "checkpoint.safetensors")
+    card = json.loads(header["tinyscene"])
+    del card["recipe"]["distill"]["required"]
+    save_tensors(run / "checkpoint.safetensors", tensors, Card(**card), json.loads(header["state"]))
+    with pytest.raises(InputError, match="sum over classes"):
+        train(recipe, data, RunFolder(run, resume=True))
 
 
 def test_the_published_temperature_and_weight_are_the_defaults() -> None:

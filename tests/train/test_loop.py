@@ -24,7 +24,8 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.loop import train
-from tinyscene.train.loop.trainer import Hardware, Ranks, Selection, Trainer, learning_rate
+from tinyscene.train.loop.schedule import learning_rate
+from tinyscene.train.loop.trainer import Hardware, Ranks, Selection, Trainer
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, Train, load_recipe
 from tinyscene.train.runs.run import RunFolder, load_model, write_recipe
@@ -85,6 +86,18 @@ def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> Non
 
 def test_the_published_warm_up_is_2000_of_81900_steps() -> None:
     assert round(Train().warmup * 81_900) == pytest.approx(2000, abs=10)
+
+
+def test_the_baseline_warms_up_for_the_published_2000_steps_on_every_split() -> None:
+    settings = load_recipe("baseline").train
+    for total in (4_200, 81_900):  # steps of TAU's splits 5 and 100
+        assert learning_rate(settings, 1_000, total) == pytest.approx(settings.lr / 2)
+        assert learning_rate(settings, 2_000, total) == settings.lr
+
+
+def test_a_warm_up_of_many_steps_takes_half_of_a_short_run() -> None:
+    settings = Train(lr=1.0, warmup_steps=2_000)
+    assert [learning_rate(settings, step, 40) for step in (0, 10, 20)] == [0, 0.5, 1]
 
 
 def test_a_run_holds_one_line_of_metrics_an_epoch(unbroken: Path) -> None:

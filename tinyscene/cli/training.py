@@ -126,6 +126,7 @@ def _train(
     from tinyscene.train.runs.transfer import find_weights
 
     parsed_recipe = load_recipe(recipe, settings)
+    parsed_recipe.distill.require(parsed_recipe.name)
     if out is None:  # a name that cannot be used is refused before anything is prepared
         _default_folder(parsed_recipe.name, split or "")
     dataset, clips = data.open(parsed_recipe.features)

@@ -76,6 +76,11 @@ def resume_run(
         return TrainState()
     tensors, header = load_tensors(path)
     saved = read_card(header, path)
+    if saved is not None and _has_former_loss(saved):
+        raise InputError(
+            f"{out}: was started when the divergence from teachers was a sum over classes, which is their mean now; "
+            "train anew with another --out"
+        )
     if saved is not None and saved.recipe:
         saved = saved.model_copy(update={"recipe": saved.parsed_recipe.as_dict()})  # with keys newer than the run
     for key in ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch", "source"):
@@ -96,6 +101,12 @@ def resume_run(
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
     return state
+
+
+def _has_former_loss(card: Card) -> bool:
+    """Whether a run learns from teachers and began before `distill.required` was a key, and the loss was another."""
+    distill = card.recipe.get("distill")
+    return isinstance(distill, dict) and distill.get("logits") is not None and "required" not in distill
 
 
 def _read_state(header: dict[str, str], card: Card, path: Path) -> TrainState:

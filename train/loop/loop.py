@@ -82,6 +82,7 @@ def train(
     torch.manual_seed(recipe.seed)
     network, labels = build(recipe.model, len(data.clips.labels)), data.clips.labels
     count_network(network, recipe).require(recipe.budget, allow_over_budget)
+    recipe.distill.require(recipe.name)
     initial = InitialNetwork(network, transfer(network, weights, labels) if weights else None)
     for line in data.check():
         notice(line)

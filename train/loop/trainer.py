@@ -24,6 +24,7 @@ from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.features import waveform
 from tinyscene.train.loop.checkpoint import TrainState
+from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.models import features_of
 from tinyscene.train.recipe import Recipe, Train
 from tinyscene.train.teachers.distill import Loss, Targets, consistency
@@ -272,14 +273,6 @@ class Trainer:
         state.epoch, state.batch = state.epoch + 1, 0
         state.loss, state.correct, state.clips, state.seconds = 0.0, 0, 0, 0.0
         return metrics
-
-
-def learning_rate(settings: Train, step: int, total_steps: int) -> float:
-    """Linear warm-up from zero, then half a cosine to zero."""
-    warmup = round(settings.warmup * total_steps)
-    if step < warmup:
-        return settings.lr * step / warmup
-    return settings.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
 
 def _rng(*seeds: int) -> np.random.Generator:

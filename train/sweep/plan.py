@@ -7,7 +7,7 @@
     runs:                                                 # what is trained, on every split with every seed
       baseline: {recipe: baseline}
       teacher:  {recipe: cp_resnet, set: [train.lr=1e-3]} # overrides, and `seeds` and `splits`, of its own
-      pretrained: {recipe: student, data: esc10, splits: [fold1]}              # on --other esc10=FOLDER
+      pretrained: {recipe: student-scratch, data: esc10, splits: [fold1]}      # on --other esc10=FOLDER
       student:  {recipe: student, distill: [teacher], weights: pretrained}
       second:   {recipe: student, distill: [student]}                          # learns from the first ones
 
@@ -194,6 +194,8 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
     for name in sweep.order():
         entry = sweep.runs[name]
         recipe = _recipe(name, entry, (*sweep.set, *entry.set, *settings))
+        if not entry.teachers:
+            _require_teachers(name, recipe)
         for split in sweep.splits_of(name):
             logits = _logits_job(sweep, entry, split) if entry.teachers else None
             if logits:
@@ -226,6 +228,13 @@ def _recipe(name: str, entry: SweepEntry, settings: tuple[str, ...]) -> Recipe:
         return load_recipe(entry.recipe, list(settings))
     except InputError as error:
         raise InputError(f"runs.{name}: {error}") from None
+
+
+def _require_teachers(name: str, recipe: Recipe) -> None:
+    try:
+        recipe.distill.require(recipe.name)
+    except InputError as error:
+        raise InputError(f"runs.{name}: {error}; in a sweep, `distill` names the teachers") from None
 
 
 def _run(name: str, split: str, seed: int) -> str:

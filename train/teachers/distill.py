@@ -6,7 +6,11 @@
 The student learns the teachers' softened answers, after G. Hinton et al., "Distilling the Knowledge in a
 Neural Network", 2015, with temperature 2 and weight 0.02 on the labels as F. Schmid et al., "Distilling the
 Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023, have them. The answers come from a file made
-once (`train/teachers/logits.py`); mixup mixes them as it mixes labels.
+once (`train/teachers/logits.py`); mixup mixes them as it mixes labels. The loss is that of their code,
+
+    label_weight * cross_entropy + (1 - label_weight) * temperature ** 2 * divergence,
+
+whose divergence is the mean over clips and classes; gradients of softened answers are smaller by the square.
 
 A loss is a function of the logits (batch, classes) and of what a batch asks for, summed over the batch.
 """
@@ -46,8 +50,8 @@ def loss_of(settings: Distill) -> Loss:
 
     def loss(logits: Tensor, targets: Targets) -> Tensor:
         assert targets.teacher is not None
-        divergence = F.kl_div((logits / temperature).log_softmax(1), targets.teacher, reduction="sum")
-        # gradients of softened answers are 1 / temperature^2 as large
+        softened = (logits / temperature).log_softmax(1)  # (batch, classes)
+        divergence = F.kl_div(softened, targets.teacher, reduction="none").mean(1).sum()
         return label_weight * cross_entropy(logits, targets) + (1 - label_weight) * temperature**2 * divergence
 
     return loss
