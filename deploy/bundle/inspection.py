@@ -86,10 +86,10 @@ def inspect_errors(
     logits = count * math.prod(graph.output.shape)
     return {
         name: TensorErrors(
-            sqnr_db=10 * math.log10(max(each.signal, LEAST_ENERGY) / max(each.noise, LEAST_ENERGY)),
-            alone=each.alone / logits,
+            sqnr_db=10 * math.log10(max(total.signal, LEAST_ENERGY) / max(total.noise, LEAST_ENERGY)),
+            alone=total.alone / logits,
         )
-        for name, each in sums.items()
+        for name, total in sums.items()
     }
 
 

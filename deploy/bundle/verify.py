@@ -136,13 +136,13 @@ def verify(
     vectors = bundle.vectors  # read first: what cannot be read is refused before any runtime says something
     runners, rows = _make_runners(bundle)
     golden = _compare(bundle, runners, rows, vectors.pcm, None)
-    given = _compare(bundle, runners, rows, pcm, truth)
-    known = given if truth is not None and len(truth) else None
+    on_clips = _compare(bundle, runners, rows, pcm, truth)
+    known = on_clips if truth is not None and len(truth) else None
     for name in runners:
         if name not in rows:
-            rows[name] = _comparison(golden[name], given[name], known[name] if known else None)
-    rows["reference"] = _comparison(golden["reference"], given["reference"], known["reference"] if known else None)
-    scenes = given["float"] if given["float"].clips else golden["float"]  # golden sounds are no scenes
+            rows[name] = _comparison(golden[name], on_clips[name], known[name] if known else None)
+    rows["reference"] = _comparison(golden["reference"], on_clips["reference"], known["reference"] if known else None)
+    scenes = on_clips["float"] if on_clips["float"].clips else golden["float"]  # golden sounds are no scenes
     rows["float"] = Comparison(
         mean_error=scenes.error / scenes.logits,
         same_scene=scenes.same_scene / scenes.clips,
@@ -150,7 +150,7 @@ def verify(
     )
     order = (*EXACT.values(), *NEAR.values(), "tflite-runtime", "reference", "float")
     golden_equal = make_vectors(bundle.front_end, bundle.graph).to_bytes() == vectors.to_bytes()
-    clips = golden["reference"].clips + given["reference"].clips
+    clips = golden["reference"].clips + on_clips["reference"].clips
     return Verification(str(bundle.folder), clips, golden_equal, _exports(bundle), {name: rows[name] for name in order})
 
 
@@ -197,12 +197,12 @@ def _compare(
     return totals
 
 
-def _comparison(golden: _Totals, given: _Totals, known: _Totals | None) -> Comparison:
+def _comparison(golden: _Totals, on_clips: _Totals, known: _Totals | None) -> Comparison:
     """The figures of a runner on all clips, and its accuracy on those whose class is known."""
     return Comparison(
-        max_lsb=max(golden.max_lsb, given.max_lsb),
-        equal=(golden.equal + given.equal) / (golden.logits + given.logits),
-        same_scene=(golden.same_scene + given.same_scene) / (golden.clips + given.clips),
+        max_lsb=max(golden.max_lsb, on_clips.max_lsb),
+        equal=(golden.equal + on_clips.equal) / (golden.logits + on_clips.logits),
+        same_scene=(golden.same_scene + on_clips.same_scene) / (golden.clips + on_clips.clips),
         accuracy=known.right / known.clips if known else None,
     )
 

@@ -41,21 +41,21 @@ class SoundFiles:
 
 def find_sound_files(folder: Path) -> SoundFiles:
     """Look through a folder and those in it. Links to folders are not followed: they may lead in a circle."""
-    found = SoundFiles()
+    files = SoundFiles()
     for root, folders, names in os.walk(folder):
         for name in [name for name in folders if is_hidden(name)]:
-            found.ignored["hidden"] += sum(len(files) for _, _, files in os.walk(Path(root, name)))
+            files.ignored["hidden"] += sum(len(inner) for _, _, inner in os.walk(Path(root, name)))
             folders.remove(name)
         for name in names:
             path = Path(root, name)
             if is_hidden(name):
-                found.ignored["hidden"] += 1
+                files.ignored["hidden"] += 1
             elif path.suffix.lower() in SUFFIXES:
-                found.paths.append(path)
+                files.paths.append(path)
             else:
-                found.ignored[path.suffix.lower() or "without an ending"] += 1
-    found.paths.sort()
-    return found
+                files.ignored[path.suffix.lower() or "without an ending"] += 1
+    files.paths.sort()
+    return files
 
 
 def is_hidden(name: str) -> bool:
@@ -71,11 +71,11 @@ def recordings_of(paths: Sequence[Path]) -> list[Path]:
     recordings: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = find_sound_files(path)
-            if not found.paths:
-                others = f" ({found.describe_ignored()})" if found.ignored else ""
+            files = find_sound_files(path)
+            if not files.paths:
+                others = f" ({files.describe_ignored()})" if files.ignored else ""
                 raise InputError(f"{path}: holds no recordings{others}")
-            recordings += found.paths
+            recordings += files.paths
         else:
             recordings.append(path)
     return recordings

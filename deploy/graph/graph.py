@@ -171,8 +171,8 @@ class Convolution(Window):
         super().__post_init__()
         self.require(type(self.relu) is bool, "relu must be true or false")
         for name in ARRAYS:  # copies, in C order: nobody else can write to them
-            if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, np.array(given, order="C"))
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, np.array(values, order="C"))
         weights, bias, scales = self.weights, self.bias, self.weight_scales
         kinds = (np.float32, np.float32) if scales is None else (np.int8, np.int32)
         self.require((weights.dtype, bias.dtype) == kinds, f"has weights of {weights.dtype} and a bias of {bias.dtype}")
@@ -378,5 +378,5 @@ class Graph:
 def _whole_numbers(values: object, lengths: tuple[int, ...], least: int, name: str) -> None:
     good = isinstance(values, tuple) and len(values) in lengths
     if not good or not all(type(value) is int and least <= value < 2**31 for value in values):  # type: ignore[union-attr]
-        given = ascii(values)[:100]
-        raise InputError(f"{name} is {given}: it must be {' or '.join(map(str, lengths))} numbers from {least}")
+        shown = ascii(values)[:100]
+        raise InputError(f"{name} is {shown}: it must be {' or '.join(map(str, lengths))} numbers from {least}")

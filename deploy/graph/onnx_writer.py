@@ -69,20 +69,20 @@ def write_onnx(graph: Graph, metadata: dict[str, Any]) -> bytes:
 class _File:
     """A model while it is being written. Its tensors are their names."""
 
-    taken: set[str]
+    names: set[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     quantizations: dict[str, list[str]] = field(default_factory=dict)  # tensor -> its scale and zero point
 
-    def free(self, wanted: str) -> str:
+    def free(self, name: str) -> str:
         """A name that no other tensor has: a graph's may look like ours."""
-        while wanted in self.taken:
-            wanted += "'"
-        self.taken.add(wanted)
-        return wanted
+        while name in self.names:
+            name += "'"
+        self.names.add(name)
+        return name
 
-    def constant(self, wanted: str, values: NDArray[Any]) -> str:
-        name = self.free(wanted)
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        name = self.free(name)
         self.constants.append(numpy_helper.from_array(np.array(values, order="C"), name))
         return name
 

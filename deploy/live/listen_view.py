@@ -52,7 +52,7 @@ def picture_of(listener: Listener, console: Console) -> Group:
 
 
 def _head(listener: Listener, width: int) -> Text:
-    seconds = listener.heard / listener.sound.sample_rate
+    seconds = listener.samples / listener.sound.sample_rate
     clock = f"{int(seconds // 60)}:{seconds % 60:04.1f}"
     title, sound = Text(listener.title, "bold"), Text(f"hears  {listener.sound.name}")
     title.truncate(width, overflow="ellipsis")

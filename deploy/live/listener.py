@@ -27,7 +27,7 @@ class Listener:
     hop: float  # seconds
     title: str
     decisions: int = 0
-    heard: int = 0  # samples
+    samples: int = 0  # of the sound so far
     level: float | None = None  # dBFS, of the last block; none for digital silence
     peak: float | None = None  # dBFS, of the last second
     clipped: bool = False  # in the last second
@@ -41,7 +41,7 @@ class Listener:
     def hear(self, block: NDArray[Any]) -> list[dict[str, Any]]:
         """Take a block of samples; the decisions that are due, with what `_note` adds."""
         mono = mix_down(block)
-        self.heard += len(mono)
+        self.samples += len(mono)
         self.second = np.concatenate([self.second, mono])[-self.sound.sample_rate :]
         loudest = float(np.abs(self.second).max(initial=0.0))
         self.level = _level(mono)
@@ -75,7 +75,7 @@ class Listener:
     def summary(self) -> str:
         """One line on all of it."""
         lost, overflows = self.sound.lost, self.sound.overflows
-        line = f"{self.heard / self.sound.sample_rate:.1f} s heard, {self.decisions} decisions"
+        line = f"{self.samples / self.sound.sample_rate:.1f} s heard, {self.decisions} decisions"
         if self.times:
             line += f", {statistics.median(self.times):.1f} ms each"
         return line + (f"; {lost:,} samples lost, {overflows} overflows of the driver" if lost or overflows else "")

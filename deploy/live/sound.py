@@ -56,24 +56,24 @@ class FileSource:
         self.name = f"{self.path.name}, {self.sample_rate:,} Hz{notes}{', as fast as it goes' if self.fast else ''}"
 
     def blocks(self) -> Blocks:
-        size, started, position, told = round(BLOCK * self.sample_rate), time.monotonic(), 0, False
+        size, started, position, noted = round(BLOCK * self.sample_rate), time.monotonic(), 0, False
         with open_file(self.path) as sound:
             while position < self._frames:  # a second at a time, which is mixed down as in any other command
                 mono, cancels, fault = read_mono(sound, min(self.sample_rate, self._frames - position))
                 if fault and not position + len(mono):
                     raise InputError(f"{self.path}: damaged: {fault}")
-                if cancels and not told:
+                if cancels and not noted:
                     messages.print(f"{self.path}: {CANCELLED}", soft_wrap=True)
-                    told = True
+                    noted = True
                 for block in np.split(mono, range(size, len(mono), size)):
                     position += len(block)
                     if not self.fast:
                         time.sleep(max(0.0, started + position / self.sample_rate - time.monotonic()))
                     yield block
                 if fault:
-                    heard = position / self.sample_rate
+                    seconds = position / self.sample_rate
                     messages.print(
-                        f"{self.path}: damaged: {fault}; the first {heard:.2f} s were heard",
+                        f"{self.path}: damaged: {fault}; the first {seconds:.2f} s were heard",
                         soft_wrap=True,
                     )
                     return

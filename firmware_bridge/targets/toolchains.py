@@ -239,8 +239,8 @@ def _environment(toolchain: Toolchain, folder: str) -> dict[str, str]:
     """Only zig's own cache remains, beside our caches or in $ZIG_GLOBAL_CACHE_DIR."""
     if toolchain.name != "zig":
         return {**os.environ, "LC_ALL": "C"}
-    kept = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_folder() / "zig")
-    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": kept, "ZIG_LOCAL_CACHE_DIR": str(Path(folder, "zig")), "LC_ALL": "C"}
+    cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_folder() / "zig")
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": str(Path(folder, "zig")), "LC_ALL": "C"}
 
 
 def _call(command: Sequence[str], complaint: str, environment: Mapping[str, str] | None = None) -> str:
@@ -256,7 +256,7 @@ def _call(command: Sequence[str], complaint: str, environment: Mapping[str, str]
     raise InputError(f"{complaint}: {_first_error(process.stderr) or f'exit code {process.returncode}'}")
 
 
-def _first_error(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("collect2:")]
+def _first_error(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("collect2:")]
     errors = [line for line in lines if "error: " in line or "undefined reference" in line]
     return next(iter(errors + lines), "")

@@ -102,7 +102,7 @@ def train(
 def _default_folder(recipe: str, split: str) -> Path:
     """Where a run goes that names no folder. Raises InputError where the names would lead out of it."""
     name = f"{recipe}-{split}"
-    if not name.isprintable() or any(each in name for each in "/\\:") or name.startswith("."):
+    if not name.isprintable() or any(letter in name for letter in "/\\:") or name.startswith("."):
         raise InputError(f"the recipe's name and the split, {name!r}, are no name of a folder: name one with --out")
     return Path("runs") / name
 

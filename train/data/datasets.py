@@ -172,14 +172,14 @@ def _inside(name: str, source: Path, line: int) -> str:
 
 
 def _open_folders(root: Path, fold_pattern: str) -> Dataset:
-    found = read_class_folders(root, fold_pattern)
-    recordings = tuple(ListedRecording(path, label, "") for path, label in found.labels.items())
+    folders = read_class_folders(root, fold_pattern)
+    recordings = tuple(ListedRecording(path, label, "") for path, label in folders.labels.items())
     splits = {
         f"fold{fold}": (
-            tuple(path for path in found.folds if found.folds[path] != fold),
-            tuple(path for path in found.folds if found.folds[path] == fold),
+            tuple(path for path in folders.folds if folders.folds[path] != fold),
+            tuple(path for path in folders.folds if folders.folds[path] == fold),
         )
-        for fold in sorted(set(found.folds.values()), key=lambda fold: (len(fold), fold))
+        for fold in sorted(set(folders.folds.values()), key=lambda fold: (len(fold), fold))
     }
-    labels = tuple(sorted(set(found.labels.values())))
-    return Dataset(root, labels, recordings, splits, "folders", found.ignored)
+    labels = tuple(sorted(set(folders.labels.values())))
+    return Dataset(root, labels, recordings, splits, "folders", folders.ignored)

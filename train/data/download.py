@@ -21,12 +21,12 @@ TIMEOUT = 30  # seconds without a byte
 def download(url: str, folder: Path, most: int) -> Path:
     """The file at a URL, of `most` bytes at most, in a folder. Raises whatever the transport raises, and InputError."""
     path = folder / url.rpartition("/")[2]
-    seen = path.with_name(f"{path.name}.sha256")
-    known = seen.read_text(encoding="utf-8").strip() if seen.exists() else None
+    record = path.with_name(f"{path.name}.sha256")
+    known = record.read_text(encoding="utf-8").strip() if record.exists() else None
     pooch.get_logger().setLevel("WARNING")
     fetched = Path(pooch.retrieve(url, known, path.name, folder, downloader=_Bounded(most)))
     if known is None:
-        write_whole(seen, f"{sha256(fetched)}\n")
+        write_whole(record, f"{sha256(fetched)}\n")
     return fetched
 
 

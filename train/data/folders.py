@@ -33,10 +33,10 @@ def read_class_folders(root: Path, fold_pattern: str) -> ClassFolders:
     others = SoundFiles()
     for path in sorted(root.iterdir()):
         if path.is_dir() and not is_hidden(path.name):
-            found = find_sound_files(path)
-            labels |= {str(sound.relative_to(root)): path.name for sound in found.paths}
-            others.ignored += found.ignored
-            others.ignored["folder without recordings"] += not found.paths
+            files = find_sound_files(path)
+            labels |= {str(sound.relative_to(root)): path.name for sound in files.paths}
+            others.ignored += files.ignored
+            others.ignored["folder without recordings"] += not files.paths
         elif path.suffix.lower() in SUFFIXES:
             others.ignored["recording outside the folders of classes"] += 1
     for sound in labels:

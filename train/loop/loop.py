@@ -126,8 +126,8 @@ def fit(
         try:
             _run_epochs(trainer, state, run.path, card, data.test)
         except DivergedError as error:
-            kept = f"the checkpoint of epoch {state.epoch} is kept" if state.epoch else "no epoch was completed"
-            raise DivergedError(f"{run.path}: training diverged in epoch {state.epoch + 1}: {error}; {kept}") from None
+            left = f"the checkpoint of epoch {state.epoch} is kept" if state.epoch else "no epoch was completed"
+            raise DivergedError(f"{run.path}: training diverged in epoch {state.epoch + 1}: {error}; {left}") from None
     return trainer, card
 
 

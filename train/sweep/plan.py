@@ -38,11 +38,11 @@ WEIGHT_FILES, PUBLISHED = (".safetensors", *PICKLED), "published"
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    seen = set()
+    names = set()
     for value in values:
-        if value in seen:
+        if value in names:
             raise ValueError(f"{value!r} is named twice")
-        seen.add(value)
+        names.add(value)
     return values
 
 
