@@ -124,6 +124,12 @@ def baseline_weights() -> Path:
 
 
 @pytest.fixture(scope="session")
+def efficientat_weights() -> Path:
+    """EfficientAT's mn04 of AudioSet; beside it lie golden values."""
+    return _real("models/efficientat_mn04_as.safetensors")
+
+
+@pytest.fixture(scope="session")
 def recordings(tau_mini: Path, cache: Path) -> tuple[Dataset, Clips]:
     from tinyscene.train.data.cache import prepare
     from tinyscene.train.data.datasets import open_dataset

@@ -77,7 +77,16 @@ class CPResNetModel(Network):
     rho: Annotated[int, Field(ge=0, le=22)] = 7
     """Receptive field: number of convolutions after the first block that have a 3 x 3 kernel; the others have 1 x 1."""
     pools: dict[str, Stride] = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}  # noqa: RUF012
-    """Size (mel, frame) of the max-pooling after single blocks, by block name."""
+    """Size (mel, frame) of the max-pooling after single blocks, by block name; b0 is before the first."""
+    blocks: tuple[Blocks, Blocks, Blocks] = (4, 4, 4)
+    """Number of blocks in each stage."""
+    groups: tuple[Count, Count, Count] = (1, 1, 1)
+    """Groups of the convolutions of each stage."""
+    cut: tuple[CountOrZero, CountOrZero, CountOrZero] = (0, 0, 0)
+    """Channels by which each stage is narrower than one, two and four times `base_channels`."""
+    mel: Literal["htk", "kaldi"] = "htk"
+    """Features: those of the networks that can be deployed (htk), or those of the published teacher, with pre-emphasis
+    and normalised (kaldi)."""
 
 
 class PasstModel(Network):
@@ -128,7 +137,26 @@ class AstModel(Network):
         return self.model_copy(update={"tuning": "full"})
 
 
-FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast")
+class EfficientAtModel(Network):
+    """EfficientAT's MobileNet, a teacher: MobileNetV3 with squeeze-and-excitation, pretrained on AudioSet.
+
+    F. Schmid et al., "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation", ICASSP 2023.
+    """
+
+    family: Literal["efficientat"]
+    """Network family."""
+    width: Annotated[float, Field(ge=0.1, le=4)] = 1.0
+    """Factor of all channel counts; weights are published for 0.1, 0.2, 0.4, 0.5, 1, 2, 3 and 4."""
+    head: Literal["mlp", "linear"] = "mlp"
+    """Classifier on the embedding: with a hidden layer, as published, or linear."""
+    tuning: Literal["full", "head"] = "full"
+    """What is trained: all weights (full), or the classifier alone (head), with the rest as it was."""
+
+    def finished(self) -> Self:
+        return self.model_copy(update={"tuning": "full"})
+
+
+FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast", "efficientat")
 
 
 def _family(model: object) -> object:
@@ -139,6 +167,7 @@ Model = Annotated[
     Annotated[CPMobileModel, Tag("cp_mobile")]
     | Annotated[CPResNetModel, Tag("cp_resnet")]
     | Annotated[PasstModel, Tag("passt")]
-    | Annotated[AstModel, Tag("ast")],
+    | Annotated[AstModel, Tag("ast")]
+    | Annotated[EfficientAtModel, Tag("efficientat")],
     Discriminator(_family),
 ]

@@ -57,13 +57,16 @@ class Augment(Section):
     filter_db: Decibels = 0.0
     """Largest gain of a random frequency response, in dB, in either direction. H. Nam et al., "FilterAugment: An
     Acoustic Environmental Data Augmentation Method", ICASSP 2022 (linear type)."""
+    f_max_jitter: Annotated[float, Field(ge=0, le=8000)] = 0.0
+    """Range in Hz, around features.f_max, from which the highest frequency of each batch is drawn; for Kaldi features.
+    K. Koutini et al., "Efficient Training of Audio Transformers with Patchout", Interspeech 2022."""
     mixup_alpha: NotNegative = 0.0
     """Parameter of the beta distribution of mixup's mixing weights. H. Zhang et al., "mixup: Beyond Empirical Risk
     Minimization", ICLR 2018."""
 
 
 class Train(Section):
-    """The training loop: AdamW, linear warm-up, then cosine decay of the learning rate to zero."""
+    """The training loop: the optimizer, its schedule, and what is saved."""
 
     epochs: Count = 150
     """Number of passes over the training list."""
@@ -78,8 +81,20 @@ class Train(Section):
     TAU's split 100."""
     warmup_steps: CountOrZero | None = None
     """Steps in which the learning rate rises, at most half of all, in place of `warmup`; null: the share."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate moves. cosine: step by step, a linear rise, then half a cosine to zero. linear: epoch by
+    epoch, a rise as in S. Laine et al., "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017, then the peak, a
+    linear fall, and the last rate to the end, as CP-JKU train teachers."""
+    fall_start: Fraction = 0.0
+    """With `schedule: linear`, the share of all epochs after which the fall begins."""
+    fall_length: Fraction = 1.0
+    """With `schedule: linear`, the share of all epochs that the fall takes."""
+    last_lr: Fraction = 0.0
+    """With `schedule: linear`, the last learning rate, as a share of the peak."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adamw shrinks the weights apart from the gradient; adam adds their decay to the gradient."""
     weight_decay: NotNegative = 1e-4
-    """Weight decay of AdamW."""
+    """Weight decay of the optimizer."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay, for each step, of the moving average of the weights that is saved; 0 saves the weights themselves."""
     balance: Fraction = 0.0
@@ -95,7 +110,7 @@ class Train(Section):
     def fine_tuning(self, epochs: int, lr: float, batch_size: int) -> Self:
         """The settings for fine-tuning a trained network: a short warm-up, no moving average, no evaluations."""
         changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "evaluate_every": 0, "ema": 0.0}
-        changes |= {"warmup_steps": None}
+        changes |= {"warmup_steps": None, "schedule": "cosine", "optimizer": "adamw"}
         return self.model_copy(update=changes)
 
 
@@ -188,6 +203,15 @@ class Adapt(Section):
     """Smallest number of a recording device's training clips for it to get a network of its own."""
 
 
+class Probe(Section):
+    """A linear classifier on a teacher's embedding, for `tinyscene teach --probe`."""
+
+    decay: Positive = 0.01
+    """Weight of half the squared weights beside the mean cross-entropy; more keeps the answers softer."""
+    steps: Count = 300
+    """Largest number of steps of L-BFGS."""
+
+
 class Quantize(Section):
     """Quantization of a trained network to int8: calibration, and fine-tuning where `--qat` asks for it."""
 
@@ -237,6 +261,8 @@ class Recipe(Section):
     """Pruning, for `tinyscene prune`."""
     adapt: Adapt = Adapt()
     """Fine-tuning for single recording devices, for `tinyscene adapt`."""
+    probe: Probe = Probe()
+    """A linear probe, for `tinyscene teach --probe`."""
     quantize: Quantize = Quantize()
     """Quantization, for `tinyscene quantize`."""
 

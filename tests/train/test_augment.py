@@ -29,9 +29,9 @@ from tinyscene.train.recipe import Augment
 
 FRONT_END = FrontEnd()
 ON: dict[str, Any] = {"roll_seconds": 0.1, "freq_mask": 48, "time_mask": 10, "mixstyle_p": 1.0, "dir_p": 1.0}
-ON |= {"mixup_alpha": 0.3, "gain_db": 6.0}
+ON |= {"mixup_alpha": 0.3, "gain_db": 6.0, "f_max_jitter": 1_000.0}
 OFF = {"shift": "roll_seconds", "response": "dir_p", "mixstyle": "mixstyle_p", "mixup": "mixup_alpha"}
-OFF |= {"gain": "gain_db"}  # where zero
+OFF |= {"gain": "gain_db", "f_max": "f_max_jitter"}  # where zero
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -9,9 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.data.features import LogMel
+from tinyscene.train.data.kaldi_features import PasstMel
+from tinyscene.train.models import features_of
 from tinyscene.train.models.cp_resnet import Block, CPResNet, kernels
 from tinyscene.train.network_settings import CPResNetModel
-from tinyscene.train.recipe import load_recipe
+from tinyscene.train.recipe import load_recipe, parse_recipe
+from tinyscene.train.runs.budget import count_recipe
 
 SMALL = {"family": "cp_resnet", "base_channels": 8}
 PAPER = {"b1": (2, 2), "b2": (2, 2), "b4": (2, 2)}
@@ -87,8 +91,41 @@ def test_parameters_are_named_as_published() -> None:
 
 
 def test_the_recipe_is_the_winners() -> None:
-    model = load_recipe("cp_resnet").model
-    assert model == CPResNetModel(family="cp_resnet", base_channels=128, rho=7, pools={"b1": (2, 1)})
+    """127,684 parameters and 28.8 million MACs by their own count (F. Schmid et al., DCASE 2023)."""
+    recipe = load_recipe("cp_resnet")
+    count = count_recipe(recipe)
+    assert (count.parameters, round(count.macs / 1e6, 1)) == (127_684, 28.8)
+    assert type(features_of(recipe)) is PasstMel
+
+
+def test_the_recipe_keeps_the_winners_kernels_and_groups() -> None:
+    network = CPResNet(load_recipe("cp_resnet").model, 10)  # type: ignore[arg-type]
+    convolutions = {name: each for name, each in network.named_modules() if isinstance(each, nn.Conv2d)}
+    found = {name: (each.kernel_size[0], each.groups, each.out_channels) for name, each in convolutions.items()}
+    assert found == {
+        "in_c.0": (5, 1, 32),
+        "stage1.block1.conv1": (3, 1, 32),
+        "stage1.block1.conv2": (1, 1, 32),
+        "stage1.block2.conv1": (3, 1, 32),
+        "stage1.block2.conv2": (3, 1, 32),
+        "stage2.block1.conv1": (3, 2, 64),
+        "stage2.block1.conv2": (3, 2, 64),
+        "stage2.block1.shortcut.conv": (1, 2, 64),
+        "stage3.block1.conv1": (3, 1, 92),
+        "stage3.block1.conv2": (1, 1, 92),
+        "stage3.block1.shortcut.conv": (1, 1, 92),
+        "feed_forward.0": (1, 1, 10),
+    }
+
+
+def test_a_recipe_of_a_former_run_has_the_former_features() -> None:
+    former = {"family": "cp_resnet", "base_channels": 128, "rho": 7, "pools": {"b1": [2, 1]}}
+    assert type(features_of(parse_recipe({"name": "cp_resnet", "model": former}, "a run"))) is LogMel
+
+
+def test_groups_that_do_not_divide_a_stage_are_refused() -> None:
+    with pytest.raises(InputError, match="3 groups do not divide stage 2, 16 wide"):
+        small(groups=(1, 3, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The teachers' front ends: AST's against transformers' own, PaSST's against its definition written out in numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from torch import Tensor
 from transformers import ASTFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.train.data.augment import Draw, draw, log_mel
 from tinyscene.train.data.kaldi_features import AstMel, KaldiMel, PasstMel, kaldi_filterbank
+from tinyscene.train.models import features_of
 from tinyscene.train.recipe import load_recipe
 
 PASST = FrontEnd(n_fft=1024, win_length=800, hop_length=320, n_mels=128, f_max=15_000.0)
@@ -71,7 +76,10 @@ def test_the_triangles_are_kaldis(front_end: FrontEnd) -> None:
 
 
 def test_the_recipe_has_the_features_of_the_published_weights() -> None:
-    assert load_recipe("passt").features == PASST
+    """All but the highest frequency, which is that of the fine-tuning: 15,500 Hz with a jitter of 1,000 Hz."""
+    assert replace(load_recipe("passt").features, f_max=15_000.0) == PASST
+    assert (load_recipe("passt").features.f_max, load_recipe("passt").augment.f_max_jitter) == (15_500, 1_000)
+    assert load_recipe("efficientat").features == PASST
 
 
 @pytest.mark.parametrize("front_end", BOTH, ids=lambda each: type(each).__name__)
@@ -101,3 +109,39 @@ def test_a_clip_does_not_hear_its_neighbours_in_the_batch(front_end: KaldiMel) -
 def test_the_constants_are_no_parameters_of_a_model(front_end: KaldiMel) -> None:
     assert list(front_end.parameters()) == []
     assert front_end.state_dict() == {}
+
+
+@pytest.mark.parametrize(("recipe", "value"), [("passt", 0.9), ("cp_resnet", 0.9), ("ast", 4.2677393 / 9.1379948)])
+def test_masks_put_zeros_into_the_log_mel_before_it_is_normalised(recipe: str, value: float) -> None:
+    features = features_of(load_recipe(recipe))
+    clips = torch.randn(2, features.front_end.clip_samples) / 10
+    twice = torch.ones(2, dtype=torch.long)
+    drawn = Draw(freq_mask=(5 * twice, 20 * twice), time_mask=(3 * twice, 7 * twice))
+    plain, masked = log_mel(features, clips, Draw()), log_mel(features, clips, drawn)
+    hidden = torch.zeros_like(plain, dtype=torch.bool)
+    hidden[:, :, 5:25] = True
+    hidden[:, :, :, 3:10] = True
+    assert masked[hidden].numpy() == pytest.approx(value)
+    assert torch.equal(masked[~hidden], plain[~hidden])
+
+
+def test_the_highest_frequency_of_a_batch_is_drawn_around_its_own() -> None:
+    recipe, rng = load_recipe("passt"), np.random.default_rng(0)
+    drawn = [draw(recipe.augment, recipe.features, np.array(["a"]), 0, rng, torch.device("cpu")) for _ in range(200)]
+    frequencies = [each.f_max for each in drawn if each.f_max]
+    assert len(frequencies) == 200
+    assert 15_000 < min(frequencies) < 15_050
+    assert 15_950 < max(frequencies) <= 16_000  # as published: 15,500 + 500 - randint(1,000)
+
+
+def test_a_drawn_highest_frequency_moves_the_bands() -> None:
+    features = features_of(load_recipe("passt"))
+    clips = torch.randn(1, 32_000)
+    assert torch.equal(features.power(clips, 15_500.0), features.power(clips))  # type: ignore[call-arg]
+    lower = PasstMel(load_recipe("passt", ["features.f_max=15001"]).features)
+    assert torch.equal(features.power(clips, 15_001.0), lower.power(clips))  # type: ignore[call-arg]
+
+
+def test_a_jitter_without_kaldi_features_is_refused() -> None:
+    with pytest.raises(InputError, match=r"augment\.f_max_jitter"):
+        features_of(load_recipe("nano", ["augment.f_max_jitter=1000"]))

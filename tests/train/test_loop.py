@@ -100,6 +100,28 @@ def test_a_warm_up_of_many_steps_takes_half_of_a_short_run() -> None:
     assert [learning_rate(settings, step, 40) for step in (0, 10, 20)] == [0, 0.5, 1]
 
 
+def test_the_linear_schedule_is_the_published_one() -> None:
+    """PaSST's: a rise over 3 epochs, exp(-5 (1 - epoch / 3)^2) from epoch 0.5, a fall from 3 over 10, then 0.01."""
+    settings = load_recipe("passt").train
+    steps = 7  # an epoch
+    rates = [learning_rate(settings, step, 25 * steps) / settings.lr for step in range(25 * steps)]
+    by_epoch = rates[::steps]
+    assert rates == [rate for rate in by_epoch for _ in range(steps)]
+    assert by_epoch[:4] == pytest.approx([0.031048, 0.108368, 0.573753, 1.0], abs=1e-6)
+    assert by_epoch[4:13] == pytest.approx([1 - 0.99 * epoch / 10 for epoch in range(1, 10)])
+    assert by_epoch[13:] == pytest.approx([0.01] * 12)
+
+
+def test_the_teacher_cp_resnet_rises_over_15_epochs_and_falls_from_50_over_85() -> None:
+    settings = load_recipe("cp_resnet").train
+    rates = [learning_rate(settings, epoch, 150) / settings.lr for epoch in range(150)]
+    assert rates[14] < 1
+    assert rates[15:51] == [1.0] * 36
+    assert rates[92] == pytest.approx(1 - 0.995 * 42 / 85)
+    assert rates[134] > 0.005
+    assert rates[135:] == pytest.approx([0.005] * 15)
+
+
 def test_a_run_holds_one_line_of_metrics_an_epoch(unbroken: Path) -> None:
     lines = metrics_of(unbroken)
     assert [line["epoch"] for line in lines] == [1, 2, 3]

@@ -122,7 +122,7 @@ def _train(
     from tinyscene.train.data.training_data import TrainingData
     from tinyscene.train.loop.loop import train as run_training
     from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.runs.run import METRICS, RunFolder
+    from tinyscene.train.runs.run import RunFolder
     from tinyscene.train.runs.transfer import find_weights
 
     parsed_recipe = load_recipe(recipe, settings)
@@ -137,9 +137,16 @@ def _train(
         notice("no augment.dir_folder is named: training without impulse responses of microphones")
     training_data = TrainingData(dataset, clips, name)
     model = run_training(parsed_recipe, training_data, RunFolder(out, resume), start, allow_over_budget)
+    _show_run(model, clips.data_hash, data, as_json)
+
+
+def _show_run(model: Path, data_hash: str, data: DatasetOptions, as_json: bool) -> None:
+    from tinyscene.train.runs.run import METRICS
+
+    out = model.parent
     last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     show(
-        {"run": str(out), "model": str(model), "data_hash": clips.data_hash, **last},
+        {"run": str(out), "model": str(model), "data_hash": data_hash, **last},
         as_json,
         f"{model}: {last['epoch']} epochs, loss {last['loss']:.3f}, {last['accuracy']:.1%} of the training clips; "
         f"next: tinyscene evaluate {out} --data {data.folder}",
@@ -155,11 +162,42 @@ def teach(
     split: Split = None,
     settings: Set = None,
     weights: Weights = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Fit a linear classifier on the embedding of --weights (efficientat).")
+    ] = False,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train a teacher (passt, ast, cp_resnet or any recipe): like `train`, without a budget."""
-    _train(recipe, data, out, split, settings, weights, resume, True, as_json)
+    """Train a teacher (passt, ast, cp_resnet, efficientat or any recipe): like `train`, without a budget."""
+    if probe:
+        if resume:
+            raise InputError("--probe: has nothing to resume; it is fitted in one go")
+        _probe(recipe, data, out, split, settings, weights, as_json)
+    else:
+        _train(recipe, data, out, split, settings, weights, resume, True, as_json)
+
+
+def _probe(
+    recipe: str,
+    data: DatasetOptions,
+    out: Path,
+    split: str | None,
+    settings: list[str] | None,
+    weights: str | None,
+    as_json: bool,
+) -> None:
+    require("torch", "train")
+    from tinyscene.train.data.training_data import TrainingData
+    from tinyscene.train.recipe import load_recipe
+    from tinyscene.train.runs.transfer import find_weights
+    from tinyscene.train.teachers.probe import probe as fit_probe
+
+    parsed_recipe = load_recipe(recipe, settings)
+    start = find_weights(weights, parsed_recipe.model) if weights else None
+    dataset, clips = data.open(parsed_recipe.features)
+    name: str = split or dataset.default_split
+    model = fit_probe(parsed_recipe, TrainingData(dataset, clips, name), out, start)
+    _show_run(model, clips.data_hash, data, as_json)
 
 
 @app.command(rich_help_panel=TRAIN)

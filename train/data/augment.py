@@ -2,13 +2,13 @@
 
 Order: device impulse response and time roll on the waveform; level and frequency response, then masks, on the
 mel power (masks as the DCASE 2024 baseline has them: masked values become the logarithm's floor); Freq-MixStyle
-and mixup on the log-mel.
+and mixup on the log-mel. Kaldi features have their masks after the logarithm, with a value of their own.
 
 The transforms are pure functions of explicit numbers. `draw` makes those numbers with numpy on the CPU,
 from a generator seeded by run, epoch and step: the same on every torch device, and a resumed run repeats them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,11 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.frontend.sound_files import SUFFIXES
+from tinyscene.train.data.features import LogMel
+from tinyscene.train.data.kaldi_features import KaldiMel
 from tinyscene.train.recipe import Augment
+
+Features = LogMel | KaldiMel
 
 MIXSTYLE_EPSILON = 1e-6  # of the variance, as published
 FILTER_KNOTS = (4, 7)  # of a random frequency response, least and most, its ends included
@@ -37,6 +41,7 @@ class Draw:
     time_mask: tuple[Tensor, Tensor] | None = None  # first frame and number of frames, (batch,) each
     mixstyle: tuple[Tensor, Tensor] | None = None  # own share and partner, (batch,) each
     mixup: tuple[Tensor, Tensor] | None = None  # own share and partner, (batch,) each
+    f_max: float | None = None  # Hz
 
 
 def draw(
@@ -82,7 +87,14 @@ def draw(
         time_mask=mask(settings.time_mask, front_end.frames) if settings.time_mask else None,
         mixstyle=mix(settings.mixstyle_alpha) if rng.uniform() < settings.mixstyle_p else None,
         mixup=mix(settings.mixup_alpha) if settings.mixup_alpha else None,
+        f_max=_f_max(settings.f_max_jitter, front_end, rng) if settings.f_max_jitter else None,
     )
+
+
+def _f_max(jitter: float, front_end: FrontEnd, rng: np.random.Generator) -> float:
+    """The highest frequency of the batch's mel bands, in whole Hz up to half the sample rate."""
+    highest = front_end.top_frequency + jitter / 2 - int(rng.uniform(0, jitter))
+    return min(highest, front_end.sample_rate / 2)
 
 
 def _gains(settings: Augment, n_mels: int, batch: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -99,6 +111,15 @@ def _gains(settings: Augment, n_mels: int, batch: int, rng: np.random.Generator)
     return 10.0 ** (decibels / 10.0)
 
 
+def log_mel(features: Features, signal: Tensor, drawn: Draw) -> Tensor:
+    """Log-mel (batch, 1, mel, frame) of clips (batch, samples), with its bands amplified and masked."""
+    if isinstance(features, LogMel):
+        return features.log(on_power(features.power(signal), drawn))
+    power = features.power(signal, drawn.f_max)  # (batch, 1, mel, frame)
+    power = on_power(power, replace(drawn, freq_mask=None, time_mask=None))
+    return masked(features.log(power), drawn, features.mask_value)
+
+
 def on_waveform(clips: Tensor, drawn: Draw, responses: Tensor | None) -> Tensor:
     """Clips (batch, samples) with impulse responses (response, frequency) and rolls applied."""
     if drawn.response is not None and responses is not None:
@@ -110,9 +131,14 @@ def on_power(power: Tensor, drawn: Draw) -> Tensor:
     """Mel power (batch, 1, mel, frame) with its bands amplified, then bands and frames masked."""
     if drawn.gain is not None:
         power = power * drawn.gain[:, None, :, None]
+    return masked(power, drawn)
+
+
+def masked(x: Tensor, drawn: Draw, value: float = 0.0) -> Tensor:
+    """Bands and frames of (batch, 1, mel, frame) masked."""
     if drawn.freq_mask is not None:
-        power = mask(power, *drawn.freq_mask, dim=2)
-    return power if drawn.time_mask is None else mask(power, *drawn.time_mask, dim=3)
+        x = mask(x, *drawn.freq_mask, dim=2, value=value)
+    return x if drawn.time_mask is None else mask(x, *drawn.time_mask, dim=3, value=value)
 
 
 def on_log_mel(log_mel: Tensor, targets: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
@@ -144,13 +170,13 @@ def convolve(clips: Tensor, responses: Tensor, indices: Tensor) -> Tensor:
     return result
 
 
-def mask(power: Tensor, first: Tensor, width: Tensor, dim: int) -> Tensor:
-    """Zero `width` neighbours from `first` on along `dim`, a stretch of its own for each example."""
-    shape = [1] * power.dim()
+def mask(x: Tensor, first: Tensor, width: Tensor, dim: int, value: float = 0.0) -> Tensor:
+    """Set `width` neighbours from `first` on along `dim` to a value, a stretch of its own for each example."""
+    shape = [1] * x.dim()
     shape[dim] = -1
-    position = torch.arange(power.shape[dim], device=power.device).view(shape)
-    first, width = (value.view(-1, *[1] * (power.dim() - 1)) for value in (first, width))
-    return power.masked_fill((position >= first) & (position < first + width), 0.0)
+    position = torch.arange(x.shape[dim], device=x.device).view(shape)
+    first, width = (numbers.view(-1, *[1] * (x.dim() - 1)) for numbers in (first, width))
+    return x.masked_fill((position >= first) & (position < first + width), value)
 
 
 def freq_mixstyle(log_mel: Tensor, share: Tensor, partner: Tensor) -> Tensor:

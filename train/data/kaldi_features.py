@@ -10,6 +10,7 @@ Interspeech 2021: 128 mels, 20 Hz to 8 kHz, hop 10 ms at 16 kHz.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,11 @@ AST_FLOOR = 2.0**-23  # of mel power; Kaldi has a floor under the logarithm in p
 
 
 class KaldiMel(nn.Module, ABC):
-    """One-second clips -> normalised log-mel. `power` and `log` are apart because masks go between them."""
+    """One-second clips -> normalised log-mel. `power` and `log` are apart because augmentation goes between them.
+
+    Masks come after the logarithm, as the authors have them: they put zeros into the log-mel before it is normalised,
+    which is `mask_value` then.
+    """
 
     window: Tensor
     filterbank: Tensor
@@ -36,10 +41,18 @@ class KaldiMel(nn.Module, ABC):
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", kaldi_filterbank(front_end), persistent=False)
 
-    def power(self, clips: Tensor) -> Tensor:
-        """Clips (batch, samples) within +-1 -> mel power (batch, 1, mel, frame)."""
+    @property
+    @abstractmethod
+    def mask_value(self) -> float:
+        """What a masked value of the normalised log-mel is."""
+
+    def power(self, clips: Tensor, f_max: float | None = None) -> Tensor:
+        """Clips (batch, samples) within +-1 -> mel power (batch, 1, mel, frame), up to `f_max` in place of its own."""
         spectrum = self._spectrum(clips)  # (batch, bin, frame)
-        return (self.filterbank @ (spectrum.real.square() + spectrum.imag.square())).unsqueeze(1)
+        filterbank = self.filterbank
+        if f_max is not None:
+            filterbank = kaldi_filterbank(replace(self.front_end, f_max=f_max)).to(filterbank.device)
+        return (filterbank @ (spectrum.real.square() + spectrum.imag.square())).unsqueeze(1)
 
     @abstractmethod
     def log(self, power: Tensor) -> Tensor:
@@ -57,6 +70,10 @@ class KaldiMel(nn.Module, ABC):
 class PasstMel(KaldiMel):
     """PaSST's: pre-emphasis of the clip, reflect-padded and centred frames, an offset before the logarithm."""
 
+    @property
+    def mask_value(self) -> float:
+        return -PASST_MEAN / PASST_DEVIATION
+
     def _spectrum(self, clips: Tensor) -> Tensor:
         return centred_spectrum(clips[:, 1:] - PREEMPHASIS * clips[:, :-1], self.front_end, self.window)
 
@@ -66,6 +83,10 @@ class PasstMel(KaldiMel):
 
 class AstMel(KaldiMel):
     """AST's: frames within the clip, the mean taken off and pre-emphasis made in each, a floor under the logarithm."""
+
+    @property
+    def mask_value(self) -> float:
+        return -AST_MEAN / (2 * AST_DEVIATION)
 
     def _spectrum(self, clips: Tensor) -> Tensor:
         settings = self.front_end

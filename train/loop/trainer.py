@@ -96,7 +96,8 @@ class Trainer:
         self.ranks, self.torch_device, self.micro_batch = hardware.ranks, torch_device, hardware.micro_batch
         self.order, self.shuffled = np.arange(len(labelled)), -1  # positions in `labelled`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
+        kind = torch.optim.AdamW if recipe.train.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(self.parameters, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
         self.features = features_of(recipe).to(torch_device)
         self.label = torch.from_numpy(clips.label[labelled])
         self.recording_devices = clips.recording_devices(labelled)
@@ -239,8 +240,7 @@ class Trainer:
     def _features(self, positions: NDArray[np.int64], drawn: augment.Draw, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented features (batch, 1, mel, frame) of clips and what is asked for, mixed as they are."""
         signal = augment.on_waveform(waveform(self._pcm(positions)), drawn, self.responses)  # (batch, samples)
-        power = augment.on_power(self.features.power(signal), drawn)  # (batch, 1, mel, frame)
-        return augment.on_log_mel(self.features.log(power), targets, drawn)
+        return augment.on_log_mel(augment.log_mel(self.features, signal, drawn), targets, drawn)
 
     def _pcm(self, positions: NDArray[np.int64]) -> Tensor:
         """int16 clips (batch, samples) on the torch device. Positions are in `labelled`, and go on in `unlabelled`."""

@@ -5,15 +5,25 @@ CP-Mobile can be deployed; the other families are teachers.
 
 from torch import nn
 
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.data.augment import Features
 from tinyscene.train.data.features import LogMel
-from tinyscene.train.data.kaldi_features import AstMel, KaldiMel, PasstMel
+from tinyscene.train.data.kaldi_features import AstMel, PasstMel
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
 from tinyscene.train.models.cp_resnet import CPResNet
+from tinyscene.train.models.efficientat import EfficientAt
 from tinyscene.train.models.passt import Passt
-from tinyscene.train.network_settings import AstModel, CPMobileModel, CPResNetModel, Model, PasstModel
+from tinyscene.train.network_settings import (
+    AstModel,
+    CPMobileModel,
+    CPResNetModel,
+    EfficientAtModel,
+    Model,
+    PasstModel,
+)
 from tinyscene.train.recipe import Recipe
 
-Features = LogMel | KaldiMel
+__all__ = ["Features", "build", "features_of", "finish"]
 
 
 def build(model: Model, classes: int) -> nn.Module:
@@ -25,6 +35,8 @@ def build(model: Model, classes: int) -> nn.Module:
             return CPResNet(model, classes)
         case PasstModel():
             return Passt(model, classes)
+        case EfficientAtModel():
+            return EfficientAt(model, classes)
         case AstModel():
             from tinyscene.train.models.ast import Ast  # transformers takes seconds to import, and is an extra
 
@@ -33,8 +45,16 @@ def build(model: Model, classes: int) -> nn.Module:
 
 def features_of(recipe: Recipe) -> Features:
     """The features that the recipe's network hears."""
-    kinds = {"passt": PasstMel, "ast": AstMel}
-    return kinds.get(recipe.model.family, LogMel)(recipe.features)
+    match recipe.model:
+        case AstModel():
+            return AstMel(recipe.features)
+        case PasstModel() | EfficientAtModel() | CPResNetModel(mel="kaldi"):
+            return PasstMel(recipe.features)
+    if recipe.augment.f_max_jitter:
+        raise InputError(
+            f"augment.f_max_jitter: the network {recipe.model.family} has no Kaldi features to draw it for"
+        )
+    return LogMel(recipe.features)
 
 
 def finish(network: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.train.data.download import download
-from tinyscene.train.network_settings import Model
+from tinyscene.train.network_settings import EfficientAtModel, Model
 from tinyscene.train.runs.pickled import MAX_FILE, read_pickled
 from tinyscene.train.runs.run import load_tensors, model_path, read_card
 from tinyscene.train.runs.weights import converted, require_variances
@@ -26,6 +26,17 @@ from tinyscene.train.runs.weights import converted, require_variances
 PUBLISHED = {  # weights trained on AudioSet
     "passt": "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
     "ast": "https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/resolve/main/model.safetensors",
+}
+EFFICIENTAT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+EFFICIENTAT_FILES = {  # by width
+    0.1: "mn01_as_mAP_298.pt",
+    0.2: "mn02_as_mAP_378.pt",
+    0.4: "mn04_as_mAP_432.pt",
+    0.5: "mn05_as_mAP_443.pt",
+    1.0: "mn10_as_mAP_471.pt",
+    2.0: "mn20_as_mAP_478.pt",
+    3.0: "mn30_as_mAP_482.pt",
+    4.0: "mn40_as_mAP_484.pt",
 }
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -64,6 +75,11 @@ def find_weights(named: str, model: Model) -> Path:
     """The path of weights, which are fetched if they are the family's `published` ones."""
     if named != "published":
         return Path(named)
+    if isinstance(model, EfficientAtModel):
+        if model.width not in EFFICIENTAT_FILES:
+            widths = ", ".join(str(width) for width in EFFICIENTAT_FILES)
+            raise InputError(f"--weights published: there are none for model.width {model.width}, but for {widths}")
+        return fetch(EFFICIENTAT + EFFICIENTAT_FILES[model.width])
     if model.family not in PUBLISHED:
         raise InputError(f"--weights published: {model.family} has none; name a run or a file")
     return fetch(PUBLISHED[model.family])
