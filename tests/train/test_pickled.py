@@ -89,6 +89,15 @@ def test_a_pickle_of_very_many_objects_is_refused(tmp_path: Path, monkeypatch: p
     refuse(path, "too many objects")
 
 
+def test_operations_that_make_no_tensor_are_bounded_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyscene.train.runs.pickled.MAX_OTHERS", 1_000)
+    objects = b"\x80\x02(" + b"}" * 1_000 + b"l."
+    path = edited(tmp_path / "x.pt", lambda name, content: objects if name.endswith("data.pkl") else content)
+    refuse(path, "too many objects")
+    torch.save({str(number): torch.zeros(1) for number in range(100)}, path)  # some 3,000 operations
+    assert len(read_pickled(path)) == 100
+
+
 def test_a_second_pickle_cannot_hide_behind_the_one_that_is_checked(tmp_path: Path) -> None:
     path = edited(tmp_path / "x.pt", lambda _, content: content)
     with zipfile.ZipFile(path, "a") as archive:

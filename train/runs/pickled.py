@@ -19,7 +19,9 @@ from tinyscene.deploy.common.errors import InputError
 MAX_FILE = 2**31  # bytes; mapped, not read
 MAX_DIRECTORY = 2**25  # bytes of the archive's directory: 300,000 tensors
 MAX_PICKLE = 2**25  # bytes
-MAX_OPERATIONS = 5_000_000  # of the pickle: a dictionary of 150,000 tensors
+MAX_OPERATIONS = 5_000_000  # of the pickle: a dictionary of 150,000 tensors, which takes half a minute
+MAX_OTHERS = 1_000_000  # operations that no tensor needs: names and settings
+OF_A_TENSOR = 40  # operations; torch.save writes 30
 MAX_VALUES = 2**28  # of all tensors; PaSST with the moments of its optimizer has 258 million
 PLAIN = {  # what a pickle may name: plain data, and tensors that are no more than a view of a storage
     "collections OrderedDict",
@@ -97,8 +99,10 @@ def _directory_bytes(read: Any, seek: Any, size: int) -> int:
 
 def _check_pickle(content: bytes) -> None:
     """Raise InputError for a pickle that is long, or that names anything but plain data and tensors."""
+    tensors = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if count >= MAX_OPERATIONS:
+        tensors += opcode.name in ("BINPERSID", "PERSID")  # one for each tensor's storage
+        if count >= min(MAX_OPERATIONS, MAX_OTHERS + OF_A_TENSOR * tensors):
             raise InputError("holds too many objects")
         if opcode.name in ("GLOBAL", "INST"):
             module, _, name = str(argument).partition(" ")

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import lock, require_free, sha256, write_whole
+from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
@@ -202,6 +202,7 @@ def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
         source=f"{weights.name} sha256:{sha256(weights)}",
     )
     require_free(out)
-    write_recipe(out, recipe)
-    save_tensors(out / MODEL, tensors, card)
+    with replacing_folder(out) as temporary:
+        write_recipe(temporary, recipe)
+        save_tensors(temporary / MODEL, tensors, card)
     return out
