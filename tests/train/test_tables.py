@@ -121,6 +121,19 @@ def test_such_a_table_is_trained_on_and_evaluated(
     assert set(result["by_device_group"]) == {"unseen"}
 
 
+def test_a_teacher_of_another_folds_lists_of_the_same_name_is_refused(
+    table: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    run, split = tmp_path / "run", ("--data", table, "--split", "100")
+    code, _, err = run_cli("train", "nano", *split, "--splits", "fold2", "--out", run, *QUICK)
+    assert code == 0, err
+    logits = tmp_path / "logits.safetensors"
+    code, _, err = run_cli("logits", run, *split, "--splits", "fold1", "--out", logits)
+    assert (code, logits.exists()) == (2, False)
+    assert "was trained on split 100 of other lists than these" in err
+    assert run_cli("logits", run, *split, "--splits", "fold2", "--out", logits)[0] == 0
+
+
 def test_the_development_recordings_are_read_as_they_are(esc50_devices: Path) -> None:
     dataset = open_dataset(esc50_devices, "fold1")
     sizes = {name: (len(training), len(test)) for name, (training, test) in dataset.splits.items()}

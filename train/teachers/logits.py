@@ -129,8 +129,8 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
         clips = prepare(dataset, recipe.features.sample_rate, clips.folder.parent)
     if card.data_hash == clips.data_hash and card.split_hash != dataset.split_hash(split):
         raise InputError(
-            f"{run}: was trained on split {card.split}, whose lists are not those of split {split}; a student of the "
-            "one may not see what the other holds"
+            f"{run}: was trained on split {card.split} of other lists than these; name the same with --splits and "
+            "--split, or a student would be taught what its own lists leave out"
         )
     indices = clips.select(dataset.split(split)[0])
     names = augment.response_paths(responses) if responses else []
