@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
@@ -22,6 +22,8 @@ from tinyscene.train.network_settings import EfficientAtModel
 from tinyscene.train.recipe import load_recipe
 from tinyscene.train.runs.run import RunFolder, load_model
 from tinyscene.train.runs.transfer import find_weights, transfer
+from tinyscene.train.sweep.job import Source, run_job
+from tinyscene.train.sweep.sweep import _record
 from tinyscene.train.teachers.probe import _fit
 
 PUBLISHED = {0.4: 0.983, 0.5: 1.43, 1.0: 4.88, 2.0: 17.91, 3.0: 39.09, 4.0: 68.43}  # millions of parameters by width
@@ -128,6 +130,21 @@ def test_a_probe_leaves_the_trunk_as_it_is_and_is_a_run(
     trunk, kept = load_model(first)[0].state_dict(), load_model(probed)[0]
     assert all(torch.equal(tensor, trunk[name]) for name, tensor in kept.state_dict().items() if "features." in name)
     assert json.loads(out)["accuracy"] > 0.2  # ten classes; the trunk has hardly been trained
+
+
+def test_a_sweep_fits_a_probe_where_it_says_so(small_dataset: Path, tmp_path: Path) -> None:
+    save_file(network(10, width=0.1).state_dict(), tmp_path / "trunk.safetensors")
+    runs = f"a: {{recipe: efficientat, set: [model.width=0.1], weights: {tmp_path}/trunk.safetensors, probe: true}}"
+    plan = tmp_path / "probe.yaml"
+    plan.write_text(f'name: probe\nsplits: ["5"]\nseeds: [0]\nruns:\n  {runs}\n')
+    out = tmp_path / "sweep"
+    (job,) = _record(str(plan), {"": Source(folder=str(small_dataset))}, (), out).jobs
+    run_job(out, job.name)
+    probed, card = load_model(out / job.name)
+    trunk = load_file(tmp_path / "trunk.safetensors")
+    assert card.recipe["model"]["head"] == "linear"
+    assert (out / job.name / "evaluation.json").exists()
+    assert all(torch.equal(tensor, trunk[name]) for name, tensor in probed.state_dict().items() if "features." in name)
 
 
 def test_a_probe_of_a_network_without_an_embedding_is_refused(

@@ -117,6 +117,7 @@ BAD = {
     "b has no run on split 5 of": "  a: {recipe: nano, distill: [b]}\n  b: {recipe: nano, splits: ['10']}",
     "b has no run on split 5": "  a: {recipe: nano, distill: [b]}\n  b: {recipe: nano, data: other, splits: ['5']}",
     "weights: b has no run on split 5": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, splits: ['10', '25']}",
+    "runs.a.probe: name the trained network": "  a: {recipe: efficientat, probe: true}",
     "b has no run of seed 0": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, seeds: [1]}",
 }
 

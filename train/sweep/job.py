@@ -33,6 +33,7 @@ from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import Section
 from tinyscene.train.sweep.plan import Job, LogitsJob, Sweep, TrainJob
 from tinyscene.train.teachers.logits import make_logits
+from tinyscene.train.teachers.probe import probe
 
 SWEEP = "sweep.json"
 EVALUATION = "evaluation.json"
@@ -126,7 +127,10 @@ def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
     if job.weights:
         weights = out / job.weights if job.weights in job.needs else find_weights(job.weights, job.recipe.model)
     data = TrainingData(dataset, clips, job.split)
-    train(job.recipe, data, RunFolder.begun_or_new(run), weights, job.allow_over_budget)
+    if not job.probe:
+        train(job.recipe, data, RunFolder.begun_or_new(run), weights, job.allow_over_budget)
+    elif not run.exists():
+        probe(job.recipe, data, run, weights)
     model = open_evaluated_model(run, "torch")
     test, groups = dataset.split(job.split)[1], dataset.device_groups(job.split)
     evaluation = evaluate(model.predict, clips, test, groups=groups)

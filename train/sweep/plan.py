@@ -14,7 +14,8 @@
 `distill` names the entries whose runs, of all seeds on the same split, are the teachers: the mean of their logits
 is the target. `weights` names the entry whose run is started from: that of the same seed, on the same split where
 it is trained on the same data, and else on the one split that it has. It may also name a file of weights, or the
-recipe's `published` ones. A recipe that others learn from may be over its budget.
+recipe's `published` ones; with `probe: true` a linear classifier is fitted on their embedding and nothing else is
+trained. A recipe that others learn from may be over its budget.
 
 The files in `train/sweep/plans/` are known by name, like recipes.
 """
@@ -60,6 +61,7 @@ class SweepEntry(Section):
     seeds: Seeds | None = None
     distill: Names | None = None
     weights: str | None = None
+    probe: bool = False
     data: str | None = None  # none: --data
 
     @property
@@ -126,6 +128,8 @@ class Sweep(Section):
                 raise ValueError(f"runs.{name}: there is no run {needed!r}: {hint(needed, list(self.runs))}")
         if entry.data and not entry.splits:
             raise ValueError(f"runs.{name}.splits: name the splits of {entry.data!r} that it is trained on")
+        if entry.probe and not entry.weights:
+            raise ValueError(f"runs.{name}.probe: name the trained network with `weights`")
         for teacher in entry.teachers:
             known = self.splits_of(teacher) if self.runs[teacher].data == entry.data else ()
             if missing := [split for split in self.splits_of(name) if split not in known]:
@@ -162,6 +166,7 @@ class TrainJob(Section):
     run: str  # the entry
     recipe: Recipe
     weights: str | None  # a job's name, a file's path, or `published`
+    probe: bool = False
     allow_over_budget: bool
 
 
@@ -212,6 +217,7 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
                     run=name,
                     recipe=recipe.model_copy(update={"seed": seed}),
                     weights=parent or (str(entry.weights_file.resolve()) if entry.weights_file else entry.weights),
+                    probe=entry.probe,
                     allow_over_budget=name in teachers,
                 )
                 jobs[job.name] = job

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import require_free, write_whole
+from tinyscene.deploy.common.files import replacing_folder, require_free, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.common.text import json_text
@@ -50,16 +50,16 @@ def probe(recipe: Recipe, data: TrainingData, out: Path, weights: Path | None) -
     for line in data.check():
         notice(line)
     require_free(out)
-    out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     embeddings = _embeddings(network, recipe, data)  # (clip, value)
     labels = torch.from_numpy(data.clips.label[data.training_clips()])
     metrics = _fit(network.classifier[-1], embeddings, labels, recipe)  # type: ignore[index]
     seconds = time.monotonic() - started
     metrics |= {"clips": len(labels), "seconds": seconds, "clips_per_second": len(labels) / seconds}
-    write_recipe(out, recipe)
-    write_whole(out / METRICS, json_text(metrics) + "\n")
-    save_tensors(out / MODEL, finish(network).state_dict(), make_card(recipe.as_dict(), data, source))
+    with replacing_folder(out) as run:
+        write_recipe(run, recipe)
+        write_whole(run / METRICS, json_text(metrics) + "\n")
+        save_tensors(run / MODEL, finish(network).state_dict(), make_card(recipe.as_dict(), data, source))
     return out / MODEL
 
 
