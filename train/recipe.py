@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
@@ -115,7 +115,7 @@ class Train(Section):
 
 
 class Distill(Section):
-    """Knowledge distillation from a teacher's logits.
+    """Knowledge distillation from a teacher: from its logits in a file, or from a run that is asked at each step.
 
     G. Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The defaults are those of F. Schmid et al.,
     "Distilling the Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023, as is the loss: the divergence is
@@ -123,20 +123,41 @@ class Distill(Section):
     """
 
     logits: str | None = None
-    """File of teacher logits, written by `tinyscene logits`; null turns distillation off."""
+    """File of teacher logits, written by `tinyscene logits`."""
+    online: str | None = None
+    """Run of a teacher that is asked at each step, in place of `logits`: it hears the same rolled, convolved and mixed
+    waveforms as the student, at its own sample rate, so that mixup mixes waveforms and not log-mels. Levels, frequency
+    responses, masks and Freq-MixStyle are the student's alone. L. Beyer et al., "Knowledge Distillation: A Good Teacher
+    Is Patient and Consistent", CVPR 2022."""
+    transfer: str | None = None
+    """Folder of recordings without labels, of which each batch takes as many clips as it has with labels; they have the
+    divergence from the teacher of `online` alone. Not allowed by the rules of DCASE 2024 Task 1."""
     temperature: Positive = 2.0
     """Temperature that divides the logits of teacher and student."""
     label_weight: Fraction = 0.02
     """Weight of the cross-entropy with the labels; the divergence from the teacher has the rest."""
     required: bool = False
-    """Whether the recipe is refused without a teacher's logits."""
+    """Whether the recipe is refused without a teacher."""
+
+    @model_validator(mode="after")
+    def _is_one_teacher(self) -> Self:
+        if self.logits and self.online:
+            raise ValueError("distill.logits and distill.online each name a teacher: name one of them")
+        if self.transfer and not self.online:
+            raise ValueError("distill.transfer: its clips are in no file of logits; name a teacher with distill.online")
+        return self
+
+    @property
+    def has_teacher(self) -> bool:
+        return self.logits is not None or self.online is not None
 
     def require(self, recipe: str) -> None:
         """Raise InputError where a teacher is required and none is named."""
-        if self.required and self.logits is None:
+        if self.required and not self.has_teacher:
             raise InputError(
                 f"recipe {recipe} learns from teachers, and distill.logits names none: write their logits with "
-                "`tinyscene logits` and add --set distill.logits=FILE, or take student-scratch, which has no teacher"
+                "`tinyscene logits` and add --set distill.logits=FILE, or --set distill.online=RUN for one teacher "
+                "that is asked at each step, or take student-scratch, which has no teacher"
             )
 
 

@@ -21,8 +21,9 @@ from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.common.progress import progress
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.data.selection import Selection
 from tinyscene.train.loop.checkpoint import TrainState
-from tinyscene.train.loop.trainer import CPU_MICRO_BATCH, Hardware, Ranks, Selection, Trainer
+from tinyscene.train.loop.trainer import CPU_MICRO_BATCH, Hardware, Ranks, Trainer
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
 from tinyscene.train.teachers.distill import cross_entropy
@@ -78,7 +79,7 @@ def main(
         "device": torch.cuda.get_device_name() if torch_device.type == "cuda" else "cpu",
         "clips": clips,
         "batch_size": batch,
-        "held_on_gpu": trainer.resident is not None,
+        "held_on_gpu": trainer.waveforms.resident is not None,
         "clips_per_second": batch / step,
         "minutes_for_150_epochs": EPOCHS * math.ceil(clips / batch) * step / 60,
         "seconds_a_step": seconds,

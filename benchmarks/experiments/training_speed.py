@@ -29,8 +29,9 @@ from tinyscene.deploy.frontend.resample import PHASES_A_BLOCK, TAP_ONE, sinc_fil
 from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
+from tinyscene.train.data.selection import Selection
 from tinyscene.train.loop.checkpoint import TrainState
-from tinyscene.train.loop.trainer import CPU_MICRO_BATCH, Hardware, Ranks, Selection, Trainer
+from tinyscene.train.loop.trainer import CPU_MICRO_BATCH, Hardware, Ranks, Trainer
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.teachers.distill import cross_entropy

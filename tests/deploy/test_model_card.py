@@ -108,6 +108,13 @@ def test_a_test_on_other_data_than_the_training_is_doubted(content: dict[str, An
     assert "may have been among them" not in section(model_card(content), "Metrics")
 
 
+def test_a_teacher_and_external_data_are_told_where_there_were_any(content: dict[str, Any]) -> None:
+    told = "Distilled from a teacher", "External data was used: `sounds: 3 clips`"
+    assert not any(words in model_card(content) for words in told)
+    content["trained"] |= {"teacher": "runs/any sha256:0", "external_data": "sounds: 3 clips"}
+    assert all(words in section(model_card(content), "Training data") for words in told)
+
+
 def test_the_limits_tell_what_was_measured_on_unseen_devices(content: dict[str, Any]) -> None:
     assert "33.3% on simulated devices" in section(model_card(content | {"metrics": METRICS}), "Limits")
     assert "%" not in section(model_card(content), "Limits")

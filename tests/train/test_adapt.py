@@ -121,6 +121,12 @@ def test_a_device_of_few_clips_is_left_to_the_general_network(adapted: Adapted) 
     assert (adapted.devices, adapted.left_out) == ({"a": 30, "s1": 30}, {"s2": 12})
 
 
+def test_a_teacher_that_was_asked_at_each_step_is_not_needed(start: Adapt, tmp_path: Path) -> None:
+    gone = ["distill.online=runs/gone", "distill.transfer=gone", "distill.required=true"]
+    run, _ = run_of(tmp_path, "nano", [*TINY, *gone])
+    assert set(start("adapt.epochs=1", run=run).devices) == {"a", "s1"}
+
+
 def test_a_devices_run_is_a_run(adapted: Adapted, general: Path) -> None:
     network, card = load_model(adapted.run / "devices" / "s1")
     assert not network.training

@@ -83,16 +83,15 @@ def test_no_gradient_flows_through_the_statistics() -> None:
 def test_mixup_mixes_examples_and_targets_alike() -> None:
     x, targets = random(3, 1, 4, 5), torch.eye(3)
     share, partner = torch.tensor([0.25, 1.0, 0.0]), torch.tensor([1, 2, 0])
-    mixed, soft = mixup(x, targets, share, partner)
+    mixed, soft = mixup(x, share, partner), mixup(targets, share, partner)
     torch.testing.assert_close(mixed, torch.stack([0.25 * x[0] + 0.75 * x[1], x[1], x[0]]))
     assert soft.tolist() == [[0.25, 0.75, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
 
 
-def test_mixstyle_comes_before_mixup_and_leaves_the_targets_alone() -> None:
-    x, targets, half = random(2, 1, 4, 5), torch.eye(2), (torch.tensor([0.5, 0.5]), torch.tensor([1, 0]))
-    styled, kept = on_log_mel(x, targets, Draw(mixstyle=half))
-    both, _ = on_log_mel(x, targets, Draw(mixstyle=half, mixup=half))
-    assert kept.tolist() == targets.tolist()
+def test_mixstyle_comes_before_mixup() -> None:
+    x, half = random(2, 1, 4, 5), (torch.tensor([0.5, 0.5]), torch.tensor([1, 0]))
+    styled = on_log_mel(x, Draw(mixstyle=half))
+    both = on_log_mel(x, Draw(mixstyle=half, mixup=half))
     torch.testing.assert_close(both, styled.mean(0, keepdim=True).expand(2, -1, -1, -1))
 
 

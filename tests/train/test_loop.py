@@ -21,11 +21,12 @@ from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.data.selection import Selection
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.loop import train
 from tinyscene.train.loop.schedule import learning_rate
-from tinyscene.train.loop.trainer import Hardware, Ranks, Selection, Trainer
+from tinyscene.train.loop.trainer import Hardware, Ranks, Trainer
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, Train, load_recipe
 from tinyscene.train.runs.run import RunFolder, load_model, write_recipe

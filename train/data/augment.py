@@ -43,6 +43,10 @@ class Draw:
     mixup: tuple[Tensor, Tensor] | None = None  # own share and partner, (batch,) each
     f_max: float | None = None  # Hz
 
+    def at_rate(self, ratio: float) -> "Draw":
+        """The same draw for the same clips at `ratio` times the sample rate; a shift is rounded to whole samples."""
+        return self if self.shift is None else replace(self, shift=(self.shift * ratio).round().long())
+
 
 def draw(
     settings: Augment,
@@ -141,11 +145,16 @@ def masked(x: Tensor, drawn: Draw, value: float = 0.0) -> Tensor:
     return x if drawn.time_mask is None else mask(x, *drawn.time_mask, dim=3, value=value)
 
 
-def on_log_mel(log_mel: Tensor, targets: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
-    """Log-mel (batch, 1, mel, frame) and targets (batch, classes), mixed."""
+def on_log_mel(log_mel: Tensor, drawn: Draw) -> Tensor:
+    """Log-mel (batch, 1, mel, frame) with Freq-MixStyle, then mixed."""
     if drawn.mixstyle is not None:
         log_mel = freq_mixstyle(log_mel, *drawn.mixstyle)
-    return (log_mel, targets) if drawn.mixup is None else mixup(log_mel, targets, *drawn.mixup)
+    return mixed(log_mel, drawn)
+
+
+def mixed(x: Tensor, drawn: Draw) -> Tensor:
+    """Examples or targets (batch, ...) mixed by the mixup that was drawn, if any."""
+    return x if drawn.mixup is None else mixup(x, *drawn.mixup)
 
 
 def roll(clips: Tensor, shift: Tensor) -> Tensor:
@@ -194,11 +203,10 @@ def freq_mixstyle(log_mel: Tensor, share: Tensor, partner: Tensor) -> Tensor:
     return (log_mel - mean) / deviation * mixed_deviation + mixed_mean
 
 
-def mixup(log_mel: Tensor, targets: Tensor, share: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix examples (batch, 1, mel, frame) and their targets (batch, classes) alike (H. Zhang et al., ICLR 2018)."""
-    wide = share.view(-1, 1, 1, 1)
-    mixed = wide * log_mel + (1 - wide) * log_mel[partner]
-    return mixed, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
+def mixup(x: Tensor, share: Tensor, partner: Tensor) -> Tensor:
+    """Mix each example or target (batch, ...) with its partner (H. Zhang et al., ICLR 2018)."""
+    share = share.view(-1, *[1] * (x.dim() - 1))
+    return share * x + (1 - share) * x[partner]
 
 
 def response_paths(folder: Path) -> list[Path]:

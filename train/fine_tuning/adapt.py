@@ -102,11 +102,13 @@ def _fine_tune(run: Path, recipe: Recipe, data: TrainingData, folder: Path) -> N
         "augment": recipe.augment.model_copy(update=own_sound),
         "train": recipe.train.fine_tuning(settings.epochs, settings.lr, settings.batch_size),
         "consistency": Consistency(),  # the unlabelled clips are other devices'
+        # a teacher that would be asked at each step was trained on the lists of all devices
+        "distill": recipe.distill.model_copy(update={"online": None, "transfer": None, "required": False}),
     }
     device_recipe = recipe.model_copy(update=changes)
     network, _ = load_model(run)
     initial = InitialNetwork(network, f"{run.resolve().name} sha256:{sha256(model_path(run))}")
     with lower_rate_advised(folder, "adapt"):
-        _, card = fit(initial, device_recipe, loss_of(recipe.distill), data, RunFolder.begun_or_new(folder))
+        _, card = fit(initial, device_recipe, loss_of(device_recipe.distill), data, RunFolder.begun_or_new(folder))
     if not (folder / MODEL).exists():
         save_tensors(folder / MODEL, network.state_dict(), card)

@@ -83,7 +83,8 @@ def resume_run(
         )
     if saved is not None and saved.recipe:
         saved = saved.model_copy(update={"recipe": saved.parsed_recipe.as_dict()})  # with keys newer than the run
-    for key in ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch", "source"):
+    keys = ("recipe", "labels", "split", "split_hash", "data_hash", "micro_batch", "source", "teacher", "external_data")
+    for key in keys:
         if saved is None or getattr(saved, key) != getattr(card, key):
             raise InputError(f"{out}: was trained with another {key}; resume with the same, or choose another --out")
     state = _read_state(header, card, path)

@@ -23,7 +23,6 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -34,15 +33,17 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.common.text import json_text
+from tinyscene.train.data.selection import select
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.checkpoint import TrainState, drop_metrics_after, resume_run, save_checkpoint
-from tinyscene.train.loop.trainer import DivergedError, Hardware, Selection, Trainer
+from tinyscene.train.loop.trainer import DivergedError, Hardware, Trainer
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.evaluate import evaluate, predictor
 from tinyscene.train.runs.run import METRICS, MODEL, RECIPE, Card, RunFolder, save_tensors, write_recipe
 from tinyscene.train.runs.transfer import transfer
+from tinyscene.train.teachers.answers import online_source, teacher_of
 from tinyscene.train.teachers.distill import Loss, loss_of
 
 SECONDS_A_CHECKPOINT = 300  # at most, besides the one after each epoch
@@ -104,12 +105,15 @@ def fit(
     initial: InitialNetwork, recipe: Recipe, loss: Loss, data: TrainingData, run: RunFolder
 ) -> tuple[Trainer, Card]:
     """Train a network by a recipe to the end of its epochs, in a run folder. Raises as `train` does."""
-    selection, hardware = _select(recipe, data), Hardware.join(recipe.train)
+    selection, hardware = select(recipe, data), Hardware.join(recipe.train)
     torch.backends.cudnn.deterministic = True
     network = initial.network.to(device=hardware.torch_device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    card = make_card(recipe.as_dict(), data, initial.source, hardware.micro_batch)
-    trainer = Trainer(network, recipe, loss, selection, hardware)
+    teacher = teacher_of(recipe, data, selection, hardware.torch_device, hardware.micro_batch)
+    card = make_card(recipe.as_dict(), data, initial.source, hardware.micro_batch).model_copy(
+        update={"teacher": online_source(recipe), "external_data": selection.external_data}
+    )
+    trainer = Trainer(network, recipe, loss, selection, hardware, teacher)
     first = hardware.ranks.rank == 0
     if first and not run.resume:
         if (run.path / RECIPE).exists():
@@ -129,20 +133,6 @@ def fit(
             left = f"the checkpoint of epoch {state.epoch} is kept" if state.epoch else "no epoch was completed"
             raise DivergedError(f"{run.path}: training diverged in epoch {state.epoch + 1}: {error}; {left}") from None
     return trainer, card
-
-
-def _select(recipe: Recipe, data: TrainingData) -> Selection:
-    """The clips of the training list and, of the list that the recipe names, all others without their labels."""
-    labelled = data.training_clips()
-    if not recipe.consistency.weight:
-        return Selection(data.clips, labelled, labelled[:0])
-    rest = np.setdiff1d(data.clips.select(data.dataset.split(recipe.consistency.split)[0]), labelled)
-    if not len(rest):
-        raise InputError(
-            f"consistency.split {recipe.consistency.split}: holds no clips but those trained on; take a smaller "
-            "--split, or consistency.weight=0"
-        )
-    return Selection(data.clips, labelled, rest)
 
 
 def make_card(settings: dict[str, Any], data: TrainingData, source: str | None, micro_batch: int | None = None) -> Card:

@@ -8,7 +8,6 @@ import atexit
 import math
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data import augment
-from tinyscene.train.data.cache import Clips
-from tinyscene.train.data.features import waveform
+from tinyscene.train.data.selection import Selection
+from tinyscene.train.data.waveforms import Waveforms
 from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.models import features_of
 from tinyscene.train.recipe import Recipe, Train
-from tinyscene.train.teachers.distill import Loss, Targets, consistency
-from tinyscene.train.teachers.logits import read_logits
+from tinyscene.train.teachers.answers import Teacher
+from tinyscene.train.teachers.distill import Loss, Targets, alternating, consistency
 
 CPU_MICRO_BATCH = 32  # clips
-RESIDENT_SHARE = 0.7  # of the GPU's free memory that the dataset may fill
 
 
 class DivergedError(InputError):
@@ -74,25 +72,23 @@ class Hardware:
         return cls(ranks, torch_device, settings.micro_batch or largest)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The clips that are trained on, by index: with their labels, and without."""
-
-    clips: Clips
-    labelled: NDArray[np.int64]
-    unlabelled: NDArray[np.int64]
-
-
 class Trainer:
     """Everything a step needs, made once."""
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, loss: Loss, selection: Selection, hardware: Hardware
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        loss: Loss,
+        selection: Selection,
+        hardware: Hardware,
+        teacher: Teacher | None = None,
     ) -> None:
         clips, labelled, unlabelled = selection.clips, selection.labelled, selection.unlabelled
         torch_device = hardware.torch_device
-        self.network, self.recipe, self.loss = network, recipe, loss
+        self.network, self.recipe, self.loss, self.teacher = network, recipe, loss, teacher
         self.clips, self.labelled, self.unlabelled = clips, labelled, unlabelled
+        self.transferred = len(selection.transferred)
         self.ranks, self.torch_device, self.micro_batch = hardware.ranks, torch_device, hardware.micro_batch
         self.order, self.shuffled = np.arange(len(labelled)), -1  # positions in `labelled`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -101,13 +97,9 @@ class Trainer:
         self.features = features_of(recipe).to(torch_device)
         self.label = torch.from_numpy(clips.label[labelled])
         self.recording_devices = clips.recording_devices(labelled)
-        folder = recipe.augment.dir_folder
-        self.responses = augment.load_responses(Path(folder), recipe.features).to(torch_device) if folder else None
-        self.teacher, self.view = self._teacher() if recipe.distill.logits else (None, None)
+        self.waveforms = Waveforms(selection.parts, recipe.augment, recipe.features, torch_device)
         decay = recipe.train.ema
         self.average = AveragedModel(network, None, None, get_ema_multi_avg_fn(decay), True) if decay else None
-        self.known = np.concatenate([labelled, unlabelled])
-        self.resident = _resident(clips, self.known, torch_device)
         bfloat16 = recipe.train.precision == "bfloat16" or (
             recipe.train.precision == "auto" and torch_device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
@@ -168,16 +160,6 @@ class Trainer:
         sampled = np.searchsorted(ends, np.arange(len(share)) + rng.uniform()).clip(max=len(share) - 1)
         return rng.permutation(order[sampled])
 
-    def _teacher(self) -> tuple[Tensor, Tensor]:
-        """The teacher's probabilities (view, clip, class) for the training clips, and each response's view."""
-        settings, torch_device = self.recipe.distill, self.torch_device
-        logits = read_logits(Path(settings.logits or ""))
-        values = logits.of(self.clips.names(self.labelled), self.clips.labels) / settings.temperature
-        folder = self.recipe.augment.dir_folder
-        names = ["", *(path.name for path in augment.response_paths(Path(folder)))] if folder else [""]
-        views = [logits.views.index(name) if name in logits.views else 0 for name in names]
-        return values.softmax(2).to(torch_device), torch.tensor(views, device=torch_device)
-
     def _accumulate(self, mine: NDArray[np.int64], batch_size: int, state: TrainState) -> tuple[float, int]:
         """Sum the gradients of the mean loss of the batch over micro-batches. Returns summed loss, correct guesses."""
         seeds = (self.recipe.seed, state.epoch, state.batch, self.ranks.rank)
@@ -190,32 +172,43 @@ class Trainer:
 
     def _labelled(self, mine: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> tuple[float, int]:
         label = self.label[mine].to(self.torch_device)
-        targets = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
-        drawn = self._draw(self.recording_devices[mine], rng)
-        if self.teacher is not None and self.view is not None:
-            view = self.view[0 if drawn.response is None else drawn.response + 1]  # (batch,), or one for all
-            targets = torch.cat([targets, self.teacher[view, torch.from_numpy(mine).to(self.torch_device)]], 1)
-        features, targets = self._features(mine, drawn, targets)
-        labels, teacher = targets.split(len(self.clips.labels), 1) if self.teacher is not None else (targets, None)
+        labels = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
+        targets = self._targets(mine, labels, self.recording_devices[mine], rng)
+        if self.transferred:
+            others = rng.choice(self.transferred, len(mine)) + len(self.labelled) + len(self.unlabelled)
+            nowhere = np.full(len(mine), "")
+            targets = targets.alternating(self._targets(others, torch.zeros_like(labels), nowhere, rng))
+            label = alternating(label, torch.full_like(label, -1))
         loss, correct = 0.0, 0
-        for start in range(0, len(mine), self.micro_batch):
+        for start in range(0, len(label), self.micro_batch):
             part = slice(start, start + self.micro_batch)
-            log_mel = features[part].contiguous(memory_format=torch.channels_last)
+            part_targets = targets[part]
             with self.autocast:
-                logits = self.network(log_mel)
-            part_targets = Targets(log_mel, labels[part], None if teacher is None else teacher[part])
+                logits = self.network(part_targets.log_mel)
             part_loss = self.loss(logits.float(), part_targets)
             (part_loss / batch_size).backward()
             loss += float(part_loss.detach())
             correct += int((logits.argmax(1) == label[part]).sum())
         return loss, correct
 
+    def _targets(
+        self,
+        positions: NDArray[np.int64],
+        labels: Tensor,
+        recording_devices: NDArray[np.str_],
+        rng: np.random.Generator,
+    ) -> Targets:
+        """Augmented features of clips with labels (batch, classes), and what is asked of the network."""
+        drawn = self._draw(recording_devices, rng)
+        answers = None if self.teacher is None else self.teacher(positions, drawn)
+        return Targets(self._features(positions, drawn), augment.mixed(labels, drawn), answers)
+
     def _unlabelled(self, positions: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> float:
         """Sum the gradients of the consistency loss on as many unlabelled clips. Returns the summed loss."""
-        settings, nobody = self.recipe.consistency, torch.zeros(len(positions), 0, device=self.torch_device)
+        settings = self.recipe.consistency
         recording_devices = self.clips.recording_devices(self.unlabelled[positions - len(self.labelled)])
-        as_recorded, _ = self._features(positions, augment.Draw(), nobody)
-        augmented, _ = self._features(positions, replace(self._draw(recording_devices, rng), mixup=None), nobody)
+        as_recorded = self._features(positions, augment.Draw())
+        augmented = self._features(positions, replace(self._draw(recording_devices, rng), mixup=None))
         loss = 0.0
         for start in range(0, len(positions), self.micro_batch):
             part = slice(start, start + self.micro_batch)
@@ -231,22 +224,18 @@ class Trainer:
         return loss
 
     def _draw(self, recording_devices: NDArray[np.str_], rng: np.random.Generator) -> augment.Draw:
-        responses = 0 if self.responses is None else len(self.responses)
+        responses = 0 if self.waveforms.responses is None else len(self.waveforms.responses)
         return augment.draw(
             self.recipe.augment, self.recipe.features, recording_devices, responses, rng, self.torch_device
         )
 
     @torch.no_grad()
-    def _features(self, positions: NDArray[np.int64], drawn: augment.Draw, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented features (batch, 1, mel, frame) of clips and what is asked for, mixed as they are."""
-        signal = augment.on_waveform(waveform(self._pcm(positions)), drawn, self.responses)  # (batch, samples)
-        return augment.on_log_mel(augment.log_mel(self.features, signal, drawn), targets, drawn)
-
-    def _pcm(self, positions: NDArray[np.int64]) -> Tensor:
-        """int16 clips (batch, samples) on the torch device. Positions are in `labelled`, and go on in `unlabelled`."""
-        if self.resident is not None:
-            return self.resident[torch.from_numpy(positions).to(self.torch_device)]
-        return torch.from_numpy(self.clips.pcm[self.known[positions]]).to(self.torch_device)
+    def _features(self, positions: NDArray[np.int64], drawn: augment.Draw) -> Tensor:
+        """Augmented features (batch, 1, mel, frame) of clips."""
+        signal = self.waveforms.augmented(positions, drawn)  # (batch, samples)
+        if self.recipe.distill.online:  # the teacher hears the same mixture
+            signal, drawn = augment.mixed(signal, drawn), replace(drawn, mixup=None)
+        return augment.on_log_mel(augment.log_mel(self.features, signal, drawn), drawn)
 
     def require_finite(self) -> None:
         """Raise DivergedError if a weight is NaN or infinite: a last step may do that after a finite loss."""
@@ -277,12 +266,3 @@ class Trainer:
 
 def _rng(*seeds: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seeds))
-
-
-def _resident(clips: Clips, indices: NDArray[np.int64], torch_device: torch.device) -> Tensor | None:
-    """The whole training set on the GPU, if there is one and it fits."""
-    if torch_device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(torch_device)
-    needed = len(indices) * clips.pcm.shape[1] * clips.pcm.itemsize
-    return torch.from_numpy(clips.pcm[indices]).to(torch_device) if needed < RESIDENT_SHARE * free else None

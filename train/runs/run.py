@@ -51,6 +51,8 @@ class Card(BaseModel):
     data: dict[str, Any] | None = None  # what `Dataset.describe` says of the split
     micro_batch: int | None = None
     source: str | None = None  # what weights that were imported or fine-tuned came from, with a hash
+    teacher: str | None = None  # run that was asked at each step of the training, with a hash
+    external_data: str | None = None  # folder of recordings without labels that the teacher was asked about
 
     @property
     def parsed_recipe(self) -> Recipe:

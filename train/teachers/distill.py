@@ -6,11 +6,13 @@
 The student learns the teachers' softened answers, after G. Hinton et al., "Distilling the Knowledge in a
 Neural Network", 2015, with temperature 2 and weight 0.02 on the labels as F. Schmid et al., "Distilling the
 Knowledge of Transformers and CNNs with CP-Mobile", DCASE 2023, have them. The answers come from a file made
-once (`train/teachers/logits.py`); mixup mixes them as it mixes labels. The loss is that of their code,
+once, or from a run that is asked at each step (`train/teachers/answers.py`). The loss is that of their code,
 
     label_weight * cross_entropy + (1 - label_weight) * temperature ** 2 * divergence,
 
-whose divergence is the mean over clips and classes; gradients of softened answers are smaller by the square.
+whose divergence is the mean over clips and classes; gradients of softened answers are smaller by the square. With
+clips of a folder without labels (`distill.transfer`), the cross-entropy is the mean over the clips with labels, the
+divergence over all.
 
 A loss is a function of the logits (batch, classes) and of what a batch asks for, summed over the batch.
 """
@@ -27,11 +29,30 @@ from tinyscene.train.recipe import Distill
 
 @dataclass(frozen=True)
 class Targets:
-    """What the loss compares the logits of a micro-batch with, and the features they were computed from."""
+    """What the loss compares the logits of a batch with, and the features they were computed from."""
 
     log_mel: Tensor  # (batch, 1, mel, frame), the input of the network
-    labels: Tensor  # (batch, classes), distributions
+    labels: Tensor  # (batch, classes), distributions; zeros for a clip without a label
     teacher: Tensor | None = None  # (batch, classes), distributions at the recipe's temperature
+
+    def __getitem__(self, part: slice) -> "Targets":
+        log_mel = self.log_mel[part].contiguous(memory_format=torch.channels_last)
+        return Targets(log_mel, self.labels[part], None if self.teacher is None else self.teacher[part])
+
+    def alternating(self, others: "Targets") -> "Targets":
+        """These clips and as many others in turn, so that every micro-batch has half of each."""
+        assert self.teacher is not None
+        assert others.teacher is not None
+        return Targets(
+            alternating(self.log_mel, others.log_mel),
+            alternating(self.labels, others.labels),
+            alternating(self.teacher, others.teacher),
+        )
+
+
+def alternating(first: Tensor, second: Tensor) -> Tensor:
+    """Rows of two tensors (batch, ...) in turn, (2 batch, ...)."""
+    return torch.stack([first, second], 1).flatten(0, 1)
 
 
 Loss = Callable[[Tensor, Targets], Tensor]
@@ -44,15 +65,16 @@ def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
 
 def loss_of(settings: Distill) -> Loss:
     """The loss that a recipe asks for: of the labels alone, or of the labels and a teacher's answers."""
-    if settings.logits is None:
+    if not settings.has_teacher:
         return cross_entropy
     temperature, label_weight = settings.temperature, settings.label_weight
+    teacher_weight = (1 - label_weight) / (2 if settings.transfer else 1)  # which has twice the clips then
 
     def loss(logits: Tensor, targets: Targets) -> Tensor:
         assert targets.teacher is not None
         softened = (logits / temperature).log_softmax(1)  # (batch, classes)
         divergence = F.kl_div(softened, targets.teacher, reduction="none").mean(1).sum()
-        return label_weight * cross_entropy(logits, targets) + (1 - label_weight) * temperature**2 * divergence
+        return label_weight * cross_entropy(logits, targets) + teacher_weight * temperature**2 * divergence
 
     return loss
 

@@ -35,7 +35,7 @@ from tinyscene.train.data.datasets import SCENES, Dataset
 from tinyscene.train.data.features import waveform
 from tinyscene.train.models import features_of
 from tinyscene.train.runs.pickled import read_pickled
-from tinyscene.train.runs.run import load_model, load_tensors, model_path
+from tinyscene.train.runs.run import Card, load_model, load_tensors, model_path
 from tinyscene.train.runs.weights import FLOATS
 
 BATCH = 32  # clips
@@ -97,7 +97,7 @@ def make_logits(
         "views": views,
         "split": split,
         "average": average,
-        "teachers": [_named(teacher) for teacher in teachers],
+        "teachers": [named(teacher) for teacher in teachers],
         "data_hash": clips.data_hash,
         "made_by": provenance(),
     }
@@ -127,11 +127,7 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
     network.to(torch_device)
     if clips.pcm.shape[1] != recipe.features.sample_rate:
         clips = prepare(dataset, recipe.features.sample_rate, clips.folder.parent)
-    if card.data_hash == clips.data_hash and card.split_hash != dataset.split_hash(split):
-        raise InputError(
-            f"{run}: was trained on split {card.split} of other lists than these; name the same with --splits and "
-            "--split, or a student would be taught what its own lists leave out"
-        )
+    require_same_lists(run, card, dataset, clips, split)
     indices = clips.select(dataset.split(split)[0])
     names = augment.response_paths(responses) if responses else []
     spectra = augment.load_responses(responses, recipe.features).to(torch_device) if responses else None
@@ -157,6 +153,15 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
         split=card.split if card.split in dataset.splits else None,  # of another dataset, or imported: none
         source=str(run),
     )
+
+
+def require_same_lists(run: Path, card: Card, dataset: Dataset, clips: Clips, split: str) -> None:
+    """Raise InputError for a teacher of this dataset that was trained on other lists. `clips` are at its own rate."""
+    if card.data_hash == clips.data_hash and card.split_hash != dataset.split_hash(split):
+        raise InputError(
+            f"{run}: was trained on split {card.split} of other lists than these; name the same with --splits and "
+            "--split, or a student would be taught what its own lists leave out"
+        )
 
 
 def read_logits(path: Path) -> Logits:
@@ -217,6 +222,6 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(value, str) for value in value)
 
 
-def _named(teacher: Path) -> str:
+def named(teacher: Path) -> str:
     """A teacher as it is remembered: its name and the hash of its weights or logits."""
     return f"{teacher} sha256:{sha256(model_path(teacher) if teacher.is_dir() else teacher)}"

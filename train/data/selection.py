@@ -1,0 +1,94 @@
+"""What a run is trained on: clips with labels, without them, and those of another folder."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.sound_files import recordings_of
+from tinyscene.train.data.cache import Clips, prepare
+from tinyscene.train.data.datasets import EVERYTHING, Dataset, ListedRecording
+from tinyscene.train.data.training_data import TrainingData
+from tinyscene.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The clips that are trained on, by index: with their labels, without, and those of a folder that has none.
+
+    A position counts through all of them, in this order.
+    """
+
+    clips: Clips
+    labelled: NDArray[np.int64]
+    unlabelled: NDArray[np.int64]
+    transfer: TrainingData | None = None
+    transferred: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def parts(self) -> list[tuple[NDArray[np.int16], NDArray[np.int64]]]:
+        """Sound (clip, sample) and the indices of the clips that are used of it, in the order of positions."""
+        own = (self.clips.pcm, np.concatenate([self.labelled, self.unlabelled]))
+        return [own] if self.transfer is None else [own, (self.transfer.clips.pcm, self.transferred)]
+
+    @property
+    def external_data(self) -> str | None:
+        """What a card says of the folder, if there is one."""
+        if self.transfer is None:
+            return None
+        clips = self.transfer.clips
+        return f"{self.transfer.dataset.root}: {len(self.transferred)} clips without labels, hash {clips.data_hash}"
+
+    def at_rate(self, sample_rate: int, dataset: Dataset) -> "Selection":
+        """The same clips, of this dataset, at another sample rate."""
+        cache, transfer = self.clips.folder.parent, self.transfer
+        if self.clips.pcm.shape[1] == sample_rate:
+            return self
+        if transfer is not None:
+            transfer = replace(transfer, clips=prepare(transfer.dataset, sample_rate, cache))
+        return replace(self, clips=prepare(dataset, sample_rate, cache), transfer=transfer)
+
+
+def select(recipe: Recipe, data: TrainingData) -> Selection:
+    """The clips of the training list, and those without labels that the recipe asks for.
+
+    Raises InputError where the recipe asks for some and there are none.
+    """
+    labelled = data.training_clips()
+    selection = Selection(data.clips, labelled, labelled[:0])
+    if recipe.consistency.weight:
+        selection = replace(selection, unlabelled=_unlabelled(recipe.consistency.split, data, labelled))
+    if recipe.distill.transfer:
+        transfer = _transfer(Path(recipe.distill.transfer), data, recipe.features.sample_rate)
+        selection = replace(selection, transfer=transfer, transferred=transfer.training_clips())
+    return selection
+
+
+def _unlabelled(split: str, data: TrainingData, labelled: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The clips of a split's training list that are not trained on with their labels."""
+    rest = np.setdiff1d(data.clips.select(data.dataset.split(split)[0]), labelled)
+    if not len(rest):
+        raise InputError(
+            f"consistency.split {split}: holds no clips but those trained on; take a smaller --split, or "
+            "consistency.weight=0"
+        )
+    return rest
+
+
+def _transfer(folder: Path, data: TrainingData, sample_rate: int) -> TrainingData:
+    """All recordings of a folder, at any depth, under one label without a name.
+
+    Raises InputError if the folder has none, or one of the test list.
+    """
+    if not folder.is_dir():
+        raise InputError(f"distill.transfer {folder}: no such folder")
+    recordings = (ListedRecording(str(path.relative_to(folder)), "", "") for path in recordings_of([folder]))
+    dataset = Dataset(folder, ("",), tuple(recordings), {}, "folders")
+    clips = prepare(dataset, sample_rate, data.clips.folder.parent)
+    listed = set(data.test)
+    test = {item.sha256 for item in data.clips.recordings if item.path in listed and item.clips}
+    if shared := [item.path for item in clips.recordings if item.clips and item.sha256 in test]:
+        raise InputError(f"distill.transfer {folder}: holds {len(shared)} recordings of the test list: {shared[0]} ...")
+    return TrainingData(dataset, clips, EVERYTHING)
