@@ -59,7 +59,11 @@ def stages(sample: Path, run: Path, bundle: Path) -> dict[str, list[object]]:
 
 
 @pytest.mark.parametrize(
-    "stage", ["sample", "train", "logits", "prune", "quantize", "export", "firmware", "web", "report"]
+    "stage",
+    [
+        *("train", "logits", "quantize", "export", "web", "report"),
+        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("sample", "prune", "firmware")),
+    ],
 )
 def test_a_full_disk_is_said_in_one_line_and_nothing_half_written_is_left(
     stage: str, disk: Path, sample: Path, run: Path, bundle: Bundle, run_cli: RunCli

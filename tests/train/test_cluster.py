@@ -102,6 +102,7 @@ def when_both_are_under_way(out: Path, act: Any) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_of_its_job_loses_nothing(
     cluster: Any, unbroken: Path, data: Source, tmp_path: Path
 ) -> None:

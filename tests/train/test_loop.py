@@ -160,7 +160,9 @@ def interrupt(sample: Path, cache: Path, out: Path, number: signal.Signals) -> t
     return run.returncode, errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_and_resumed_run_ends_with_the_metrics_and_weights_of_an_unbroken_one(
     number: signal.Signals, unbroken: Path, sample: Path, cache: Path, tmp_path: Path
 ) -> None:
