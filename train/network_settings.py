@@ -63,6 +63,21 @@ class CPMobileModel(Network):
         return self.model_copy(update={"branches": False})
 
 
+class TFSepNetModel(Network):
+    """TF-SepNet, which convolves half of the channels along mel and half along time. It can be trained, not quantized.
+
+    Y. Cai et al., "TF-SepNet: An Efficient 1D Kernel Design in CNNs for Low-Complexity Acoustic Scene Classification",
+    ICASSP 2024.
+    """
+
+    family: Literal["tf_sepnet"]
+    """Network family."""
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=4)] = 64
+    """Channels of the first blocks, a multiple of 4; the stem has twice as many, the last blocks 2.5 times."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the means that a block adds that are zeroed in training."""
+
+
 class CPResNetModel(Network):
     """CP-ResNet, a teacher: a ResNet with a restricted receptive field.
 
@@ -156,7 +171,7 @@ class EfficientAtModel(Network):
         return self.model_copy(update={"tuning": "full"})
 
 
-FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast", "efficientat")
+FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast", "efficientat", "tf_sepnet")
 
 
 def _family(model: object) -> object:
@@ -168,6 +183,7 @@ Model = Annotated[
     | Annotated[CPResNetModel, Tag("cp_resnet")]
     | Annotated[PasstModel, Tag("passt")]
     | Annotated[AstModel, Tag("ast")]
-    | Annotated[EfficientAtModel, Tag("efficientat")],
+    | Annotated[EfficientAtModel, Tag("efficientat")]
+    | Annotated[TFSepNetModel, Tag("tf_sepnet")],
     Discriminator(_family),
 ]

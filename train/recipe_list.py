@@ -24,7 +24,7 @@ def list_recipes() -> list[RecipeSummary]:
 
 def _summary(name: str) -> RecipeSummary:
     recipe = load_recipe(name)
-    count = count_recipe(recipe) if recipe.model.family == "cp_mobile" else None
+    count = count_recipe(recipe) if recipe.model.family in ("cp_mobile", "tf_sepnet") else None
     lines = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
     return RecipeSummary(

@@ -1,6 +1,6 @@
 """Network families, and the functions that build a network and its features from a recipe.
 
-CP-Mobile can be deployed; the other families are teachers.
+CP-Mobile can be deployed; TF-SepNet is a student that cannot yet, and the other families are teachers.
 """
 
 from torch import nn
@@ -13,6 +13,7 @@ from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
 from tinyscene.train.models.cp_resnet import CPResNet
 from tinyscene.train.models.efficientat import EfficientAt
 from tinyscene.train.models.passt import Passt
+from tinyscene.train.models.tf_sepnet import TFSepNet
 from tinyscene.train.network_settings import (
     AstModel,
     CPMobileModel,
@@ -20,6 +21,7 @@ from tinyscene.train.network_settings import (
     EfficientAtModel,
     Model,
     PasstModel,
+    TFSepNetModel,
 )
 from tinyscene.train.recipe import Recipe
 
@@ -31,6 +33,8 @@ def build(model: Model, classes: int) -> nn.Module:
     match model:
         case CPMobileModel():
             return CPMobile(model, classes)
+        case TFSepNetModel():
+            return TFSepNet(model, classes)
         case CPResNetModel():
             return CPResNet(model, classes)
         case PasstModel():
