@@ -3,9 +3,9 @@
     tinyscene train tf_sepnet --data DATA --split 25 --out RUN
 
 Y. Cai, M. Lin, C. Zhu, S. Li, X. Shao, "TF-SepNet: An Efficient 1D Kernel Design in CNNs for Low-Complexity Acoustic
-Scene Classification", ICASSP 2024, in the form of their system for DCASE 2024 Task 1 (Y. Cai, S. Li, X. Shao, "Leveraging
-Self-Supervised Audio Representations for Data-Efficient Acoustic Scene Classification", DCASE 2024, and their code):
-126,858 parameters at width 64.
+Scene Classification", ICASSP 2024, in the form of their system for DCASE 2024 Task 1 (Y. Cai, S. Li, X. Shao,
+"Leveraging Self-Supervised Audio Representations for Data-Efficient Acoustic Scene Classification", DCASE 2024, and
+their code): 126,858 parameters at width 64.
 
 A stem of two strided convolutions; then blocks of 1, 1.5, 2 and 2.5 times `width` channels, two of each and three of
 the last, with 2 x 2 max-pooling between the groups. After the stem and after each group stands residual normalization
