@@ -136,6 +136,11 @@ class Distill(Section):
     """Temperature that divides the logits of teacher and student."""
     label_weight: Fraction = 0.02
     """Weight of the cross-entropy with the labels; the divergence from the teacher has the rest."""
+    mask: Fraction = 0.0
+    """Least probability that the teacher must give a clip's label, for the clip as recorded and at temperature 1; a
+    label with less has no cross-entropy, in mixtures either, and its clip the divergence alone. 0 keeps all labels.
+    After E. Fonseca et al., "Addressing Missing Labels in Large-Scale Sound Event Recognition Using a Teacher-Student
+    Framework with Loss Masking", IEEE Signal Processing Letters 27, 2020."""
     required: bool = False
     """Whether the recipe is refused without a teacher."""
 
@@ -152,7 +157,11 @@ class Distill(Section):
         return self.logits is not None or self.online is not None
 
     def require(self, recipe: str) -> None:
-        """Raise InputError where a teacher is required and none is named."""
+        """Raise InputError where a teacher is required, or is to judge labels, and none is named."""
+        if self.mask and not self.has_teacher:
+            raise InputError(
+                "distill.mask: no teacher is named to judge the labels: name one with distill.logits or distill.online"
+            )
         if self.required and not self.has_teacher:
             raise InputError(
                 f"recipe {recipe} learns from teachers, and distill.logits names none: write their logits with "

@@ -26,7 +26,7 @@ from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.models import features_of
 from tinyscene.train.recipe import Recipe, Train
-from tinyscene.train.teachers.answers import Teacher
+from tinyscene.train.teachers.answers import Teacher, doubted
 from tinyscene.train.teachers.distill import Loss, Targets, alternating, consistency
 
 CPU_MICRO_BATCH = 32  # clips
@@ -96,6 +96,7 @@ class Trainer:
         self.optimizer = kind(self.parameters, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
         self.features = features_of(recipe).to(torch_device)
         self.label = torch.from_numpy(clips.label[labelled])
+        self.masked = doubted(teacher, self.label, recipe.distill.mask)  # (clip,), those whose label is left out
         self.recording_devices = clips.recording_devices(labelled)
         self.waveforms = Waveforms(selection.parts, recipe.augment, recipe.features, torch_device)
         decay = recipe.train.ema
@@ -173,6 +174,7 @@ class Trainer:
     def _labelled(self, mine: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> tuple[float, int]:
         label = self.label[mine].to(self.torch_device)
         labels = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
+        labels = labels.masked_fill(self.masked[mine, None].to(self.torch_device), 0.0)
         targets = self._targets(mine, labels, self.recording_devices[mine], rng)
         if self.transferred:
             others = rng.choice(self.transferred, len(mine)) + len(self.labelled) + len(self.unlabelled)
@@ -259,6 +261,8 @@ class Trainer:
             "seconds": state.seconds,
             "clips_per_second": state.clips / state.seconds,
         }
+        if self.recipe.distill.mask:
+            metrics["masked_labels"] = int(self.masked.sum())
         state.epoch, state.batch = state.epoch + 1, 0
         state.loss, state.correct, state.clips, state.seconds = 0.0, 0, 0, 0.0
         return metrics

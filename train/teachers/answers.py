@@ -8,10 +8,13 @@ after L. Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient and Co
 done to waveforms. Each network has them at its own sample rate, decoded from the recordings: sound that was upsampled
 for the teacher would lack the frequencies that it was trained on. What is done to the student's log-mel is the
 student's alone.
+
+With `distill.mask` a teacher also judges the labels, once, before the training: it is asked about the clips as they
+were recorded, and a label that it gives too little has no cross-entropy.
 """
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,7 +30,17 @@ from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.run import load_model
 from tinyscene.train.teachers.logits import named, read_logits, require_same_lists
 
-Teacher = Callable[[NDArray[np.int64], augment.Draw], Tensor]  # positions, draw -> probabilities (batch, classes)
+
+class Teacher(Protocol):
+    """What a student's trainer asks."""
+
+    def __call__(self, positions: NDArray[np.int64], drawn: augment.Draw) -> Tensor:
+        """Probabilities (batch, classes) of a batch of clips as it was drawn, at the recipe's temperature."""
+        ...
+
+    def as_recorded(self) -> Tensor:
+        """Probabilities (clip, classes) of all clips with labels as they were recorded, at temperature 1."""
+        ...
 
 
 def teacher_of(
@@ -37,6 +50,14 @@ def teacher_of(
     if recipe.distill.online:
         return OnlineTeacher(Path(recipe.distill.online), recipe, data, selection, torch_device, batch)
     return StoredAnswers(recipe, selection, torch_device) if recipe.distill.logits else None
+
+
+def doubted(teacher: Teacher | None, labels: Tensor, least: float) -> Tensor:
+    """Which labels (clip,) a teacher gives less than `least`, (clip,); none where there is no teacher or no limit."""
+    if teacher is None or not least:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    answers = teacher.as_recorded().cpu()  # (clip, classes)
+    return answers.gather(1, labels[:, None]).squeeze(1) < least
 
 
 class StoredAnswers:
@@ -49,11 +70,15 @@ class StoredAnswers:
         names = ["", *(path.name for path in augment.response_paths(Path(folder)))] if folder else [""]
         views = [logits.views.index(name) if name in logits.views else 0 for name in names]
         self.view = torch.tensor(views, device=torch_device)  # (response + 1,)
+        self.plain = values[0].softmax(1)  # (clip, class)
         self.answers = (values / recipe.distill.temperature).softmax(2).to(torch_device)  # (view, clip, class)
 
     def __call__(self, positions: NDArray[np.int64], drawn: augment.Draw) -> Tensor:
         view = self.view[0 if drawn.response is None else drawn.response + 1]  # (batch,), or one for all
         return augment.mixed(self.answers[view, torch.from_numpy(positions).to(self.view.device)], drawn)
+
+    def as_recorded(self) -> Tensor:
+        return self.plain
 
 
 class OnlineTeacher:
@@ -77,15 +102,21 @@ class OnlineTeacher:
         self.network = network.to(torch_device)
         self.features = features_of(recipe).to(torch_device)
         self.batch, self.temperature = batch, student.distill.temperature
+        self.labelled = np.arange(len(selection.labelled))  # positions
         self.rate_ratio = rate / student.features.sample_rate
         self.waveforms = Waveforms(selection.parts, student.augment, recipe.features, torch_device)
 
-    @torch.no_grad()
     def __call__(self, positions: NDArray[np.int64], drawn: augment.Draw) -> Tensor:
-        drawn = drawn.at_rate(self.rate_ratio)
+        return (self._logits(positions, drawn.at_rate(self.rate_ratio)) / self.temperature).softmax(1)
+
+    def as_recorded(self) -> Tensor:
+        parts = np.split(self.labelled, range(self.batch, len(self.labelled), self.batch))
+        return torch.cat([self._logits(part, augment.Draw()).softmax(1) for part in parts])
+
+    @torch.no_grad()
+    def _logits(self, positions: NDArray[np.int64], drawn: augment.Draw) -> Tensor:
         signal = augment.mixed(self.waveforms.augmented(positions, drawn), drawn)  # (batch, samples)
-        logits = torch.cat([self.network(self.features(part)).float() for part in signal.split(self.batch)])
-        return (logits / self.temperature).softmax(1)
+        return torch.cat([self.network(self.features(part)).float() for part in signal.split(self.batch)])
 
 
 def online_source(recipe: Recipe) -> str | None:
