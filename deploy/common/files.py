@@ -100,6 +100,13 @@ def remove_abandoned(folder: Path) -> None:
                 os.close(handle)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder. Whoever is killed meanwhile leaves nothing under its name, only what is removed as abandoned."""
+    remove_abandoned(folder.parent)
+    removed = folder.rename(folder.with_name(f"{TEMPORARY}{folder.name}"))
+    shutil.rmtree(removed, ignore_errors=True)  # another process may do it first
+
+
 def _name(error: BaseException, path: Path) -> None:
     """A full disk does not say whose bytes were too many; say it."""
     if isinstance(error, OSError) and error.filename is None:
@@ -115,10 +122,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def require_free(folder: Path) -> None:
     """Make sure a new folder can be written here: nothing is there, or an empty one. Raises InputError.
 
-    What a killed process left in it does not count and is removed.
+    What a killed process left in it does not count and is removed, as is what was left beside it.
     """
-    if folder.is_dir():
-        remove_abandoned(folder)
+    for place in (folder.parent, folder):
+        if place.is_dir():
+            remove_abandoned(place)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists and is not empty; choose another name")
 

@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import (
     cache_folder,
     lock,
+    remove_folder,
     replacing,
     replacing_folder,
     require_free,
@@ -50,6 +52,19 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
         assert temporary.suffix == ".txt"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_left_of_a_folder_whose_removal_was_killed_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "one").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda folder, **_: None)
+        remove_folder(tmp_path / "steps")
+    assert not (tmp_path / "steps").exists()
+    require_free(tmp_path / "other")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -236,6 +236,25 @@ def test_left_over_pruning_is_not_lost_without_a_word(out: Path, pruned: Pruned)
         pruned(out)
 
 
+def test_what_was_killed_before_its_steps_were_removed_removes_them_when_resumed(
+    out: Path, pruned: Pruned, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tinyscene.train.fine_tuning.prune, "remove_folder", lambda folder: None)
+        pruned(out, resume=True)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["run", "run.pruning"]
+    assert same(pruned(out, resume=True), unbroken)
+    assert [path.name for path in out.parent.iterdir()] == ["run"]
+
+
+def test_steps_beside_a_run_of_another_pruning_are_not_removed(out: Path, pruned: Pruned, tiny: Path) -> None:
+    shutil.copytree(tiny, out)
+    (out.with_name("run.pruning") / "step2").rename(out.with_name("elsewhere"))
+    with pytest.raises(InputError, match="already exists"):
+        pruned(out, resume=True)
+    assert out.with_name("run.pruning").exists()
+
+
 @pytest.mark.parametrize("other", [{"to_macs": 150_000}, {"split": "10"}, {"run": 1}, {"overrides": "prune.lr=2e-3"}])
 def test_another_pruning_is_not_resumed(
     other: dict[str, Any], out: Path, pruned: Pruned, make_run: Callable[[int], Path]

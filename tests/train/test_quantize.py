@@ -22,6 +22,7 @@ import tinyscene.train.loop.loop
 from tests.processors import available
 from tests.train.test_export import run_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.common.files import sha256
 from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.reference import run as run_graph
 from tinyscene.deploy.live.classifier import BundleClassifier
@@ -329,6 +330,29 @@ def test_left_over_fine_tuning_is_not_lost_without_a_word(command: RunCli, tmp_p
     assert (code, error.count("\n")) == (2, 1)
     assert "bundle.qat: holds a run; go on with --resume" in error
     assert [path.name for path in tmp_path.iterdir()] == ["bundle.qat"]
+
+
+def test_what_was_killed_before_its_fine_tuning_was_removed_removes_it_when_resumed(
+    command: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--out", tmp_path / "bundle", "--split", SPLIT, "--qat")
+    with monkeypatch.context() as patch:
+        patch.setattr(tinyscene.train.quantize.quantize, "remove_folder", lambda folder: None)
+        assert command(*arguments)[0] == 0
+    before = sha256(tmp_path / "bundle" / "bundle.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.qat"]
+    assert command(*arguments, "--resume")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert sha256(tmp_path / "bundle" / "bundle.json") == before
+
+
+def test_fine_tuning_beside_a_bundle_of_another_is_not_removed(
+    command: RunCli, fine_tuned: Bundle, tmp_path: Path
+) -> None:
+    interrupted(command, tmp_path / "bundle")
+    shutil.copytree(fine_tuned.folder, tmp_path / "bundle")
+    code, _, error = command("--out", tmp_path / "bundle", "--split", SPLIT, "--qat", "--resume")
+    assert (code, "already exists" in error, (tmp_path / "bundle.qat").exists()) == (2, True, True)
 
 
 def test_fine_tuning_of_another_network_is_not_resumed(command: RunCli, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def quantize(
     from tinyscene.train.quantize.quantize import quantize as run_quantization
     from tinyscene.train.runs.run import load_model
 
-    require_free(out)
+    if not resume:
+        require_free(out)
     dataset, clips = data.open(load_model(run)[1].parsed_recipe.features)
     bundle = run_quantization(run, dataset, clips, out, qat, split, settings, resume, allow_over_budget)
     budget = bundle.content["budget"]

@@ -14,11 +14,11 @@ training clips would change, to first order (P. Molchanov et al., "Importance Es
 CVPR 2019), measured anew before each removal.
 
 The budget is counted by `train/runs/budget.py`, and kept as the limits of the new run's recipe. Each step is a run of
-its own in `OUT.pruning/`, so that what was interrupted can be resumed; they are removed when OUT is whole.
+its own in `OUT.pruning/`, so that what was interrupted can be resumed; they are removed when OUT is whole. Whoever is
+killed in between removes them with --resume.
 """
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import require_free, sha256
+from tinyscene.deploy.common.files import remove_folder, require_free, sha256
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.features import waveform
@@ -75,16 +75,19 @@ def prune(
     """
     if not out.name:
         raise InputError(f"{out}: name a new folder for the run")
-    require_free(out)
     unpruned, card = load_model(run)
     if not isinstance(unpruned, CPMobile):
         raise InputError(f"{run}: is not a CP-Mobile network ({card.parsed_recipe.model.family}); no other is pruned")
     recipe = with_overrides(card, overrides or [], "prune", run)
+    work = out.with_name(f"{out.name}.pruning")
+    if resume and _is_moved(work / f"step{recipe.prune.steps}", out):
+        remove_folder(work)
+        return out
+    require_free(out)
     recipe = recipe.model_copy(update={"budget": _goal(unpruned, recipe, to_macs, to_bytes, run)})
     clips.require_labels(card.labels, run)
     data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
     examples = _examples(recipe, data)
-    work = out.with_name(f"{out.name}.pruning")
     if resume and not work.exists():
         raise InputError(f"{work}: holds no pruning to resume; prune without --resume")
     if work.exists() and not resume:
@@ -101,8 +104,17 @@ def prune(
             save_tensors(start, smaller.state_dict(), start_card)
         network = _fine_tune(start, unpruned, recipe, step, data, step_card)
     (work / f"step{steps}").rename(out)
-    shutil.rmtree(work)
+    remove_folder(work)
     return out
+
+
+def _is_moved(last: Path, out: Path) -> bool:
+    """Whether `out` is what the last step of a pruning became, and only the removal of the steps was interrupted."""
+    start = last.with_suffix(".safetensors")
+    if last.exists() or not start.exists() or not (out / MODEL).exists():
+        return False
+    card, start_card = load_model(out)[1], load_model(start)[1]
+    return (card.recipe, card.source) == (start_card.recipe, start_card.source)
 
 
 def _goal(network: CPMobile, recipe: Recipe, to_macs: int | None, to_bytes: int | None, run: Path) -> Budget:

@@ -6,14 +6,14 @@ The network is lowered to a float graph, calibrated on clips of its training lis
 `--qat` it is then fine-tuned as the integers it will be (`train/quantize/fake_quantize.py`), by the loop, augmentation
 and recipe it was trained with; `quantize.distill` says how much it listens to the float network rather than
 to the labels. Fine-tuning goes on in `BUNDLE.qat/`, a run of its own that can be resumed, and is removed when
-the bundle is whole.
+the bundle is whole. Whoever is killed in between removes it with --resume.
 
 A run with networks for single devices (`train/fine_tuning/adapt.py`) makes one bundle with a variant for each,
 quantized as the general network is, but with the training clips of that device alone.
 """
 
+import contextlib
 import json
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, write_bundle
+from tinyscene.deploy.bundle.bundle import INDEX, Bundle, BundleParts, open_bundle, write_bundle
 from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import require_free, sha256
+from tinyscene.deploy.common.files import remove_folder, require_free, sha256
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.graph.graph import Graph
@@ -77,16 +77,19 @@ def quantize(
     """
     if not out.name:
         raise InputError(f"{out}: name a new folder for the bundle")
-    require_free(out)
     if resume and not qat:
         raise InputError("--resume: only fine-tuning can be resumed; say --qat, too")
+    work = out.with_name(f"{out.name}.qat")
+    if resume and _is_written(work, out):
+        remove_folder(work)
+        return open_bundle(out)
+    require_free(out)
     card = load_model(run)[1]
     data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
     method = Method(qat, tuple(overrides or ()), allow_over_budget)
     devices = {
         device: replace(data, dataset=part_of(dataset, data.split, device)) for device in load_devices(run, card)
     }
-    work = out.with_name(f"{out.name}.qat")
     parts = _quantize(run, out.name, data, method, RunFolder(work, resume))
     variants = {}
     for device, own_data in devices.items():
@@ -94,8 +97,22 @@ def quantize(
         variants[device] = _quantize(run / DEVICES / device, name, own_data, method, own_work)
     bundle = write_bundle(out, parts, variants)
     if qat:
-        shutil.rmtree(work)
+        remove_folder(work)
     return bundle
+
+
+def _is_written(work: Path, out: Path) -> bool:
+    """Whether the bundle has the training in `work`, and only the removal of `work` was interrupted."""
+    if not (work / METRICS).exists() or not (out / INDEX).exists():
+        return False
+    with contextlib.suppress(ValueError):  # a line that is no JSON is of another training
+        return open_bundle(out).content["quantized"].get("training") == _metrics(work)
+    return False
+
+
+def _metrics(work: Path) -> list[dict[str, Any]]:
+    """What fine-tuning measured after each epoch."""
+    return [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
 def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: RunFolder) -> BundleParts:
@@ -160,7 +177,7 @@ def _fine_tune(
     loss = from_network(network, settings.distill, loss_of(distill))
     with lower_rate_advised(work.path, "quantize"):
         fit(initial, qat_recipe, loss, data, work)
-    return [json.loads(line) for line in (work.path / METRICS).read_text(encoding="utf-8").splitlines()]
+    return _metrics(work.path)
 
 
 def _budget(count: Count, integer: Graph) -> dict[str, int]:
