@@ -5,6 +5,7 @@ fuzzed input of some formats says whether they are put right before the rest is 
 """
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
 
 from tests.fuzz.inputs import Inputs
 from tinyscene.deploy.bundle import bundle as bundles
@@ -26,17 +30,22 @@ from tinyscene.deploy.graph import reference
 from tinyscene.deploy.graph.graph import MAX_ELEMENTS, Graph
 from tinyscene.deploy.graph.storage import load_graph
 from tinyscene.deploy.live.classifier import OnnxClassifier
+from tinyscene.train.data import cache as caches
+from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
+from tinyscene.train.loop.checkpoint import TrainState, resume_run, save_checkpoint
+from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.models import build
 from tinyscene.train.recipe import RECIPES, load_recipe
 from tinyscene.train.runs.budget import count_onnx, count_tflite
-from tinyscene.train.runs.run import load_model
+from tinyscene.train.runs.run import CHECKPOINT, DIGEST, digest, load_model
 from tinyscene.train.runs.transfer import transfer
 from tinyscene.train.sweep.plan import SWEEPS, plan, read_sweep
 from tinyscene.train.teachers.logits import read_logits
 
 AS_IT_IS, PUT_RIGHT = b"0", b"1"
 MOST_CLIPS = 20  # that are decoded of one recording
+CACHE_RATE = 100  # Hz, of a cache's clips
 MOST_MACS = 100_000  # of a graph that is run
 
 Read = Callable[[bytes], object]
@@ -63,7 +72,7 @@ def targets(inputs: Inputs, work: Path) -> dict[str, Callable[[], Target]]:
     """What makes each target. `work` is a folder for the fuzzed files."""
     kinds = (
         *(bundle_index, graph, graph_tensors, run_tensors, golden, logits, recipe, sweep, metadata),
-        *(audio, onnx, tflite, pickled),
+        *(audio, onnx, tflite, pickled, checkpoint, cache),
     )
     return {kind.__name__: lambda kind=kind: kind(inputs, work) for kind in kinds}
 
@@ -237,6 +246,76 @@ def pickled(inputs: Inputs, work: Path) -> Target:
     return Target(
         [*(AS_IT_IS + content for content in files), *(PUT_RIGHT + content for content in pickles)], read, 16_384
     )
+
+
+def checkpoint(inputs: Inputs, work: Path) -> Target:
+    """The file that a run is resumed from: what is accepted can be trained on."""
+    folder = shutil.copytree(inputs.run, work / "resumed")
+    card = load_model(inputs.run)[1]
+    settings = card.parsed_recipe.train
+    network = build(card.parsed_recipe.model, len(card.labels))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr)
+    _step(network, optimizer)
+    state = TrainState(epoch=1, batch=1, step=3, loss=2.0, correct=1, clips=settings.batch_size, seconds=1.0)
+    save_checkpoint(folder, network, None, optimizer, card, state)
+    path = folder / CHECKPOINT
+
+    def read(data: bytes) -> None:
+        path.write_bytes(_with_digest(_framed(data)) if data[:1] == PUT_RIGHT else data[1:])
+        place = resume_run(folder, network, None, optimizer, card)
+        place.require_reached(settings.batch_size, 2 * settings.batch_size, path)
+        _step(network, optimizer)
+        assert settings.schedule == "linear" or learning_rate(settings, place.step, 2 * settings.epochs) >= 0
+        assert all(moment.isfinite().all() for moments in optimizer.state.values() for moment in moments.values())
+
+    return Target(_unframed(path.read_bytes()), read, 65_536)
+
+
+def _step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
+def _with_digest(content: bytes) -> bytes:
+    """A safetensors file with the hash that it must have of itself, as far as it is one."""
+    with contextlib.suppress(Exception):
+        tensors, size = safetensors.torch.load(content), int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])["__metadata__"]
+        return safetensors.torch.save(tensors, header | {DIGEST: digest(tensors, header)})
+    return content
+
+
+def cache(inputs: Inputs, work: Path) -> Target:
+    """An index and the sound that it tells of, a line each."""
+    dataset = open_dataset(inputs.sounds)
+    known = prepare(dataset, CACHE_RATE, work / "cache")
+    folder = known.folder
+
+    def read(data: bytes) -> None:
+        index, _, sound = data[1:].partition(b"\n")
+        (folder / "pcm.i16").write_bytes(sound)
+        (folder / "index.json").write_bytes(_with_hashes(index, sound) if data[:1] == PUT_RIGHT else index)
+        clips = prepare(dataset, CACHE_RATE, folder.parent)
+        chosen = clips.select(dataset.split("fold1")[0])
+        assert len(clips.names(chosen)) == len(clips.pcm[chosen]) == len(clips.recording_devices(chosen))
+        assert (clips.label[chosen] >= 0).all()
+        assert clips.report()
+
+    content = (folder / "index.json").read_bytes() + b"\n" + (folder / "pcm.i16").read_bytes()
+    return Target([PUT_RIGHT + content, AS_IT_IS + content], read, 2 * len(content))
+
+
+def _with_hashes(index: bytes, sound: bytes) -> bytes:
+    """An index with the hashes of this sound, and of itself, as far as it is one."""
+    with contextlib.suppress(Exception):
+        content = json.loads(index)
+        for item in content["recordings"]:
+            start, end = (2 * CACHE_RATE * clip for clip in (item["first_clip"], item["first_clip"] + item["clips"]))
+            item["sha256"] = hashlib.sha256(sound[start:end]).hexdigest()
+        content["data_hash"] = caches._data_hash(caches.Index.model_validate(content).recordings)
+        return json.dumps(content).encode()
+    return index
 
 
 def _entries(content: bytes) -> dict[str, bytes]:

@@ -120,6 +120,38 @@ def rewrite(checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str,
 
 @pytest.mark.parametrize(
     "state",
+    [{"step": 10**6}, {"batch": 1}, {"batch": 10**6, "clips": 1}, {"clips": 1}, {"seconds": 1.0}, {"epoch": 1}],
+    ids=str,
+)
+def test_a_place_where_training_never_stands_is_refused(state: dict[str, Any], begun: Path, data: TrainingData) -> None:
+    rewrite(begun / CHECKPOINT, {}, state)
+    with pytest.raises(InputError, match="where this training never stands"):
+        resume(begun, data)
+
+
+@pytest.mark.parametrize(
+    ("key", "damage"),
+    [
+        ("exp_avg", lambda tensor: tensor[:1]),
+        ("exp_avg_sq", lambda tensor: tensor.double()),
+        ("exp_avg_sq", lambda tensor: tensor - 1),
+        ("step", lambda tensor: tensor.repeat(2)),
+        ("step", lambda tensor: -tensor),
+    ],
+    ids=["cut", "double", "negative", "two steps", "a negative step"],
+)
+def test_moments_that_no_optimizer_has_are_refused(
+    key: str, damage: Callable[[torch.Tensor], torch.Tensor], begun: Path, data: TrainingData
+) -> None:
+    tensors = load_file(begun / CHECKPOINT)
+    name = next(name for name in tensors if name.startswith(f"optimizer.{key}.") and name.endswith("weight"))
+    rewrite(begun / CHECKPOINT, {name: damage(tensors[name])}, {})
+    with pytest.raises(InputError, match=r"not a checkpoint that can be read \(optimizer"):
+        resume(begun, data)
+
+
+@pytest.mark.parametrize(
+    "state",
     [
         {"epoch": 10**9},
         {"epoch": -1},

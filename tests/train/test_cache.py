@@ -1,6 +1,7 @@
 """The waveform cache: what is in it, what is said of each recording, and that nothing half done is ever used."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {  # what is said of a recording t
     "clipped at full scale": lambda path: soundfile.write(path, 20 * NOISE[:44_100, 0], 44_100, "FLOAT"),
     "digital silence throughout": lambda path: soundfile.write(path, np.zeros(44_100), 44_100),
 }
+HASHED = ("path", "label", "device", "clips", "sha256")  # of each recording, in an index's hash of itself
 CHANGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "sample": ("audio/a.wav", lambda content: content[:-2] + bytes([content[-2] ^ 1, content[-1]])),
     "label": ("meta.csv", lambda content: content.replace(b"tram", b"park")),
@@ -220,6 +222,40 @@ def test_a_damaged_cache_is_to_be_removed(file: str, old: bytes, new: bytes, tin
     path = clips_of(tiny, tmp_path).folder / file
     path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(InputError, match=f"^{path.parent}: [^\n]*; remove it and prepare again$"):
+        clips_of(tiny, tmp_path)
+
+
+def edit(change: Callable[[dict[str, Any]], object], folder: Path) -> None:
+    """Change the index of a cache, and put the hash right that it has of itself."""
+    index = json.loads((folder / "index.json").read_text())
+    change(index)
+    lines = sorted(" ".join(str(each[key]) for key in HASHED) for each in index["recordings"])
+    index["data_hash"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("of other recordings", lambda index: index.update(sample_rate=1)),
+        ("of other recordings", lambda index: index["recordings"].pop()),
+        ("of other recordings", lambda index: index["recordings"][0].update(label="tram")),
+        ("places audio/a.wav where others are", lambda index: index["recordings"][0].update(first_clip=-1)),
+        ("places audio/b.wav where others are", lambda index: index["recordings"][1].update(first_clip=0)),
+        ("places audio/b.wav where others are", lambda index: index["recordings"][1].update(clips=-1)),
+        ("silence of audio/a.wav that is not there", lambda index: index["recordings"][0].update(silent=[1])),
+        ("silence of audio/a.wav that is not there", lambda index: index["recordings"][0].update(silent=[0, 0])),
+        ("more clips than room", lambda index: index.update(total_clips=-1)),
+        ("more clips than room", lambda index: index["recordings"][2].update(first_clip=3)),
+        ("", lambda index: index.update(total_clips=10**6)),
+        ("", lambda index: index.update(total_clips=10**30)),
+    ],
+)
+def test_an_index_whose_numbers_do_not_fit_is_refused(
+    reason: str, change: Callable[[dict[str, Any]], object], tiny: Path, tmp_path: Path
+) -> None:
+    edit(change, clips_of(tiny, tmp_path).folder)
+    with pytest.raises(InputError, match=rf"not a cache that can be read \(.*{reason}.*\); remove it and prepare"):
         clips_of(tiny, tmp_path)
 
 

@@ -82,11 +82,19 @@ def test_a_pickle_may_not_call_what_makes_large_objects(tmp_path: Path) -> None:
     refuse(path, r"holds builtins\.bytearray")
 
 
-def test_a_pickle_of_very_many_objects_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyscene.train.runs.pickled.MAX_OPERATIONS", 1_000)
-    objects = b"\x80\x02(" + b"}" * 1_000 + b"l."
-    path = edited(tmp_path / "x.pt", lambda name, content: objects if name.endswith("data.pkl") else content)
-    refuse(path, "too many objects")
+def test_more_tensors_than_are_made_in_some_seconds_are_refused_before_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyscene.train.runs.pickled.MAX_TENSORS", 100)
+    torch.save({str(number): torch.zeros(1) for number in range(100)}, tmp_path / "x.pt")
+    assert len(read_pickled(tmp_path / "x.pt")) == 100
+    stored = torch.zeros(1)
+    torch.save({str(number): stored[:] for number in range(101)}, tmp_path / "x.pt")
+    monkeypatch.delattr(torch, "load")
+    refuse(tmp_path / "x.pt", "holds more than 100 tensors: save them as one")
+    calls = b"\x80\x02ccollections\nOrderedDict\nq\0" + b"h\0)R" * 301 + b"."
+    path = edited(tmp_path / "x.pt", lambda name, content: calls if name.endswith("data.pkl") else content)
+    refuse(path, "holds more than 100 tensors")
 
 
 def test_operations_that_make_no_tensor_are_bounded_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

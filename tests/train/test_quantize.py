@@ -337,7 +337,7 @@ def test_what_was_killed_before_its_fine_tuning_was_removed_removes_it_when_resu
 ) -> None:
     arguments = ("--out", tmp_path / "bundle", "--split", SPLIT, "--qat")
     with monkeypatch.context() as patch:
-        patch.setattr(tinyscene.train.quantize.quantize, "remove_folder", lambda folder: None)
+        patch.setattr("tinyscene.train.quantize.quantize.remove_folder", lambda folder: None)
         assert command(*arguments)[0] == 0
     before = sha256(tmp_path / "bundle" / "bundle.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.qat"]

@@ -149,7 +149,7 @@ def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None, allow
         with _locked(folder.parent / ".lock"):
             if not folder.exists():
                 _build(dataset, sample_rate, folder)
-    clips = replace(_open(folder), allow_missing=allow_missing)
+    clips = replace(_open(folder, dataset, sample_rate), allow_missing=allow_missing)
     if clips.left_out:
         notice(
             f"{dataset.root}: {len(clips.left_out):,} of {len(clips.recordings):,} recordings cannot be used and are "
@@ -294,32 +294,51 @@ def _data_hash(recordings: tuple[CachedRecording, ...]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _check(index: Index, pcm: NDArray[np.int16]) -> None:
-    """Raise ValueError where the clips are not those whose hashes the index holds."""
-
-    def damaged(item: CachedRecording) -> bool:
-        clips = pcm[item.first_clip : item.first_clip + item.clips]
-        return len(clips) != item.clips or bool(item.clips and hashlib.sha256(clips.data).hexdigest() != item.sha256)
-
+def _check(index: Index, dataset: Dataset, sample_rate: int) -> None:
+    """Raise ValueError for an index that is not of these recordings, or whose numbers do not fit one another."""
+    listed = [(recording.path, recording.label, recording.device) for recording in dataset.recordings]
+    if (index.sample_rate, index.labels) != (sample_rate, dataset.labels) or listed != [
+        (item.path, item.label, item.device) for item in index.recordings
+    ]:
+        raise ValueError("its index is of other recordings")
+    end = 0
+    for item in index.recordings:
+        if item.first_clip < end or item.clips < 0:
+            raise ValueError(f"its index places {item.path} where others are")
+        if any(not 0 <= number < item.clips for number in item.silent) or len(set(item.silent)) < len(item.silent):
+            raise ValueError(f"its index lists silence of {item.path} that is not there")
+        end = item.first_clip + item.clips
+    if end > index.total_clips:
+        raise ValueError("its index has more clips than room for them")
     if _data_hash(index.recordings) != index.data_hash:
         raise ValueError("its index is damaged")
+
+
+def _check_sound(index: Index, pcm: NDArray[np.int16]) -> None:
+    """Raise ValueError where the clips are not those whose hashes the index holds."""
+
+    def is_damaged(item: CachedRecording) -> bool:
+        clips = pcm[item.first_clip : item.first_clip + item.clips]
+        return bool(item.clips) and hashlib.sha256(clips.data).hexdigest() != item.sha256
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item, is_damaged in zip(index.recordings, pool.map(damaged, index.recordings), strict=True):
-            if is_damaged:
+        for item, damaged in zip(index.recordings, pool.map(is_damaged, index.recordings), strict=True):
+            if damaged:
                 raise ValueError(f"the clips of {item.path} are damaged")
 
 
-def _open(folder: Path) -> Clips:
+def _open(folder: Path, dataset: Dataset, sample_rate: int) -> Clips:
     try:
         index = Index.model_validate_json((folder / "index.json").read_bytes())
-        pcm = np.memmap(folder / "pcm.i16", np.int16, "r", shape=(index.total_clips, index.sample_rate))
-        label = np.full(index.total_clips, -1, np.int64)
-        recording = np.full(index.total_clips, -1, np.int64)
+        _check(index, dataset, sample_rate)
+        pcm = np.memmap(folder / "pcm.i16", np.int16, "r", shape=(max(1, index.total_clips), sample_rate))
+        _check_sound(index, pcm)
+        label = np.full(len(pcm), -1, np.int64)
+        recording = np.full(len(pcm), -1, np.int64)
         for number, item in enumerate(index.recordings):
             span = slice(item.first_clip, item.first_clip + item.clips)
             label[span], recording[span] = index.labels.index(item.label), number
-        _check(index, pcm)
-    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
+    except (OSError, ValueError, OverflowError) as error:  # pydantic's errors are ValueErrors
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: not a cache that can be read ({reason}); remove it and prepare again") from None
     return Clips(folder, pcm, label, recording, index.recordings, index.labels, index.data_hash)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
@@ -36,6 +36,17 @@ class TrainState:
     correct: int = 0
     clips: int = 0
     seconds: float = 0.0
+
+    def require_reached(self, batch_size: int, clips: int, path: Path) -> None:
+        """Raise InputError where training on so many clips an epoch never stands."""
+        steps = math.ceil(clips / batch_size)
+        reached = self.epoch * steps + self.batch, min(self.batch * batch_size, clips)
+        has_begun = self.correct <= self.clips and self.seconds > 0 if self.batch else self.seconds == 0
+        if self.batch > steps or (self.step, self.clips) != reached or not has_begun:
+            raise InputError(
+                f"{path}: stands at step {self.step} and clip {self.clips} of an epoch, where this training never "
+                "stands; train anew with another --out"
+            )
 
 
 def save_checkpoint(
@@ -96,12 +107,23 @@ def resume_run(
                 own_tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
                 module.load_state_dict(own_tensors)
         for name, parameter in _trained(network):
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            optimizer.state[parameter] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
+            optimizer.state[parameter] = _moments(tensors, name, parameter)
         optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' torch device
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
     return state
+
+
+def _moments(tensors: dict[str, Tensor], name: str, parameter: Tensor) -> dict[str, Tensor]:
+    """What the optimizer keeps of a parameter. Raises KeyError or ValueError where it is missing or of another kind."""
+    shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+    moments = {key: tensors[f"optimizer.{key}.{name}"] for key in shapes}
+    for key, tensor in moments.items():
+        if (tensor.shape, tensor.dtype) != (shapes[key], torch.float32):
+            raise ValueError(f"optimizer.{key}.{name} is {tensor.dtype} {list(tensor.shape)}")
+    if moments["step"] < 0 or (moments["exp_avg_sq"] < 0).any():
+        raise ValueError(f"optimizer.exp_avg_sq.{name} or its step is below 0")
+    return moments
 
 
 def _has_former_loss(card: Card) -> bool:

@@ -41,7 +41,7 @@ from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.evaluate import evaluate, predictor
-from tinyscene.train.runs.run import METRICS, MODEL, RECIPE, Card, RunFolder, save_tensors, write_recipe
+from tinyscene.train.runs.run import CHECKPOINT, METRICS, MODEL, RECIPE, Card, RunFolder, save_tensors, write_recipe
 from tinyscene.train.runs.transfer import transfer
 from tinyscene.train.teachers.answers import online_source, teacher_of
 from tinyscene.train.teachers.distill import Loss, loss_of
@@ -124,6 +124,7 @@ def fit(
         state = TrainState()
         if run.resume:
             state = resume_run(run.path, network, trainer.average, trainer.optimizer, card)
+            state.require_reached(recipe.train.batch_size, len(trainer.labelled), run.path / CHECKPOINT)
         if first:
             write_recipe(run.path, recipe)
             drop_metrics_after(run.path, state.epoch)

@@ -17,10 +17,11 @@ from torch import Tensor
 from tinyscene.deploy.common.errors import InputError
 
 MAX_FILE = 2**31  # bytes; mapped, not read
-MAX_DIRECTORY = 2**25  # bytes of the archive's directory: 300,000 tensors
+MAX_DIRECTORY = 2**23  # bytes of the archive's directory: 70,000 storages
 MAX_PICKLE = 2**25  # bytes
-MAX_OPERATIONS = 5_000_000  # of the pickle: a dictionary of 150,000 tensors, which takes half a minute
-MAX_OTHERS = 1_000_000  # operations that no tensor needs: names and settings
+MAX_TENSORS = 40_000  # which torch makes in 10 s
+MAX_OTHERS = 1_000_000  # operations of the pickle that no tensor needs: names and settings
+CALLS_OF_A_TENSOR = 3  # itself, its hooks, and where it is a parameter
 OF_A_TENSOR = 40  # operations; torch.save writes 30
 MAX_VALUES = 2**28  # of all tensors; PaSST with the moments of its optimizer has 258 million
 PLAIN = {  # what a pickle may name: plain data, and tensors that are no more than a view of a storage
@@ -98,11 +99,16 @@ def _directory_bytes(read: Any, seek: Any, size: int) -> int:
 
 
 def _check_pickle(content: bytes) -> None:
-    """Raise InputError for a pickle that is long, or that names anything but plain data and tensors."""
-    tensors = 0
+    """Raise InputError for a pickle that is long, makes many tensors, or names anything but plain data and tensors."""
+    tensors = calls = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         tensors += opcode.name in ("BINPERSID", "PERSID")  # one for each tensor's storage
-        if count >= min(MAX_OPERATIONS, MAX_OTHERS + OF_A_TENSOR * tensors):
+        calls += opcode.name == "REDUCE"  # which makes a tensor of a storage, be it that of another
+        if tensors > MAX_TENSORS or calls > CALLS_OF_A_TENSOR * MAX_TENSORS:
+            raise InputError(
+                f"holds more than {MAX_TENSORS:,} tensors: save them as one, with a list of names beside it"
+            )
+        if count >= MAX_OTHERS + OF_A_TENSOR * tensors:
             raise InputError("holds too many objects")
         if opcode.name in ("GLOBAL", "INST"):
             module, _, name = str(argument).partition(" ")
