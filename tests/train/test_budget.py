@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -257,6 +258,34 @@ def test_products_that_are_written_as_multiplications_are_counted(tmp_path: Path
     nodes = [helper.make_node("Mul", ["a", "w"], ["m"]), helper.make_node("ReduceSum", ["m"], ["z"], keepdims=0)]
     path = onnx_file(tmp_path / "x.onnx", nodes, {"a": (1, 1, 100), "z": ()}, w=random(1, 50, 100))
     assert count_onnx(path).macs == 5_000
+
+
+def changed_tflite(path: Path, change: Callable[[tflite.SubGraphT], object]) -> Path:
+    """The small file with a change of its graph."""
+    model: Any = tflite.ModelT.InitFromPackedBuf(small_tflite(path).read_bytes(), 0)
+    change(model.subgraphs[0])
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        (r"makes \[1, 4, 5, 4\], and the file says \[1, 1, 1, 1\]", lambda g: setattr(g.tensors[3], "shape", [1] * 4)),
+        (r"makes \[1, 6\], and the file says \[1, 1\]", lambda g: setattr(g.tensors[9], "shape", [1, 1])),
+        ("cannot reshape", lambda g: setattr(g.tensors[1], "shape", [4, 1, 1, 1])),
+        ("takes tensor 0, which nothing makes before", lambda g: setattr(g, "inputs", [])),
+        ("takes tensor 6, which nothing makes before", lambda g: g.operators.reverse()),
+        ("takes 4 channels by weights for 3", lambda g: setattr(g.tensors[0], "shape", [1, 8, 10, 4])),
+    ],
+)
+def test_a_tflite_file_cannot_tell_other_sizes_than_its_operators_make(
+    reason: str, change: Callable[[tflite.SubGraphT], object], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        count_tflite(changed_tflite(tmp_path / "x.tflite", change))
 
 
 def test_a_tflite_operator_that_cannot_be_counted_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,9 @@ from tinyscene.deploy.graph.graph import Convolution
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Budget, Recipe, load_recipe, recipe_names
-from tinyscene.train.runs.free_operators import ONNX_FREE, TFLITE_FREE
+from tinyscene.train.runs.free_operators import ONNX_FREE
 from tinyscene.train.runs.run import load_tensors, model_path, network_with, read_card
+from tinyscene.train.runs.tflite_layers import count_layers
 
 MAX_FILE = 2**28  # bytes of a model that is counted
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
@@ -295,35 +296,11 @@ def count_tflite(path: Path) -> Count:
 
 
 def _count_tflite(path: Path, model, schema) -> Count:
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    layers = [Layer(*row) for row in count_layers(model, schema)]
+    constants = [tensor for tensor in model.subgraphs[0].tensors if model.buffers[tensor.buffer].data is not None]
+    stored = sum(len(model.buffers[tensor.buffer].data) for tensor in constants)
     kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
-    if len(model.subgraphs) != 1:
-        raise ValueError(f"it has {len(model.subgraphs)} graphs, not one")
-    graph = model.subgraphs[0]
-    if any(size < 1 for tensor in graph.tensors for size in ([] if tensor.shape is None else tensor.shape)):
-        raise ValueError("a tensor has a dimension below one")
-    constant = [tensor for tensor in graph.tensors if model.buffers[tensor.buffer].data is not None]
-    layers = []
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        output = graph.tensors[operator.outputs[0]]
-        inputs = [graph.tensors[index] for index in operator.inputs if index >= 0]
-        weights = [tuple(int(size) for size in tensor.shape) for tensor in inputs if tensor in constant]
-        shape, macs = tuple(int(size) for size in output.shape), 0
-        if kind == "DEPTHWISE_CONV_2D":
-            macs = prod(shape) * prod(weights[0][1:3])
-        elif kind in ("CONV_2D", "FULLY_CONNECTED"):
-            macs = prod(shape) * prod(weights[0][1:])
-        elif kind == "MUL":
-            macs = prod(shape)
-        elif kind not in TFLITE_FREE:
-            raise ValueError(f"{kind} is an operator that is not counted here")
-        parameters = sum(prod(size) for size in weights) if macs else 0
-        name = output.name.decode() if output.name else kind
-        layers.append(Layer(name, kind, shape, parameters, macs))
-    stored = sum(len(model.buffers[tensor.buffer].data) for tensor in constant)
-    return _deployed(path, layers, stored, {kinds[tensor.type] for tensor in constant})
+    return _deployed(path, layers, stored, {kinds[tensor.type] for tensor in constants})
 
 
 def _deployed(path: Path, layers: list[Layer], stored: int, kinds: set[str]) -> Count:
