@@ -131,7 +131,8 @@ class Distill(Section):
     Is Patient and Consistent", CVPR 2022."""
     transfer: str | None = None
     """Folder of recordings without labels, of which each batch takes as many clips as it has with labels; they have the
-    divergence from the teacher of `online` alone. Not allowed by the rules of DCASE 2024 Task 1."""
+    divergence from the teacher of `online` alone. `rest` stands for the recordings of the whole training list that the
+    split leaves out. Neither is allowed by the rules of DCASE 2024 Task 1."""
     temperature: Positive = 2.0
     """Temperature that divides the logits of teacher and student."""
     label_weight: Fraction = 0.02

@@ -183,6 +183,19 @@ def test_a_run_names_its_teacher_and_the_data_from_elsewhere(
     assert card.external_data.startswith(f"{elsewhere}: 3 clips without labels")
 
 
+def test_the_rest_of_the_training_list_is_learned_from_without_its_labels(
+    teacher: Path, sample_dataset: Dataset, sample_clips: Clips
+) -> None:
+    recipe = load_recipe("nano", [*QUICK, f"distill.online={teacher}", "distill.transfer=rest"])
+    selection = select(recipe, TrainingData(sample_dataset, sample_clips, SPLIT))
+    whole = sample_clips.select(sample_dataset.split("100")[0])
+    assert sorted([*selection.labelled, *selection.transferred]) == sorted(whole)
+    assert selection.external_data is not None
+    assert f"rest of the training list of split {SPLIT}" in selection.external_data
+    with pytest.raises(InputError, match="split 100 leaves out no recordings"):
+        select(recipe, TrainingData(sample_dataset, sample_clips, "100"))
+
+
 def test_a_resumed_run_ends_as_an_unbroken_one_and_only_with_the_same_teacher(
     teacher: Path, elsewhere: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,16 @@ def test_a_student_learns_from_the_logits_of_all_seeds_of_its_teachers_on_its_sp
     assert student.recipe.distill.logits == str(tmp_path / logits)
 
 
+def test_a_student_asks_the_run_of_its_seed_or_the_only_one_at_each_step(tmp_path: Path) -> None:
+    runs = "  probe: {recipe: nano, seeds: [3]}\n  teacher: {recipe: nano}\n  patient: {recipe: student, online: %s}\n"
+    for teacher, asked in (("probe", "runs/probe-5-3"), ("teacher", "runs/teacher-5-0")):
+        jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, ONE + runs % teacher)), (), tmp_path)}
+        patient = jobs["runs/patient-5-0"]
+        assert isinstance(patient, TrainJob)
+        assert patient.needs == (asked,)
+        assert patient.recipe.distill.online == str(tmp_path / asked)
+
+
 def test_teachers_of_other_seeds_are_another_ensemble(tmp_path: Path) -> None:
     few, more = ONE + "  student: {recipe: nano, distill: [first]}\n  first: {recipe: nano, seeds: %s}\n", []
     for seeds in ("[0]", "[0, 1]"):
@@ -119,6 +129,9 @@ BAD = {
     "weights: b has no run on split 5": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, splits: ['10', '25']}",
     "runs.a.probe: name the trained network": "  a: {recipe: efficientat, probe: true}",
     "b has no run of seed 0": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, seeds: [1]}",
+    "runs.a.online: b has no run of seed 0": "  a: {recipe: nano, online: b}\n  b: {recipe: nano, seeds: [1, 2]}",
+    "runs.a.online: b has no run on split 5": "  a: {recipe: nano, online: b}\n  b: {recipe: nano, splits: ['10']}",
+    "name one of them": "  a: {recipe: nano, online: b, distill: [b]}\n  b: {recipe: nano}",
 }
 
 

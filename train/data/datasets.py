@@ -84,6 +84,15 @@ class Dataset:
         training, test = self.split(name)
         return hashlib.sha256("\n".join((*training, "", *test)).encode()).hexdigest()
 
+    def rest(self, split: str) -> tuple[str, ...]:
+        """Paths of the whole training list that are not in a split's own. Raises InputError if there are none."""
+        whole = split.rpartition("-")[0] + "-" + WHOLE if "-" in split else WHOLE
+        training = set(self.split(split)[0])
+        rest = tuple(path for path in self.split(whole)[0] if path not in training) if whole in self.splits else ()
+        if not rest:
+            raise InputError(f"{self.root}: split {split} leaves out no recordings of the whole training list {whole}")
+        return rest
+
     def describe(self, split: str, left_out: Collection[str] = ()) -> dict[str, Any]:
         """What a model card says of the data: name, layout, the file with its terms, and the lists' recordings.
 

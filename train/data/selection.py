@@ -1,4 +1,4 @@
-"""What a run is trained on: clips with labels, without them, and those of another folder."""
+"""What a run is trained on: clips with labels, without them, and those of another folder or of the rest of the list."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +13,12 @@ from tinyscene.train.data.datasets import EVERYTHING, Dataset, ListedRecording
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.recipe import Recipe
 
+REST = "rest"  # as distill.transfer: the recordings of the whole training list that the split leaves out
+
 
 @dataclass(frozen=True)
 class Selection:
-    """The clips that are trained on, by index: with their labels, without, and those of a folder that has none.
+    """The clips that are trained on, by index: with their labels, without, and those of `distill.transfer`.
 
     A position counts through all of them, in this order.
     """
@@ -35,11 +37,12 @@ class Selection:
 
     @property
     def external_data(self) -> str | None:
-        """What a card says of the folder, if there is one."""
+        """What a card says of the clips of `distill.transfer`, if there are any."""
         if self.transfer is None:
             return None
-        clips = self.transfer.clips
-        return f"{self.transfer.dataset.root}: {len(self.transferred)} clips without labels, hash {clips.data_hash}"
+        source, count = self.transfer, len(self.transferred)
+        which = "" if source.split == EVERYTHING else f"rest of the training list of split {source.split}, "
+        return f"{source.dataset.root}: {which}{count} clips without labels, hash {source.clips.data_hash}"
 
     def at_rate(self, sample_rate: int, dataset: Dataset) -> "Selection":
         """The same clips, of this dataset, at another sample rate."""
@@ -60,7 +63,10 @@ def select(recipe: Recipe, data: TrainingData) -> Selection:
     selection = Selection(data.clips, labelled, labelled[:0])
     if recipe.consistency.weight:
         selection = replace(selection, unlabelled=_unlabelled(recipe.consistency.split, data, labelled))
-    if recipe.distill.transfer:
+    if recipe.distill.transfer == REST:
+        rest = data.clips.select(data.dataset.rest(data.split))
+        selection = replace(selection, transfer=data, transferred=rest)
+    elif recipe.distill.transfer:
         transfer = _transfer(Path(recipe.distill.transfer), data, recipe.features.sample_rate)
         selection = replace(selection, transfer=transfer, transferred=transfer.training_clips())
     return selection

@@ -93,7 +93,12 @@ class Trainer:
         self.order, self.shuffled = np.arange(len(labelled)), -1  # positions in `labelled`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         kind = torch.optim.AdamW if recipe.train.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(self.parameters, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
+        self.optimizer = kind(
+            self.parameters,
+            lr=recipe.train.lr,
+            weight_decay=recipe.train.weight_decay,
+            fused=torch_device.type == "cuda" or None,  # one kernel for many parameters
+        )
         self.features = features_of(recipe).to(torch_device)
         self.label = torch.from_numpy(clips.label[labelled])
         self.masked = doubted(teacher, self.label, recipe.distill.mask)  # (clip,), those whose label is left out
@@ -118,10 +123,12 @@ class Trainer:
         batch = self.order[state.batch * settings.batch_size : (state.batch + 1) * settings.batch_size]
         mine = np.array_split(batch, self.ranks.count)[self.ranks.rank]  # positions in `labelled`
         self.network.train()
-        self.optimizer.zero_grad(set_to_none=False)
-        loss, correct = self._accumulate(mine, len(batch), state) if len(mine) else (0.0, 0)
-        tally = torch.tensor([loss, correct, stopping], device=self.torch_device)
-        loss, correct, stopping = self._share(tally).tolist()
+        self.optimizer.zero_grad()
+        tally = torch.zeros(3, dtype=torch.float64, device=self.torch_device)  # summed loss, correct guesses, stopping
+        tally[2] = stopping
+        if len(mine):
+            self._accumulate(mine, len(batch), state, tally)
+        loss, correct, stopping = self._share(tally.float()).tolist()
         if not math.isfinite(loss):
             raise DivergedError(f"the loss is {loss} in step {state.step + 1}, at a learning rate of {rate:.3g}")
         self.optimizer.step()
@@ -161,17 +168,20 @@ class Trainer:
         sampled = np.searchsorted(ends, np.arange(len(share)) + rng.uniform()).clip(max=len(share) - 1)
         return rng.permutation(order[sampled])
 
-    def _accumulate(self, mine: NDArray[np.int64], batch_size: int, state: TrainState) -> tuple[float, int]:
-        """Sum the gradients of the mean loss of the batch over micro-batches. Returns summed loss, correct guesses."""
+    def _accumulate(self, mine: NDArray[np.int64], batch_size: int, state: TrainState, tally: Tensor) -> None:
+        """Sum the gradients of the mean loss of the batch over micro-batches, and add to the tally of the step.
+
+        The tally stays on the torch device, which a step then waits for once.
+        """
         seeds = (self.recipe.seed, state.epoch, state.batch, self.ranks.rank)
         rng = _rng(*seeds)
         torch.manual_seed(int(rng.bit_generator.seed_seq.generate_state(1)[0]))  # type: ignore[attr-defined]
-        loss, correct = self._labelled(mine, batch_size, rng)
+        self._labelled(mine, batch_size, rng, tally)
         if self.recipe.consistency.weight:
-            loss += self._unlabelled(rng.choice(len(self.unlabelled), len(mine)) + len(self.labelled), batch_size, rng)
-        return loss, correct
+            unlabelled = rng.choice(len(self.unlabelled), len(mine)) + len(self.labelled)
+            self._unlabelled(unlabelled, batch_size, rng, tally)
 
-    def _labelled(self, mine: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> tuple[float, int]:
+    def _labelled(self, mine: NDArray[np.int64], batch_size: int, rng: np.random.Generator, tally: Tensor) -> None:
         label = self.label[mine].to(self.torch_device)
         labels = F.one_hot(label, len(self.clips.labels)).float()  # (batch, classes)
         labels = labels.masked_fill(self.masked[mine, None].to(self.torch_device), 0.0)
@@ -181,7 +191,6 @@ class Trainer:
             nowhere = np.full(len(mine), "")
             targets = targets.alternating(self._targets(others, torch.zeros_like(labels), nowhere, rng))
             label = alternating(label, torch.full_like(label, -1))
-        loss, correct = 0.0, 0
         for start in range(0, len(label), self.micro_batch):
             part = slice(start, start + self.micro_batch)
             part_targets = targets[part]
@@ -189,9 +198,8 @@ class Trainer:
                 logits = self.network(part_targets.log_mel)
             part_loss = self.loss(logits.float(), part_targets)
             (part_loss / batch_size).backward()
-            loss += float(part_loss.detach())
-            correct += int((logits.argmax(1) == label[part]).sum())
-        return loss, correct
+            tally[0] += part_loss.detach()
+            tally[1] += (logits.argmax(1) == label[part]).sum()
 
     def _targets(
         self,
@@ -205,13 +213,14 @@ class Trainer:
         answers = None if self.teacher is None else self.teacher(positions, drawn)
         return Targets(self._features(positions, drawn), augment.mixed(labels, drawn), answers)
 
-    def _unlabelled(self, positions: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> float:
-        """Sum the gradients of the consistency loss on as many unlabelled clips. Returns the summed loss."""
+    def _unlabelled(
+        self, positions: NDArray[np.int64], batch_size: int, rng: np.random.Generator, tally: Tensor
+    ) -> None:
+        """Sum the gradients of the consistency loss on as many unlabelled clips."""
         settings = self.recipe.consistency
         recording_devices = self.clips.recording_devices(self.unlabelled[positions - len(self.labelled)])
         as_recorded = self._features(positions, augment.Draw())
         augmented = self._features(positions, replace(self._draw(recording_devices, rng), mixup=None))
-        loss = 0.0
         for start in range(0, len(positions), self.micro_batch):
             part = slice(start, start + self.micro_batch)
             self.network.eval()
@@ -222,8 +231,7 @@ class Trainer:
                 logits = self.network(augmented[part].contiguous(memory_format=torch.channels_last))
             part_loss = settings.weight * consistency(logits.float(), answers.float().softmax(1), settings.confidence)
             (part_loss / batch_size).backward()
-            loss += float(part_loss.detach())
-        return loss
+            tally[0] += part_loss.detach()
 
     def _draw(self, recording_devices: NDArray[np.str_], rng: np.random.Generator) -> augment.Draw:
         responses = 0 if self.waveforms.responses is None else len(self.waveforms.responses)

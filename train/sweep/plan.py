@@ -10,12 +10,14 @@
       pretrained: {recipe: student-scratch, data: esc10, splits: [fold1]}      # on --other esc10=FOLDER
       student:  {recipe: student, distill: [teacher], weights: pretrained}
       second:   {recipe: student, distill: [student]}                          # learns from the first ones
+      online:   {recipe: student, online: teacher}                             # which is asked at each step
 
 `distill` names the entries whose runs, of all seeds on the same split, are the teachers: the mean of their logits
-is the target. `weights` names the entry whose run is started from: that of the same seed, on the same split where
-it is trained on the same data, and else on the one split that it has. It may also name a file of weights, or the
-recipe's `published` ones; with `probe: true` a linear classifier is fitted on their embedding and nothing else is
-trained. A recipe that others learn from may be over its budget.
+is the target. `online` names one entry, whose run of the same seed on the same split, or of its only seed, is asked at
+each step (`distill.online`). `weights` names the entry whose run is started from: that of the same seed, on the same
+split where it is trained on the same data, and else on the one split that it has. It may also name a file of weights,
+or the recipe's `published` ones; with `probe: true` a linear classifier is fitted on their embedding and nothing else
+is trained. A recipe that others learn from may be over its budget.
 
 The files in `train/sweep/plans/` are known by name, like recipes.
 """
@@ -60,6 +62,7 @@ class SweepEntry(Section):
     splits: Names | None = None  # none: the sweep's
     seeds: Seeds | None = None
     distill: Names | None = None
+    online: str | None = None
     weights: str | None = None
     probe: bool = False
     data: str | None = None  # none: --data
@@ -76,7 +79,7 @@ class SweepEntry(Section):
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        return self.distill or ()
+        return self.distill or ((self.online,) if self.online else ())
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -98,6 +101,15 @@ class Sweep(Section):
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
         return self.runs[name].seeds or self.seeds
+
+    def online_seed(self, name: str, seed: int) -> int:
+        """The seed of the run that this entry's run of a seed asks at each step."""
+        seeds = self.seeds_of(self.runs[name].online or "")
+        if seed in seeds:
+            return seed
+        if len(seeds) == 1:
+            return seeds[0]
+        raise ValueError(f"runs.{name}.online: {self.runs[name].online} has no run of seed {seed}")
 
     def origin(self, name: str, split: str) -> str:
         """The split of the run whose weights this entry's runs on `split` start from."""
@@ -130,10 +142,16 @@ class Sweep(Section):
             raise ValueError(f"runs.{name}.splits: name the splits of {entry.data!r} that it is trained on")
         if entry.probe and not entry.weights:
             raise ValueError(f"runs.{name}.probe: name the trained network with `weights`")
+        if entry.distill and entry.online:
+            raise ValueError(f"runs.{name}: `distill` and `online` each name teachers: name one of them")
         for teacher in entry.teachers:
             known = self.splits_of(teacher) if self.runs[teacher].data == entry.data else ()
             if missing := [split for split in self.splits_of(name) if split not in known]:
-                raise ValueError(f"runs.{name}.distill: {teacher} has no run on split {missing[0]} of the same data")
+                key = "distill" if entry.distill else "online"
+                raise ValueError(f"runs.{name}.{key}: {teacher} has no run on split {missing[0]} of the same data")
+        if entry.online:
+            for seed in self.seeds_of(name):
+                self.online_seed(name, seed)
         if entry.parent:
             for split in self.splits_of(name):
                 self.origin(name, split)
@@ -198,24 +216,27 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
     teachers = {teacher for entry in sweep.runs.values() for teacher in entry.teachers}
     for name in sweep.order():
         entry = sweep.runs[name]
-        recipe = _recipe(name, entry, (*sweep.set, *entry.set, *settings))
+        asked = (f"distill.online=runs/{entry.online}",) if entry.online else ()  # which of its runs is said below
+        recipe = _recipe(name, entry, (*asked, *sweep.set, *entry.set, *settings))
         if not entry.teachers:
             _require_teachers(name, recipe)
         for split in sweep.splits_of(name):
-            logits = _logits_job(sweep, entry, split) if entry.teachers else None
+            logits = _logits_job(sweep, entry, split) if entry.distill else None
             if logits:
                 jobs[logits.name] = logits
-                distill = recipe.distill.model_copy(update={"logits": str(out.resolve() / logits.name)})
-                recipe = recipe.model_copy(update={"distill": distill})
             for seed in sweep.seeds_of(name):
                 parent = _run(entry.parent, sweep.origin(name, split), seed) if entry.parent else None
+                online = _run(entry.online, split, sweep.online_seed(name, seed)) if entry.online else None
+                teachers_of = {"logits": logits and logits.name, "online": online}
+                paths = {key: str(out.resolve() / need) for key, need in teachers_of.items() if need}
+                distill = recipe.distill.model_copy(update=paths)
                 job = TrainJob(
                     name=_run(name, split, seed),
-                    needs=tuple(need for need in (logits and logits.name, parent) if need),
+                    needs=tuple(need for need in (*teachers_of.values(), parent) if need),
                     data=entry.data or "",
                     split=split,
                     run=name,
-                    recipe=recipe.model_copy(update={"seed": seed}),
+                    recipe=recipe.model_copy(update={"seed": seed, "distill": distill}),
                     weights=parent or (str(entry.weights_file.resolve()) if entry.weights_file else entry.weights),
                     probe=entry.probe,
                     allow_over_budget=name in teachers,
@@ -240,7 +261,7 @@ def _require_teachers(name: str, recipe: Recipe) -> None:
     try:
         recipe.distill.require(recipe.name)
     except InputError as error:
-        raise InputError(f"runs.{name}: {error}; in a sweep, `distill` names the teachers") from None
+        raise InputError(f"runs.{name}: {error}; in a sweep, `distill` or `online` names the teachers") from None
 
 
 def _run(name: str, split: str, seed: int) -> str:
