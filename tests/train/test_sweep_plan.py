@@ -52,6 +52,12 @@ def test_a_job_comes_after_those_it_needs(tmp_path: Path) -> None:
     assert all(names.index(need) < names.index(job.name) for job in jobs for need in job.needs)
 
 
+def test_jobs_are_done_in_the_order_of_the_file_as_far_as_they_can_be(tmp_path: Path) -> None:
+    runs = "  c: {recipe: nano}\n  b: {recipe: nano, weights: z}\n  a: {recipe: nano}\n  z: {recipe: nano}\n"
+    jobs = plan(read_sweep(write(tmp_path, ONE + runs)), (), tmp_path)
+    assert [job.name for job in jobs] == ["runs/c-5-0", "runs/a-5-0", "runs/z-5-0", "runs/b-5-0"]
+
+
 def test_a_student_learns_from_the_logits_of_all_seeds_of_its_teachers_on_its_split(tmp_path: Path) -> None:
     jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, GRID)), (), tmp_path)}
     student = jobs["runs/student-10-1"]

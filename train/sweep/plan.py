@@ -25,6 +25,7 @@ The files in `train/sweep/plans/` are known by name, like recipes.
 import hashlib
 import json
 from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -159,8 +160,17 @@ class Sweep(Section):
                 raise ValueError(f"runs.{name}.weights: {entry.parent} has no run of seed {missing[0]}")
 
     def order(self) -> list[str]:
-        """The entries, each after those it needs."""
-        return list(TopologicalSorter({name: entry.needs for name, entry in self.runs.items()}).static_order())
+        """The entries as the file has them, but each after those it needs."""
+        names, ready, ordered = list(self.runs), [], []
+        places = {name: place for place, name in enumerate(names)}
+        sorter = TopologicalSorter({name: entry.needs for name, entry in self.runs.items()})
+        sorter.prepare()
+        while sorter.is_active():
+            for name in sorter.get_ready():
+                heappush(ready, places[name])
+            ordered.append(names[heappop(ready)])
+            sorter.done(ordered[-1])
+        return ordered
 
 
 class LogitsJob(Section):
