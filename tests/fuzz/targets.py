@@ -40,7 +40,8 @@ from tinyscene.train.recipe import RECIPES, load_recipe
 from tinyscene.train.runs.budget import count_onnx, count_tflite
 from tinyscene.train.runs.run import CHECKPOINT, DIGEST, digest, load_model
 from tinyscene.train.runs.transfer import transfer
-from tinyscene.train.sweep.plan import SWEEPS, plan, read_sweep
+from tinyscene.train.sweep.plan import plan
+from tinyscene.train.sweep.sweep_file import SWEEPS, read_sweep
 from tinyscene.train.teachers.logits import read_logits
 
 AS_IT_IS, PUT_RIGHT = b"0", b"1"

@@ -10,7 +10,7 @@ import yaml
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.recipe import load_recipe
 from tinyscene.train.settings import MAX_BYTES, plain_data, read_settings, yaml_text
-from tinyscene.train.sweep.plan import read_sweep
+from tinyscene.train.sweep.sweep_file import read_sweep
 
 BOMB = "a: &a [x, x]\n" + "".join(f"k{n}: &{n} [{', '.join(9 * [f'*{n - 1}' if n else '*a'])}]\n" for n in range(40))
 MERGES = "b0: &b0 {a: 1}\n" + "".join(f"b{n}: &b{n} {{<<: [*b{n - 1}, *b{n - 1}]}}\n" for n in range(1, 40))

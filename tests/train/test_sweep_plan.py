@@ -6,7 +6,8 @@ import pytest
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.sweep.plan import LogitsJob, TrainJob, plan, read_sweep
+from tinyscene.train.sweep.plan import LogitsJob, TrainJob, plan
+from tinyscene.train.sweep.sweep_file import read_sweep
 
 GRID = """
 name: grid

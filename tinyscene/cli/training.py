@@ -296,7 +296,7 @@ def prune(
 @app.command(rich_help_panel=TRAIN)
 @with_dataset()
 def sweep(
-    file: Annotated[str, typer.Argument(help="Name of a sweep, or a YAML file (train/sweep/plan.py).")],
+    file: Annotated[str, typer.Argument(help="Name of a sweep, or a YAML file (train/sweep/sweep_file.py).")],
     data: DatasetOptions,
     out: Annotated[Path, typer.Option(help="Folder of the sweep: a new one, or one to continue.")],
     other: Annotated[

@@ -31,7 +31,8 @@ from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model, record
 from tinyscene.train.runs.run import METRICS, RunFolder
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import Section
-from tinyscene.train.sweep.plan import Job, LogitsJob, Sweep, TrainJob
+from tinyscene.train.sweep.plan import Job, LogitsJob, TrainJob
+from tinyscene.train.sweep.sweep_file import Sweep
 from tinyscene.train.teachers.logits import make_logits
 from tinyscene.train.teachers.probe import probe
 

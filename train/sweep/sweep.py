@@ -4,10 +4,10 @@
     tinyscene sweep SWEEP.yaml --data DATA --out OUT --ray auto          # on a Ray cluster: train/sweep/cluster.py
     tinyscene report OUT                                                 # train/sweep/report.py
 
-`train/sweep/plan.py` says what a sweep file holds. Each job, to train and evaluate one run or to make an ensemble's
-logits, is a process of its own (`train/sweep/job.py`), so that a crash or a kill for want of memory is one failed
-run. On CPUs as many jobs of one thread go at a time as there are cores: on two cores that trains 1.5 times as many
-clips a second as one job of two threads. With GPUs it is one job a GPU.
+`train/sweep/sweep_file.py` says what a sweep file holds. Each job, to train and evaluate one run or to make an
+ensemble's logits, is a process of its own (`train/sweep/job.py`), so that a crash or a kill for want of memory is one
+failed run. On CPUs as many jobs of one thread go at a time as there are cores: on two cores that trains 1.5 times as
+many clips a second as one job of two threads. With GPUs it is one job a GPU.
 
 OUT holds `runs/NAME-SPLIT-SEED/` (run folders with `evaluation.json`), `logits/`, `logs/` with what each job wrote,
 `sweep.json` and `results.csv`, which is rewritten after each job. The same command goes on with a sweep that was
@@ -35,8 +35,9 @@ from tinyscene.train.recipe import Recipe, parse_recipe
 from tinyscene.train.runs.run import RECIPE
 from tinyscene.train.settings import read_settings
 from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
-from tinyscene.train.sweep.plan import Job, TrainJob, plan, read_sweep
+from tinyscene.train.sweep.plan import Job, TrainJob, plan
 from tinyscene.train.sweep.status import RESULTS, SweepStatus
+from tinyscene.train.sweep.sweep_file import read_sweep
 
 POLL = 0.1  # seconds between looks at the processes
 # glibc keeps the memory that a step frees for the next one, which would else fault it in anew: a CPU trains the

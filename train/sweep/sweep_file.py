@@ -1,0 +1,204 @@
+"""Sweep files: what a sweep trains, as YAML.
+
+    name: small_splits
+    splits: ["5", "10"]
+    seeds: [0, 1, 2]
+    set: [train.epochs=60]                                # overrides for every run
+    runs:                                                 # what is trained, on every split with every seed
+      baseline: {recipe: baseline}
+      teacher:  {recipe: cp_resnet, set: [train.lr=1e-3]} # overrides, and `seeds` and `splits`, of its own
+      pretrained: {recipe: student-scratch, data: esc10, splits: [fold1]}      # on --other esc10=FOLDER
+      student:  {recipe: student, distill: [teacher], weights: pretrained}
+      second:   {recipe: student, distill: [student]}                          # learns from the first ones
+      online:   {recipe: student, online: teacher}                             # which is asked at each step
+
+`distill` names the entries whose runs, of all seeds on the same split, are the teachers: the mean of their logits
+is the target. `online` names one entry, whose run of the same seed on the same split, or of its only seed, is asked at
+each step (`distill.online`). `weights` names the entry whose run is started from: that of the same seed, on the same
+split where it is trained on the same data, and else on the one split that it has. It may also name a file of weights,
+or the recipe's `published` ones; with `probe: true` a linear classifier is fitted on their embedding and nothing else
+is trained. A recipe that others learn from may be over its budget.
+
+The files in `train/sweep/plans/` are known by name, like recipes.
+"""
+
+import json
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.runs.transfer import PICKLED
+from tinyscene.train.settings import Section, hint, read_settings
+
+SWEEPS = Path(__file__).parent / "plans"
+MAX_RUNS = 10_000  # of a sweep, all splits and seeds of all entries
+WEIGHT_FILES, PUBLISHED = (".safetensors", *PICKLED), "published"
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = set()
+    for value in values:
+        if value in names:
+            raise ValueError(f"{value!r} is named twice")
+        names.add(value)
+    return values
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), AfterValidator(_unique)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$", max_length=40)]  # part of a folder's name
+
+
+class SweepEntry(Section):
+    """One of the `runs` of a sweep file: what is trained under one name."""
+
+    recipe: str
+    set: tuple[str, ...] = ()
+    splits: Names | None = None  # none: the sweep's
+    seeds: Seeds | None = None
+    distill: Names | None = None
+    online: str | None = None
+    weights: str | None = None
+    probe: bool = False
+    data: str | None = None  # none: --data
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names, where it names one."""
+        return Path(self.weights) if self.weights and self.weights.endswith(WEIGHT_FILES) else None
+
+    @property
+    def parent(self) -> str | None:
+        """The entry that `weights` names, where it names one."""
+        return None if self.weights_file or self.weights == PUBLISHED else self.weights
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return self.distill or ((self.online,) if self.online else ())
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The entries that must be trained before."""
+        return (*self.teachers, self.parent) if self.parent else self.teachers
+
+
+class Sweep(Section):
+    """A sweep file."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    splits: Names
+    seeds: Seeds
+    set: tuple[str, ...] = ()
+    runs: Annotated[dict[RunName, SweepEntry], Field(min_length=1)]
+
+    def splits_of(self, name: str) -> tuple[str, ...]:
+        return self.runs[name].splits or self.splits
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        return self.runs[name].seeds or self.seeds
+
+    def online_seed(self, name: str, seed: int) -> int:
+        """The seed of the run that this entry's run of a seed asks at each step."""
+        seeds = self.seeds_of(self.runs[name].online or "")
+        if seed in seeds:
+            return seed
+        if len(seeds) == 1:
+            return seeds[0]
+        raise ValueError(f"runs.{name}.online: {self.runs[name].online} has no run of seed {seed}")
+
+    def origin(self, name: str, split: str) -> str:
+        """The split of the run whose weights this entry's runs on `split` start from."""
+        parent = self.runs[name].parent or ""
+        splits = self.splits_of(parent)
+        if split in splits and self.runs[parent].data == self.runs[name].data:
+            return split
+        if len(splits) == 1:
+            return splits[0]
+        raise ValueError(f"runs.{name}.weights: {parent} has no run on split {split} of the same data")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        runs = sum(len(self.splits_of(name)) * len(self.seeds_of(name)) for name in self.runs)
+        if runs > MAX_RUNS:
+            raise ValueError(f"{runs:,} runs: a sweep may have {MAX_RUNS:,}")
+        for name, entry in self.runs.items():
+            self._check_entry(name, entry)
+        try:
+            self.order()
+        except CycleError as error:
+            raise ValueError(f"runs: they wait for each other in a circle, {' -> '.join(error.args[1])}") from None
+        return self
+
+    def _check_entry(self, name: str, entry: SweepEntry) -> None:
+        for needed in entry.needs:
+            if needed not in self.runs:
+                raise ValueError(f"runs.{name}: there is no run {needed!r}: {hint(needed, list(self.runs))}")
+        if entry.data and not entry.splits:
+            raise ValueError(f"runs.{name}.splits: name the splits of {entry.data!r} that it is trained on")
+        if entry.probe and not entry.weights:
+            raise ValueError(f"runs.{name}.probe: name the trained network with `weights`")
+        if entry.distill and entry.online:
+            raise ValueError(f"runs.{name}: `distill` and `online` each name teachers: name one of them")
+        for teacher in entry.teachers:
+            known = self.splits_of(teacher) if self.runs[teacher].data == entry.data else ()
+            if missing := [split for split in self.splits_of(name) if split not in known]:
+                key = "distill" if entry.distill else "online"
+                raise ValueError(f"runs.{name}.{key}: {teacher} has no run on split {missing[0]} of the same data")
+        if entry.online:
+            for seed in self.seeds_of(name):
+                self.online_seed(name, seed)
+        if entry.parent:
+            for split in self.splits_of(name):
+                self.origin(name, split)
+            if missing := [seed for seed in self.seeds_of(name) if seed not in self.seeds_of(entry.parent)]:
+                raise ValueError(f"runs.{name}.weights: {entry.parent} has no run of seed {missing[0]}")
+
+    def order(self) -> list[str]:
+        """The entries as the file has them, but each after those it needs."""
+        names, ready, ordered = list(self.runs), [], []
+        places = {name: place for place, name in enumerate(names)}
+        sorter = TopologicalSorter({name: entry.needs for name, entry in self.runs.items()})
+        sorter.prepare()
+        while sorter.is_active():
+            for name in sorter.get_ready():
+                heappush(ready, places[name])
+            ordered.append(names[heappop(ready)])
+            sorter.done(ordered[-1])
+        return ordered
+
+
+def read_sweep(name: str) -> Sweep:
+    """Read a sweep by name or by the path of a YAML file. Raises InputError, in one line, for whatever is wrong."""
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else SWEEPS / f"{name}.yaml"
+    known = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+    if not is_path and name not in known:
+        raise InputError(f"there is no sweep {name!r}: {hint(name, known)}; a file is named with its .yaml")
+    content = read_settings(path, "sweep")
+    try:
+        return Sweep.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise InputError(f"sweep {name}: {_describe(error)}") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sweep {path}: not plain data ({error})") from None
+
+
+def _describe(error: ValidationError) -> str:
+    """The first fault on one line, with its key and, for an unknown key, the nearest known one."""
+    fault = error.errors(include_url=False)[0]
+    key, value = ".".join(str(part) for part in fault["loc"] if part != "[key]"), fault["input"]
+    if fault["type"] == "extra_forbidden":
+        known = SweepEntry.model_fields if len(fault["loc"]) > 1 else Sweep.model_fields
+        return f"unknown key {key!r}: {hint(key.rpartition('.')[2], list(known))}"
+    what = {
+        "value_error": fault["msg"].removeprefix("Value error, "),  # a check of our own, which says it all
+        "too_short": "is empty",
+        "missing": "is missing",
+        "string_pattern_mismatch": "a run is named by letters, digits, _ and .",
+        "string_type": f"must be text: write it in quotes (given: {value!r})",
+    }.get(fault["type"], f"{fault['msg']} (given: {value!r})")
+    return f"{key}: {what}" if key else what
