@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from tests.train.test_export import TINY, run_of
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.run import import_weights, load_model, load_tensors, read_card, save_tensors
+from tinyscene.train.runs.run import import_weights, load_model, load_tensors, read_card, save_tensors, to_bytes
 from tinyscene.train.runs.transfer import transfer
 
 RECIPE = load_recipe("nano", TINY)
@@ -76,3 +76,17 @@ def test_a_channel_of_ours_that_is_always_zero_is_accepted(tmp_path: Path) -> No
     save_tensors(path, tensors, card)
     transfer(network, run, SCENES)
     assert float(network.state_dict()[VARIANCE][0]) == 0
+
+
+def test_the_same_content_makes_the_same_file() -> None:
+    tensors = {"b": torch.arange(3.0), "a": torch.zeros(2, dtype=torch.int64)}
+    header = {name: f'{name} "é"\n\x1f' for name in "xyzuvw"}
+    contents = [to_bytes(tensors, header) for _ in range(10)]
+    assert set(contents) == {contents[0]}
+    assert torch.equal(load(contents[0])["b"], tensors["b"])
+
+
+def test_the_strings_of_a_header_are_those_that_were_written(tmp_path: Path) -> None:
+    header = {name: f'{name} "é"\n\x1f' for name in "xyzuvw"}
+    (tmp_path / "x.safetensors").write_bytes(to_bytes({"a": torch.zeros(2)}, header))
+    assert load_tensors(tmp_path / "x.safetensors")[1] == header

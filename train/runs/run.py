@@ -93,7 +93,18 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], card: Card, state: dict
     header = {_CARD: card.model_dump_json()} | ({"state": json.dumps(state)} if state else {})
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header[DIGEST] = digest(content, header)
-    write_whole(path, safetensors.torch.save(content, header))
+    write_whole(path, to_bytes(content, header))
+
+
+def to_bytes(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
+    """A safetensors file, the same for the same content: the library writes the header's strings in any order."""
+    content = safetensors.torch.save(tensors, header)
+    start = 8 + int.from_bytes(content[:8], "little")
+    parts = json.loads(content[8:start])
+    parts["__metadata__"] = dict(sorted(header.items()))
+    text = json.dumps(parts, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[start:]))
 
 
 def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -35,7 +34,7 @@ from tinyscene.train.data.datasets import SCENES, Dataset
 from tinyscene.train.data.features import waveform
 from tinyscene.train.models import features_of
 from tinyscene.train.runs.pickled import read_pickled
-from tinyscene.train.runs.run import Card, load_model, load_tensors, model_path
+from tinyscene.train.runs.run import Card, load_model, load_tensors, model_path, to_bytes
 from tinyscene.train.runs.weights import FLOATS
 
 BATCH = 32  # clips
@@ -103,7 +102,7 @@ def make_logits(
     }
     ensemble = _average(torch.stack(answers), truth, average)
     content = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
-    write_whole(out, safetensors.torch.save({"logits": ensemble.contiguous()}, content))
+    write_whole(out, to_bytes({"logits": ensemble.contiguous()}, content))
     return out
 
 
