@@ -22,8 +22,8 @@ from tinyscene.train.network_settings import EfficientAtModel
 from tinyscene.train.recipe import load_recipe
 from tinyscene.train.runs.run import RunFolder, load_model
 from tinyscene.train.runs.transfer import find_weights, transfer
+from tinyscene.train.sweep.begin import begin
 from tinyscene.train.sweep.job import Source, run_job
-from tinyscene.train.sweep.sweep import _record
 from tinyscene.train.teachers.probe import _fit
 
 PUBLISHED = {0.4: 0.983, 0.5: 1.43, 1.0: 4.88, 2.0: 17.91, 3.0: 39.09, 4.0: 68.43}  # millions of parameters by width
@@ -138,7 +138,7 @@ def test_a_sweep_fits_a_probe_where_it_says_so(small_dataset: Path, tmp_path: Pa
     plan = tmp_path / "probe.yaml"
     plan.write_text(f'name: probe\nsplits: ["5"]\nseeds: [0]\nruns:\n  {runs}\n')
     out = tmp_path / "sweep"
-    (job,) = _record(str(plan), {"": Source(folder=str(small_dataset))}, (), out).jobs
+    (job,) = begin(str(plan), {"": Source(folder=str(small_dataset))}, (), out).jobs
     run_job(out, job.name)
     probed, card = load_model(out / job.name)
     trunk = load_file(tmp_path / "trunk.safetensors")

@@ -19,6 +19,7 @@ import torch
 from tests.train.test_loop import QUICK, ROOT, environment, metrics_of, same_weights
 from tests.train.test_sweep_plan import ONE, write
 from tinyscene.benchmarks.experiments.sweep_table import main as sweep_table
+from tinyscene.deploy.bundle.bundle import open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
@@ -82,6 +83,8 @@ def swept(data: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
   broken: {recipe: nano, set: [augment.dir_folder=/nowhere, augment.dir_p=1]}
   after: {recipe: nano, weights: broken}
   last: {recipe: nano, weights: after}
+  int8: {quantize: first, seeds: [1], set: [quantize.clips=16]}
+  lost: {quantize: broken}
 """
     with pytest.raises(FailedRunsError) as raised:
         run_sweep(write(folder, ONE + runs), data, folder / "out", settings=[*QUICK, "train.epochs=2"])
@@ -136,6 +139,25 @@ def test_the_table_holds_what_evaluating_the_runs_gives(swept: tuple[Path, Excep
         assert int(row["parameters"]) == 12_538  # what `tinyscene budget nano` counts
 
 
+def test_a_bundles_row_holds_what_the_reference_gives(swept: tuple[Path, Exception], data: Source) -> None:
+    row, bundle = table(swept[0])["int8-5-1"], open_bundle(swept[0] / "bundles" / "int8-5-1")
+    dataset = data.open()
+    predict = open_evaluated_model(bundle.folder, "reference").predict
+    result = evaluate(predict, prepare(dataset, 32_000), dataset.split("5")[1])
+    assert (row["state"], row["recipe"], int(row["clips"])) == ("done", "nano", 21)
+    assert float(row["macro_accuracy"]) == pytest.approx(result.macro_accuracy)
+    assert float(row["log_loss"]) == pytest.approx(result.log_loss, rel=1e-5)
+    assert bundle.content["quantized"]["calibration_clips"] == 16
+
+
+def test_a_bundle_with_other_settings_is_refused_by_its_name(
+    swept: tuple[Path, Exception], data: Source, tmp_path: Path
+) -> None:
+    runs = "  first: {recipe: nano, seeds: [0, 1]}\n  int8: {quantize: first, seeds: [1], set: [quantize.clips=17]}\n"
+    with pytest.raises(InputError, match=r"bundles/int8-5-1: was made with quantize.clips=16, not 17"):
+        run_sweep(write(tmp_path, ONE + runs), data, swept[0], settings=[*QUICK, "train.epochs=2"])
+
+
 def test_a_failed_run_is_recorded_with_its_reason_and_what_needs_it_is_skipped(swept: tuple[Path, Exception]) -> None:
     rows = table(swept[0])
     assert {name: row["state"] for name, row in rows.items()} == {
@@ -145,6 +167,8 @@ def test_a_failed_run_is_recorded_with_its_reason_and_what_needs_it_is_skipped(s
         "after-5-0": "skipped",
         "last-5-0": "skipped",
         "student-5-0": "done",
+        "int8-5-1": "done",
+        "lost-5-0": "skipped",
     }
     assert rows["broken-5-0"]["reason"].startswith("/nowhere: no such folder")
     assert rows["after-5-0"]["reason"].startswith("needs runs/broken-5-0, which failed: /nowhere")
@@ -155,7 +179,7 @@ def test_a_sweep_with_failed_runs_ends_with_exit_code_1_and_says_how_many(swept:
     _, error = swept
     assert isinstance(error, FailedRunsError)
     assert error.exit_code == 1
-    assert "of 6 runs 1 failed and 2 were skipped" in str(error)
+    assert "of 8 runs 1 failed and 3 were skipped" in str(error)
 
 
 def test_the_logits_are_the_mean_over_the_seeds(swept: tuple[Path, Exception], data: Source) -> None:
@@ -174,7 +198,7 @@ def test_the_logits_are_the_mean_over_the_seeds(swept: tuple[Path, Exception], d
 
 
 def test_a_sweep_that_is_not_done_gives_no_table_of_record(swept: tuple[Path, Exception], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="3 runs are not done; go on with `tinyscene sweep`"):
+    with pytest.raises(InputError, match="4 runs are not done; go on with `tinyscene sweep`"):
         sweep_table(swept[0], tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +210,7 @@ def test_a_table_of_record_says_how_long_all_runs_trained(swept: tuple[Path, Exc
     (out / "results.csv").write_text("\n".join([header, *done]) + "\n")
     sweep_table(out, tmp_path)
     content = json.loads((tmp_path / "one.json").read_text())
-    assert len(done) == 3
+    assert len(done) == 4
     assert content["seconds"] == pytest.approx(sum(float(row["seconds"]) for row in csv.DictReader([header, *done])))
     assert content["settings"] == [*QUICK, "train.epochs=2"]
 
@@ -210,7 +234,7 @@ def test_the_same_command_tries_again_what_failed_and_leaves_the_rest_alone(
 
 def test_a_recipe_that_changed_is_refused_by_the_name_of_its_run(swept: tuple[Path, Exception], data: Source) -> None:
     out, folder = swept[0], swept[0].parent
-    line = "runs/first-5-0: was trained with train.epochs=2, not 3"
+    line = "runs/first-5-0: was made with train.epochs=2, not 3"
     with pytest.raises(InputError, match=line):
         run_sweep(str(folder / "sweep.yaml"), data, out, settings=[*QUICK, "train.epochs=3"])
 
@@ -220,7 +244,7 @@ def test_weights_of_another_run_are_another_recipe(
 ) -> None:
     out = shutil.copytree(swept[0], tmp_path / "out")
     runs = "  first: {recipe: nano, weights: more}\n  more: {recipe: nano}\n"
-    with pytest.raises(InputError, match="first-5-0: was trained with weights None, not runs/more-5-0"):
+    with pytest.raises(InputError, match="first-5-0: was made with weights None, not runs/more-5-0"):
         run_sweep(write(tmp_path, ONE + runs), data, out, settings=[*QUICK, "train.epochs=2"])
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.recipe import load_recipe
-from tinyscene.train.sweep.plan import LogitsJob, TrainJob, plan
+from tinyscene.train.recipe import load_recipe, override
+from tinyscene.train.sweep.plan import LogitsJob, QuantizeJob, TrainJob, plan
 from tinyscene.train.sweep.sweep_file import read_sweep
 
 GRID = """
@@ -78,6 +78,32 @@ def test_a_student_asks_the_run_of_its_seed_or_the_only_one_at_each_step(tmp_pat
         assert patient.recipe.distill.online == str(tmp_path / asked)
 
 
+def test_a_quantized_entry_gives_a_bundle_of_each_of_its_runs(tmp_path: Path) -> None:
+    text = GRID + "  int8: {quantize: teacher, set: [quantize.clips=32]}\n"
+    jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, text)), ("quantize.equalize=false",), tmp_path)}
+    bundles = [job for job in jobs.values() if isinstance(job, QuantizeJob)]
+    assert {job.name for job in bundles} == {f"bundles/int8-{split}-{seed}" for split in ("5", "10") for seed in (0, 1)}
+    for job in bundles:
+        assert job.needs == (job.name.replace("bundles/int8", "runs/teacher"),)
+        assert job.settings == ("quantize.clips=32",)
+        run = jobs[job.needs[0]]
+        assert isinstance(run, TrainJob)
+        assert job.recipe == override(run.recipe, ["quantize.clips=32"], "")
+        assert job.allow_over_budget  # as the run, which is a teacher
+
+
+def test_bundles_are_made_of_some_of_the_splits_and_seeds(tmp_path: Path) -> None:
+    text = GRID + "  int8: {quantize: teacher, splits: ['10'], seeds: [1]}\n"
+    jobs = plan(read_sweep(write(tmp_path, text)), (), tmp_path)
+    assert [job.name for job in jobs if isinstance(job, QuantizeJob)] == ["bundles/int8-10-1"]
+
+
+def test_only_the_settings_of_quantization_can_be_set_for_a_bundle(tmp_path: Path) -> None:
+    text = ONE + "  a: {recipe: nano}\n  int8: {quantize: a, set: [train.epochs=3]}\n"
+    with pytest.raises(InputError, match=r"runs.int8: train.epochs=3: only keys of the section quantize"):
+        plan(read_sweep(write(tmp_path, text)), (), tmp_path)
+
+
 def test_teachers_of_other_seeds_are_another_ensemble(tmp_path: Path) -> None:
     few, more = ONE + "  student: {recipe: nano, distill: [first]}\n  first: {recipe: nano, seeds: %s}\n", []
     for seeds in ("[0]", "[0, 1]"):
@@ -138,6 +164,11 @@ BAD = {
     "b has no run of seed 0": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, seeds: [1]}",
     "runs.a.online: b has no run of seed 0": "  a: {recipe: nano, online: b}\n  b: {recipe: nano, seeds: [1, 2]}",
     "runs.a.online: b has no run on split 5": "  a: {recipe: nano, online: b}\n  b: {recipe: nano, splits: ['10']}",
+    "int8 is a bundle, from which": "  a: {recipe: nano}\n  int8: {quantize: a}\n  b: {recipe: nano, distill: [int8]}",
+    "b is a bundle": "  a: {recipe: nano}\n  b: {quantize: a}\n  c: {quantize: b}",
+    "runs.b.quantize: only set": "  a: {recipe: nano}\n  b: {quantize: a, recipe: nano}",
+    "runs.b.quantize: a has no run of seed 3": "  a: {recipe: nano}\n  b: {quantize: a, seeds: [3]}",
+    "runs.b.quantize: a has no run on split 7": "  a: {recipe: nano}\n  b: {quantize: a, splits: ['7']}",
     "name one of them": "  a: {recipe: nano, online: b, distill: [b]}\n  b: {recipe: nano}",
 }
 

@@ -1,4 +1,4 @@
-"""One job of a sweep: to train and evaluate a run, or to make the logits of an ensemble.
+"""One job of a sweep: to train and evaluate a run, to make the logits of an ensemble, or to quantize and evaluate.
 
     python -m tinyscene.train.sweep.job OUT runs/student-5-0  # a job of the sweep in OUT, by its name, in this process
 
@@ -26,12 +26,13 @@ from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
+from tinyscene.train.quantize.quantize import quantize
 from tinyscene.train.runs.budget import count_target
-from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model, record
+from tinyscene.train.runs.evaluate import EvaluatedModel, evaluate, open_evaluated_model, record
 from tinyscene.train.runs.run import METRICS, RunFolder
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import Section
-from tinyscene.train.sweep.plan import Job, LogitsJob, TrainJob
+from tinyscene.train.sweep.plan import EvaluatedJob, Job, LogitsJob, QuantizeJob, TrainJob
 from tinyscene.train.sweep.sweep_file import Sweep
 from tinyscene.train.teachers.logits import make_logits
 from tinyscene.train.teachers.probe import probe
@@ -73,10 +74,11 @@ class SweepRecord(Section):
                 return job
         raise InputError(f"{name}: no job of this sweep; its jobs are listed in {SWEEP}")
 
-    def result(self, out: Path, job: TrainJob) -> dict[str, Any] | None:
-        """What a run was evaluated to; none where it is not done, or was evaluated on something else since."""
+    def result(self, out: Path, job: EvaluatedJob) -> dict[str, Any] | None:
+        """What a run or bundle was evaluated to; none where it is not done, or was evaluated on something else."""
+        folder = out / job.name / ("evaluation" if isinstance(job, QuantizeJob) else "")
         try:
-            result = json.loads((out / job.name / EVALUATION).read_text(encoding="utf-8"))
+            result = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         data_hash = self.data_hash[job.data][str(job.recipe.features.sample_rate)]
@@ -118,35 +120,64 @@ def run_job(out: Path, name: str) -> None:
             assert isinstance(first, TrainJob)
             clips = source.prepare(dataset, first.recipe.features.sample_rate)
             make_logits([out / need for need in job.needs], dataset, clips, job.split, out / job.name)
+            return
+        data = TrainingData(dataset, source.prepare(dataset, job.recipe.features.sample_rate), job.split)
+        if isinstance(job, QuantizeJob):
+            _quantize(out, job, data)
         else:
-            _train(out, job, dataset, source.prepare(dataset, job.recipe.features.sample_rate))
+            _train(out, job, data)
 
 
-def _train(out: Path, job: TrainJob, dataset: Dataset, clips: Clips) -> None:
+def _train(out: Path, job: TrainJob, data: TrainingData) -> None:
     run = out / job.name
     weights = None
     if job.weights:
         weights = out / job.weights if job.weights in job.needs else find_weights(job.weights, job.recipe.model)
-    data = TrainingData(dataset, clips, job.split)
     if not job.probe:
         train(job.recipe, data, RunFolder.begun_or_new(run), weights, job.allow_over_budget)
     elif not run.exists():
         probe(job.recipe, data, run, weights)
-    model = open_evaluated_model(run, "torch")
-    test, groups = dataset.split(job.split)[1], dataset.device_groups(job.split)
-    evaluation = evaluate(model.predict, clips, test, groups=groups)
-    count = count_target(str(run), None, None)[0]
     epochs = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    _evaluate(run, open_evaluated_model(run, "torch"), data, sum(epoch["seconds"] for epoch in epochs))
+
+
+def _quantize(out: Path, job: QuantizeJob, data: TrainingData) -> None:
+    bundle, settings = out / job.name, list(job.settings)
+    if not bundle.exists():
+        quantize(
+            out / job.needs[0],
+            data.dataset,
+            data.clips,
+            bundle,
+            split=job.split,
+            overrides=settings,
+            allow_over_budget=job.allow_over_budget,
+        )
+    _evaluate(bundle, _open_bundle(bundle), data, 0.0)
+
+
+def _open_bundle(bundle: Path) -> EvaluatedModel:
+    """A bundle, compiled for this machine; where that is not possible by the reference, which is equal but slower."""
+    try:
+        return open_evaluated_model(bundle, "native")
+    except InputError:
+        return open_evaluated_model(bundle, "reference")
+
+
+def _evaluate(path: Path, model: EvaluatedModel, data: TrainingData, seconds: float) -> None:
+    """Evaluate a run or a bundle on the test list, and record it. `seconds` are those of its training."""
+    evaluation = evaluate(model.predict, data.clips, data.test, groups=data.dataset.device_groups(data.split))
+    count = count_target(str(path), None, None)[0]
     about = {
-        "model": str(run),
-        "data_hash": clips.data_hash,
-        "split": job.split,
+        "model": str(path),
+        "data_hash": data.clips.data_hash,
+        "split": data.split,
         "runner": model.runner,
         "parameters": count.parameters,
         "macs": count.macs,
-        "seconds": sum(epoch["seconds"] for epoch in epochs),  # of training
+        "seconds": seconds,
     }
-    record(run, evaluation, about)
+    record(path, evaluation, about)
 
 
 def _stop_with(pipe: int) -> None:

@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.recipe import Recipe, load_recipe
+from tinyscene.train.recipe import Recipe, load_recipe, override
 from tinyscene.train.settings import Section
 from tinyscene.train.sweep.sweep_file import Sweep, SweepEntry
 
+# The name of a job is its file or folder in the sweep's folder.
+
 
 class LogitsJob(Section):
-    """Make the mean logits of runs. The name of a job is its file or folder in the sweep's folder."""
+    """Make the mean logits of runs."""
 
     kind: Literal["logits"] = "logits"
     name: str
@@ -23,7 +25,7 @@ class LogitsJob(Section):
 
 
 class TrainJob(Section):
-    """Train and evaluate one run."""
+    """Train one run, and evaluate it."""
 
     kind: Literal["train"] = "train"
     name: str
@@ -37,7 +39,22 @@ class TrainJob(Section):
     allow_over_budget: bool
 
 
-Job = Annotated[LogitsJob | TrainJob, Field(discriminator="kind")]
+class QuantizeJob(Section):
+    """Quantize one run to a bundle, and evaluate that in integers."""
+
+    kind: Literal["quantize"] = "quantize"
+    name: str
+    needs: tuple[str]  # the job of the run
+    data: str
+    split: str
+    run: str  # the entry
+    recipe: Recipe  # of the run, with the settings of its quantization
+    settings: tuple[str, ...]  # that are not the run's
+    allow_over_budget: bool
+
+
+EvaluatedJob = TrainJob | QuantizeJob
+Job = Annotated[LogitsJob | TrainJob | QuantizeJob, Field(discriminator="kind")]
 
 
 def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
@@ -49,6 +66,9 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
     teachers = {teacher for entry in sweep.runs.values() for teacher in entry.teachers}
     for name in sweep.order():
         entry = sweep.runs[name]
+        if entry.quantize:
+            jobs |= _quantize_jobs(sweep, name, entry.quantize, jobs)
+            continue
         asked = (f"distill.online=runs/{entry.online}",) if entry.online else ()  # which of its runs is said below
         recipe = _recipe(name, entry, (*asked, *sweep.set, *entry.set, *settings))
         if not entry.teachers:
@@ -85,7 +105,7 @@ def _recipe(name: str, entry: SweepEntry, settings: tuple[str, ...]) -> Recipe:
     if entry.weights_file and not entry.weights_file.is_file():
         raise InputError(f"runs.{name}: weights {entry.weights}: no such file")
     try:
-        return load_recipe(entry.recipe, list(settings))
+        return load_recipe(entry.recipe or "", list(settings))
     except InputError as error:
         raise InputError(f"runs.{name}: {error}") from None
 
@@ -95,6 +115,29 @@ def _require_teachers(name: str, recipe: Recipe) -> None:
         recipe.distill.require(recipe.name)
     except InputError as error:
         raise InputError(f"runs.{name}: {error}; in a sweep, `distill` or `online` names the teachers") from None
+
+
+def _quantize_jobs(sweep: Sweep, name: str, trained: str, jobs: dict[str, Job]) -> dict[str, Job]:
+    """The jobs of an entry that quantizes the runs of the entry `trained`, by their names."""
+    settings, quantized = sweep.runs[name].set, {}
+    if others := [setting for setting in settings if not setting.startswith("quantize.")]:
+        raise InputError(f"runs.{name}: {others[0]}: only keys of the section quantize can be set here")
+    for split in sweep.splits_of(name):
+        for seed in sweep.seeds_of(name):
+            run = jobs[_run(trained, split, seed)]
+            assert isinstance(run, TrainJob)
+            job = QuantizeJob(
+                name=f"bundles/{name}-{split}-{seed}",
+                needs=(run.name,),
+                data=run.data,
+                split=split,
+                run=name,
+                recipe=override(run.recipe, list(settings), f"runs.{name}"),
+                settings=settings,
+                allow_over_budget=run.allow_over_budget,
+            )
+            quantized[job.name] = job
+    return quantized
 
 
 def _run(name: str, split: str, seed: int) -> str:

@@ -1,8 +1,9 @@
 """The status of a sweep: which of its jobs are done, under way or cannot be done, and the table of its runs.
 
-`results.csv` has a row a run: what was trained, on what, with which seed; whether it is done, failed, skipped (for
-what it needs failed), running or waiting, and the reason; then its measures on the test list, its size, the seconds
-of its training, and its accuracies by class (`class.airport`), device (`device.s4`) and group (`group.unseen`).
+`results.csv` has a row a run or bundle: what was trained, on what, with which seed; whether it is done, failed, skipped
+(for what it needs failed), running or waiting, and the reason; then its measures on the test list, its size, the
+seconds of its training (0 of a bundle), and its accuracies by class (`class.airport`), device (`device.s4`) and group
+(`group.unseen`).
 """
 
 import csv
@@ -14,7 +15,7 @@ from typing import Any
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.train.loop.loop import InterruptedRunError
 from tinyscene.train.sweep.job import SweepRecord
-from tinyscene.train.sweep.plan import Job, TrainJob
+from tinyscene.train.sweep.plan import EvaluatedJob, Job
 
 RESULTS = "results.csv"
 MEASURES = ("accuracy", "macro_accuracy", "log_loss", "clips", "parameters", "macs", "seconds")
@@ -93,7 +94,7 @@ class SweepStatus:
                 **self.measures[job.name],
             }
             for job in self.sweep.jobs
-            if isinstance(job, TrainJob)
+            if isinstance(job, EvaluatedJob)
         ]
 
     def write(self) -> None:
@@ -108,7 +109,7 @@ class SweepStatus:
         """Whether a job is done, and what came of it, as its folder says."""
         done = self.sweep.is_done(self.out, job)
         self.state[job.name], self.reason[job.name] = "done" if done else "waiting", ""
-        result = self.sweep.result(self.out, job) if isinstance(job, TrainJob) else None
+        result = self.sweep.result(self.out, job) if isinstance(job, EvaluatedJob) else None
         self.measures[job.name] = _measures(result) if result else {}
 
 

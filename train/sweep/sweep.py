@@ -4,15 +4,16 @@
     tinyscene sweep SWEEP.yaml --data DATA --out OUT --ray auto          # on a Ray cluster: train/sweep/cluster.py
     tinyscene report OUT                                                 # train/sweep/report.py
 
-`train/sweep/sweep_file.py` says what a sweep file holds. Each job, to train and evaluate one run or to make an
-ensemble's logits, is a process of its own (`train/sweep/job.py`), so that a crash or a kill for want of memory is one
-failed run. On CPUs as many jobs of one thread go at a time as there are cores: on two cores that trains 1.5 times as
-many clips a second as one job of two threads. With GPUs it is one job a GPU.
+`train/sweep/sweep_file.py` says what a sweep file holds. Each job, to train and evaluate one run, to make an
+ensemble's logits or to quantize and evaluate a run, is a process of its own (`train/sweep/job.py`), so that a crash or
+a kill for want of memory is one failed run. On CPUs as many jobs of one thread go at a time as there are cores: on two
+cores that trains 1.5 times as many clips a second as one job of two threads. With GPUs it is one job a GPU.
 
-OUT holds `runs/NAME-SPLIT-SEED/` (run folders with `evaluation.json`), `logits/`, `logs/` with what each job wrote,
-`sweep.json` and `results.csv`, which is rewritten after each job. The same command goes on with a sweep that was
-stopped or killed, runs from their checkpoints, and tries again what failed. A failed run does not stop the others;
-what needs it is skipped. Runs, seeds and splits may be added to a sweep; one whose recipe changed is refused.
+OUT holds `runs/NAME-SPLIT-SEED/` (run folders with `evaluation.json`), `logits/`, `bundles/NAME-SPLIT-SEED/`, `logs/`
+with what each job wrote, `sweep.json` and `results.csv`, which is rewritten after each job. The same command goes on
+with a sweep that was stopped or killed, runs from their checkpoints, and tries again what failed. A failed run does not
+stop the others; what needs it is skipped. Runs, seeds and splits may be added to a sweep; one whose recipe changed is
+refused (`train/sweep/begin.py`).
 """
 
 import os
@@ -25,19 +26,13 @@ from typing import Any
 import torch
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
-from tinyscene.deploy.common.files import require_free, write_whole
 from tinyscene.deploy.common.processes import available_cores, python_module
 from tinyscene.deploy.common.progress import progress
-from tinyscene.deploy.common.provenance import provenance
-from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.loop.loop import StopFlag
-from tinyscene.train.recipe import Recipe, parse_recipe
-from tinyscene.train.runs.run import RECIPE
-from tinyscene.train.settings import read_settings
-from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
-from tinyscene.train.sweep.plan import Job, TrainJob, plan
+from tinyscene.train.sweep.begin import begin
+from tinyscene.train.sweep.job import Source
+from tinyscene.train.sweep.plan import Job
 from tinyscene.train.sweep.status import RESULTS, SweepStatus
-from tinyscene.train.sweep.sweep_file import read_sweep
 
 POLL = 0.1  # seconds between looks at the processes
 # glibc keeps the memory that a step frees for the next one, which would else fault it in anew: a CPU trains the
@@ -76,7 +71,7 @@ def run_sweep(
         FailedRunsError: it went to its end, and some runs failed.
         InterruptedRunError: Ctrl-C or SIGTERM; the same command goes on.
     """
-    sweep = _record(file, {"": data, **(others or {})}, tuple(settings or ()), out)
+    sweep = begin(file, {"": data, **(others or {})}, tuple(settings or ()), out)
     status = SweepStatus(out, sweep)
     if ray:
         from tinyscene.train.sweep.cluster import run_on_ray
@@ -103,97 +98,6 @@ def named_sources(others: list[str]) -> dict[str, Source]:
             raise InputError(f"--other {other}: must be NAME=FOLDER, each name once")
         sources[name] = Source(folder=folder)
     return sources
-
-
-def _record(file: str, sources: dict[str, Source], settings: tuple[str, ...], out: Path) -> SweepRecord:
-    """Read a sweep, prepare its datasets, hold it to what `out` already holds, and record it there."""
-    sweep = read_sweep(file)
-    jobs = plan(sweep, settings, out)
-    sources = {name: _absolute(source) for name, source in sources.items()}
-    _check_sources({job.data for job in jobs}, set(sources))
-    opened = {name: source.open() for name, source in sources.items()}
-    rates: dict[str, set[int]] = {name: set() for name in sources}
-    for job in jobs:
-        _check_split(opened[job.data], job)
-        if isinstance(job, TrainJob):
-            rates[job.data].add(job.recipe.features.sample_rate)
-    hashes = {
-        name: {str(rate): sources[name].prepare(dataset, rate).data_hash for rate in sorted(rates[name])}
-        for name, dataset in opened.items()
-    }
-    new = SweepRecord(
-        sweep=sweep, settings=settings, sources=sources, data_hash=hashes, made_by=provenance(), jobs=jobs
-    )
-    if (out / SWEEP).exists():
-        _check_same(read_record(out), new, out)
-    else:
-        require_free(out)
-    write_whole(out / SWEEP, new.model_dump_json(indent=1) + "\n")
-    return new
-
-
-def _absolute(source: Source) -> Source:
-    """For processes with another working folder."""
-    paths = {"folder": source.folder, "splits": source.splits}
-    return source.model_copy(update={key: path and str(Path(path).resolve()) for key, path in paths.items()})
-
-
-def _check_sources(needed: set[str], sources: set[str]) -> None:
-    if missing := sorted(needed - sources):
-        raise InputError(f"the sweep trains on {missing[0]!r}: name its folder with --other {missing[0]}=FOLDER")
-    if unused := sorted(sources - needed - {""}):
-        raise InputError(f"--other {unused[0]}: no run of the sweep is trained on it")
-
-
-def _check_split(dataset: Dataset, job: Job) -> None:
-    try:
-        test = dataset.split(job.split)[1]
-    except InputError:
-        known = ", ".join(dataset.splits)
-        raise InputError(f"{job.name}: {dataset.root} has no split {job.split!r}; it has {known}") from None
-    if not test:
-        raise InputError(f"{job.name}: split {job.split} has no test list, on which a sweep compares its runs")
-
-
-def _check_same(old: SweepRecord, new: SweepRecord, out: Path) -> None:
-    """What `out` holds must be of this sweep, this data and these recipes, as far as it goes."""
-    if old.sweep.name != new.sweep.name:
-        raise InputError(f"{out}: holds the sweep {old.sweep.name}, not {new.sweep.name}; choose another --out")
-    for name, hashes in old.data_hash.items():
-        for rate, data_hash in hashes.items():
-            if new.data_hash.get(name, {}).get(rate, data_hash) != data_hash:
-                raise InputError(
-                    f"{out}: was trained on other data than {new.sources[name].folder}; choose another --out"
-                )
-    weights = {job.name: job.weights for job in old.jobs if isinstance(job, TrainJob)}
-    for job in new.jobs:
-        if not isinstance(job, TrainJob) or not (out / job.name / RECIPE).exists():
-            continue
-        path = out / job.name / RECIPE
-        begun = parse_recipe(read_settings(path, "recipe"), str(path))
-        change = _change(begun, job.recipe)
-        if not change and weights.get(job.name, job.weights) != job.weights:
-            change = f"weights {weights[job.name]}, not {job.weights}"
-        if change:
-            raise InputError(
-                f"{out / job.name}: was trained with {change}; name the changed run otherwise, or choose another --out"
-            )
-
-
-def _change(old: Recipe, new: Recipe) -> str:
-    """The first setting that differs, or nothing."""
-    before, after = _flat(old.as_dict()), _flat(new.as_dict())
-    for key in before | after:
-        if before.get(key) != after.get(key):
-            return f"{key}={before.get(key)}, not {after.get(key)}"
-    return ""
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def run_locally(status: SweepStatus, jobs: int | None) -> None:

@@ -11,13 +11,15 @@
       student:  {recipe: student, distill: [teacher], weights: pretrained}
       second:   {recipe: student, distill: [student]}                          # learns from the first ones
       online:   {recipe: student, online: teacher}                             # which is asked at each step
+      int8:     {quantize: student, set: [quantize.clips=512]}                 # bundles, evaluated in integers
 
 `distill` names the entries whose runs, of all seeds on the same split, are the teachers: the mean of their logits
 is the target. `online` names one entry, whose run of the same seed on the same split, or of its only seed, is asked at
 each step (`distill.online`). `weights` names the entry whose run is started from: that of the same seed, on the same
 split where it is trained on the same data, and else on the one split that it has. It may also name a file of weights,
 or the recipe's `published` ones; with `probe: true` a linear classifier is fitted on their embedding and nothing else
-is trained. A recipe that others learn from may be over its budget.
+is trained. A recipe that others learn from may be over its budget. `quantize` names the entry whose runs, each on its
+split and with its seed, are quantized to bundles; `set` then has keys of the section `quantize` alone.
 
 The files in `train/sweep/plans/` are known by name, like recipes.
 """
@@ -56,7 +58,8 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$", max_leng
 class SweepEntry(Section):
     """One of the `runs` of a sweep file: what is trained under one name."""
 
-    recipe: str
+    recipe: str | None = None
+    quantize: str | None = None  # in place of a recipe
     set: tuple[str, ...] = ()
     splits: Names | None = None  # none: the sweep's
     seeds: Seeds | None = None
@@ -83,7 +86,7 @@ class SweepEntry(Section):
     @property
     def needs(self) -> tuple[str, ...]:
         """The entries that must be trained before."""
-        return (*self.teachers, self.parent) if self.parent else self.teachers
+        return tuple(need for need in (*self.teachers, self.parent, self.quantize) if need)
 
 
 class Sweep(Section):
@@ -96,10 +99,13 @@ class Sweep(Section):
     runs: Annotated[dict[RunName, SweepEntry], Field(min_length=1)]
 
     def splits_of(self, name: str) -> tuple[str, ...]:
-        return self.runs[name].splits or self.splits
+        """Its own; those of the runs that it quantizes; or the sweep's."""
+        quantized = self.runs[name].quantize
+        return self.runs[name].splits or (self.splits_of(quantized) if quantized else self.splits)
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
-        return self.runs[name].seeds or self.seeds
+        quantized = self.runs[name].quantize
+        return self.runs[name].seeds or (self.seeds_of(quantized) if quantized else self.seeds)
 
     def online_seed(self, name: str, seed: int) -> int:
         """The seed of the run that this entry's run of a seed asks at each step."""
@@ -122,6 +128,8 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name, entry in self.runs.items():
+            self._check_kind(name, entry)
         runs = sum(len(self.splits_of(name)) * len(self.seeds_of(name)) for name in self.runs)
         if runs > MAX_RUNS:
             raise ValueError(f"{runs:,} runs: a sweep may have {MAX_RUNS:,}")
@@ -133,10 +141,22 @@ class Sweep(Section):
             raise ValueError(f"runs: they wait for each other in a circle, {' -> '.join(error.args[1])}") from None
         return self
 
-    def _check_entry(self, name: str, entry: SweepEntry) -> None:
+    def _check_kind(self, name: str, entry: SweepEntry) -> None:
+        """An entry trains a recipe or quantizes the runs of an entry that does, and needs entries that there are."""
         for needed in entry.needs:
             if needed not in self.runs:
                 raise ValueError(f"runs.{name}: there is no run {needed!r}: {hint(needed, list(self.runs))}")
+            if self.runs[needed].quantize:
+                raise ValueError(f"runs.{name}: {needed} is a bundle, from which nothing is trained or quantized")
+        if entry.quantize is None and entry.recipe is None:
+            raise ValueError(f"runs.{name}.recipe: is missing")
+        allowed = SweepEntry(quantize=entry.quantize, set=entry.set, splits=entry.splits, seeds=entry.seeds)
+        if entry.quantize and entry != allowed:
+            raise ValueError(f"runs.{name}.quantize: only set, splits and seeds go with it")
+
+    def _check_entry(self, name: str, entry: SweepEntry) -> None:
+        if entry.quantize:
+            self._check_members(name, "quantize", entry.quantize)
         if entry.data and not entry.splits:
             raise ValueError(f"runs.{name}.splits: name the splits of {entry.data!r} that it is trained on")
         if entry.probe and not entry.weights:
@@ -156,6 +176,13 @@ class Sweep(Section):
                 self.origin(name, split)
             if missing := [seed for seed in self.seeds_of(name) if seed not in self.seeds_of(entry.parent)]:
                 raise ValueError(f"runs.{name}.weights: {entry.parent} has no run of seed {missing[0]}")
+
+    def _check_members(self, name: str, key: str, needed: str) -> None:
+        """Raise ValueError if the entry has a split or seed that the one it needs lacks."""
+        if missing := [split for split in self.splits_of(name) if split not in self.splits_of(needed)]:
+            raise ValueError(f"runs.{name}.{key}: {needed} has no run on split {missing[0]}")
+        if missing := [seed for seed in self.seeds_of(name) if seed not in self.seeds_of(needed)]:
+            raise ValueError(f"runs.{name}.{key}: {needed} has no run of seed {missing[0]}")
 
     def order(self) -> list[str]:
         """The entries as the file has them, but each after those it needs."""

@@ -1,0 +1,118 @@
+"""The beginning of a sweep, or of going on with one: its plan is held to its datasets and to what its folder holds.
+
+Runs, seeds and splits may be added to a sweep; a run or bundle that was begun with other settings is refused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_free, write_whole
+from tinyscene.deploy.common.provenance import provenance
+from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.recipe import Recipe, parse_recipe
+from tinyscene.train.runs.run import RECIPE
+from tinyscene.train.settings import read_settings
+from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
+from tinyscene.train.sweep.plan import EvaluatedJob, Job, QuantizeJob, TrainJob, plan
+from tinyscene.train.sweep.sweep_file import read_sweep
+
+
+def begin(file: str, sources: dict[str, Source], settings: tuple[str, ...], out: Path) -> SweepRecord:
+    """Read a sweep, prepare its datasets, hold it to what `out` already holds, and record it there.
+
+    Raises InputError: the file, a recipe or a dataset cannot be used, or `out` holds something else.
+    """
+    sweep = read_sweep(file)
+    jobs = plan(sweep, settings, out)
+    sources = {name: _absolute(source) for name, source in sources.items()}
+    _check_sources({job.data for job in jobs}, set(sources))
+    opened = {name: source.open() for name, source in sources.items()}
+    rates: dict[str, set[int]] = {name: set() for name in sources}
+    for job in jobs:
+        _check_split(opened[job.data], job)
+        if isinstance(job, EvaluatedJob):
+            rates[job.data].add(job.recipe.features.sample_rate)
+    hashes = {
+        name: {str(rate): sources[name].prepare(dataset, rate).data_hash for rate in sorted(rates[name])}
+        for name, dataset in opened.items()
+    }
+    new = SweepRecord(
+        sweep=sweep, settings=settings, sources=sources, data_hash=hashes, made_by=provenance(), jobs=jobs
+    )
+    if (out / SWEEP).exists():
+        _check_same(read_record(out), new, out)
+    else:
+        require_free(out)
+    write_whole(out / SWEEP, new.model_dump_json(indent=1) + "\n")
+    return new
+
+
+def _absolute(source: Source) -> Source:
+    """For processes with another working folder."""
+    paths = {"folder": source.folder, "splits": source.splits}
+    return source.model_copy(update={key: path and str(Path(path).resolve()) for key, path in paths.items()})
+
+
+def _check_sources(needed: set[str], sources: set[str]) -> None:
+    if missing := sorted(needed - sources):
+        raise InputError(f"the sweep trains on {missing[0]!r}: name its folder with --other {missing[0]}=FOLDER")
+    if unused := sorted(sources - needed - {""}):
+        raise InputError(f"--other {unused[0]}: no run of the sweep is trained on it")
+
+
+def _check_split(dataset: Dataset, job: Job) -> None:
+    try:
+        test = dataset.split(job.split)[1]
+    except InputError:
+        known = ", ".join(dataset.splits)
+        raise InputError(f"{job.name}: {dataset.root} has no split {job.split!r}; it has {known}") from None
+    if not test:
+        raise InputError(f"{job.name}: split {job.split} has no test list, on which a sweep compares its runs")
+
+
+def _check_same(old: SweepRecord, new: SweepRecord, out: Path) -> None:
+    """What `out` holds must be of this sweep, this data and these recipes, as far as it goes."""
+    if old.sweep.name != new.sweep.name:
+        raise InputError(f"{out}: holds the sweep {old.sweep.name}, not {new.sweep.name}; choose another --out")
+    for name, hashes in old.data_hash.items():
+        for rate, data_hash in hashes.items():
+            if new.data_hash.get(name, {}).get(rate, data_hash) != data_hash:
+                raise InputError(
+                    f"{out}: was trained on other data than {new.sources[name].folder}; choose another --out"
+                )
+    former = {job.name: job for job in old.jobs}
+    for job in new.jobs:
+        if change := _changed_since(former.get(job.name), job, out):
+            raise InputError(
+                f"{out / job.name}: was made with {change}; name the changed run otherwise, or choose another --out"
+            )
+
+
+def _changed_since(old: Job | None, new: Job, out: Path) -> str:
+    """What differs between a run or bundle that is in `out` and the job, or nothing."""
+    if isinstance(old, QuantizeJob) and isinstance(new, QuantizeJob) and (out / new.name).exists():
+        return _change(old.recipe, new.recipe)
+    path = out / new.name / RECIPE
+    if not isinstance(new, TrainJob) or not path.exists():
+        return ""
+    change = _change(parse_recipe(read_settings(path, "recipe"), str(path)), new.recipe)
+    if not change and isinstance(old, TrainJob) and old.weights != new.weights:
+        change = f"weights {old.weights}, not {new.weights}"
+    return change
+
+
+def _change(old: Recipe, new: Recipe) -> str:
+    """The first setting that differs, or nothing."""
+    before, after = _flat(old.as_dict()), _flat(new.as_dict())
+    for key in before | after:
+        if before.get(key) != after.get(key):
+            return f"{key}={before.get(key)}, not {after.get(key)}"
+    return ""
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
