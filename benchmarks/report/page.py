@@ -174,6 +174,7 @@ def _sweep(sweep: ReportedSweep, ident: str) -> Section:
     notes = "Mean ± sample standard deviation over the runs that are done."
     if published.splits:
         notes += " " + comparison(published.comparable, published.source)
+        notes += "".join(f" {system.name}: {system.source}." for system in published.systems)
     best: dict[str, list[str]] = {}
     for result in summary.results:
         best.setdefault(result.split, []).append(f"{result.run} {percent(result.statistics.macro_accuracy.mean)}")

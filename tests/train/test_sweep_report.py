@@ -11,6 +11,7 @@ from matplotlib import image
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.runs.budget import count_target
 from tinyscene.train.sweep.published import PUBLISHED_CLASSES, PUBLISHED_DEVICES, PUBLISHED_MACRO
 from tinyscene.train.sweep.report import report as write_report
 from tinyscene.train.sweep.status import COLUMNS
@@ -114,6 +115,19 @@ def test_the_published_figures_stand_beside(tmp_path: Path) -> None:
     overview = section(text, "Macro-average accuracy, %")
     assert overview["published baseline (TAU)"] == ["29,419,156", "61,148", "42.40 ± 0.42", "56.99 ± 1.11"]
     assert "github.com/CPJKU/dcase2024_task1_baseline" in text
+
+
+def test_published_systems_with_the_baselines_network_stand_beside(tmp_path: Path) -> None:
+    content = report(write(tmp_path, drawn(("student",), SPLITS, seeds=2)))
+    text = (tmp_path / "report.md").read_text()
+    rows = section(text, "Macro-average accuracy, %")
+    student = rows["published student of 3 PaSST and 3 CNNs (TAU)"]
+    assert student == ["29,419,156", "61,148", "47.97", "61.74"]
+    narrow = rows["published width 24 without teachers (TAU)"]
+    count = count_target("baseline", None, ["model.base_channels=24"])[0]
+    assert narrow == [f"{count.macs:,}", f"{count.parameters:,}", "43.68", "57.59"]
+    assert "arXiv:2409.11964" in text
+    assert content["published"]["systems"][0]["accuracy"]["25"] == pytest.approx(0.5681)
 
 
 @pytest.mark.parametrize("split", PUBLISHED_MACRO)

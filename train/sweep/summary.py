@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
+from tinyscene.train.sweep.published import (
+    PUBLISHED_MACRO,
+    PUBLISHED_SOURCE,
+    PUBLISHED_SYSTEMS,
+    PublishedSystem,
+    published_baseline,
+)
 from tinyscene.train.sweep.statistic import RunStatistics, Statistic
 from tinyscene.train.sweep.status import COLUMNS, GROUPS, RESULTS
 
@@ -51,14 +57,19 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Published:
-    """The published baseline on the splits of a sweep."""
+    """The published baseline on the splits of a sweep, and published systems with its network."""
 
     source: str
     comparable: bool  # whether the sweep was tested on as many clips
     splits: dict[str, RunStatistics]
 
+    @property
+    def systems(self) -> tuple[PublishedSystem, ...]:
+        return PUBLISHED_SYSTEMS if self.splits else ()
+
     def as_dict(self) -> dict[str, Any]:
-        return vars(self) | {"splits": {split: known.as_dict() for split, known in self.splits.items()}}
+        splits = {split: known.as_dict() for split, known in self.splits.items()}
+        return vars(self) | {"splits": splits, "systems": [system.as_dict() for system in self.systems]}
 
 
 @dataclass(frozen=True)
