@@ -357,7 +357,7 @@ def test_a_bundle_is_classified_in_an_environment_made_without_torch(
         assert "ModuleNotFoundError" in run(binaries / "python", "-c", f"import {package}").stderr
     modules = ("live.classifier", "graph.tflite_writer", "bundle.verify")
     program = "; ".join(f"import tinyscene.deploy.{name}" for name in modules) + "; print(tinyscene.__file__)"
-    done = run(binaries / "python", "-c", program)
+    done = run(binaries / "python", "-I", "-c", program)
     assert (done.returncode, done.stdout.startswith(str(tmp_path / "venv")), done.stderr) == (0, True, "")
     expected = BundleClassifier(bundle, "reference").classify(noise)
     for name, tolerance in (("reference", 1e-6), ("litert", 0.05)):  # less than one step of a logit, and ten
