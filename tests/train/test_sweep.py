@@ -111,6 +111,35 @@ def test_what_cannot_be_trained_is_found_before_anything_is(runs: str, line: str
     assert not (tmp_path / "out").exists()
 
 
+def test_a_key_that_the_sweep_requires_is_asked_for(data: Source, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sweep dcase2024 needs a value of augment.dir_folder: add --set augment"):
+        run_sweep("dcase2024", data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_published_weights_that_cannot_be_fetched_end_a_sweep_before_anything_is_trained(
+    data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Path:
+        raise OSError
+
+    monkeypatch.setattr("tinyscene.train.runs.transfer.download", fail)
+    runs = "  a: {recipe: nano}\n  b: {recipe: passt, weights: published}\n"
+    with pytest.raises(InputError, match=r"runs.b.weights: https.*cannot be downloaded \(OSError\); get it") as raised:
+        run_sweep(write(tmp_path, ONE + runs), data, tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_runs_without_the_responses_that_they_ask_for_are_named(
+    data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tinyscene.train.sweep.sweep.run_locally", lambda *_: None)
+    runs = "  a: {recipe: nano}\n  b: {recipe: nano, set: [augment.dir_p=0.5]}\n  c: {recipe: student-scratch}\n"
+    run_sweep(write(tmp_path, ONE + runs), data, tmp_path / "out")
+    assert "no augment.dir_folder is named: b, c: without impulse responses" in capsys.readouterr().err
+
+
 def test_other_datasets_are_named_once() -> None:
     assert named_sources(["a=x", "b=y=z"]) == {"a": Source(folder="x"), "b": Source(folder="y=z")}
     for other in (["a"], ["=x"], ["a="], ["a=x", "a=y"]):

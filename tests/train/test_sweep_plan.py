@@ -143,6 +143,104 @@ def test_shipped_sweeps_have_five_splits_and_three_seeds(name: str, tmp_path: Pa
     assert all(job.recipe.seed in range(3) for job in jobs)
 
 
+VARIED = (
+    ONE
+    + """
+  teacher: {recipe: passt, weights: published, set: [augment.dir_p=0.5]}
+  other: {recipe: cp_resnet}
+  student: {recipe: student, distill: [teacher, other]}
+required: [augment.dir_folder]
+set: [train.epochs=9]
+variants:
+  light: {recipes: {passt: {recipe: efficientat}}}
+  small:
+    note: tiny
+    splits: ["10", "25"]
+    seeds: [0, 1]
+    required: []
+    set: [train.epochs=2]
+    recipes:
+      passt: {weights: null, set: [model.depth=2]}
+      efficientat: {weights: null, set: [model.width=0.1]}
+"""
+)
+
+
+def test_a_variant_replaces_splits_and_seeds_and_adds_settings(tmp_path: Path) -> None:
+    sweep = read_sweep(write(tmp_path, VARIED), ("small",))
+    assert (sweep.name, sweep.splits, sweep.seeds, sweep.required) == ("one+small", ("10", "25"), (0, 1), ())
+    assert sweep.notes == ("small: tiny",)
+    jobs = {job.name: job for job in plan(sweep, (), tmp_path)}
+    teacher = jobs["runs/teacher-25-1"]
+    assert isinstance(teacher, TrainJob)
+    assert teacher.weights is None
+    settings = ["train.epochs=2", "augment.dir_p=0.5", "model.depth=2", "seed=1"]
+    assert teacher.recipe == load_recipe("passt", settings)
+
+
+def test_variants_are_applied_in_order(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in plan(read_sweep(write(tmp_path, VARIED), ("light", "small")), (), tmp_path)}
+    teacher = jobs["runs/teacher-10-0"]
+    assert isinstance(teacher, TrainJob)
+    settings = ["train.epochs=2", "augment.dir_p=0.5", "model.width=0.1", "seed=0"]
+    assert (teacher.recipe, teacher.weights) == (load_recipe("efficientat", settings), None)
+
+
+def test_what_a_variant_does_not_change_stays(tmp_path: Path) -> None:
+    sweep, light = (read_sweep(write(tmp_path, VARIED), names) for names in ((), ("light",)))
+    assert light.runs["teacher"] == sweep.runs["teacher"].model_copy(update={"recipe": "efficientat"})
+    assert (light.splits, light.seeds, light.set, light.required) == (("5",), (0,), sweep.set, sweep.required)
+    assert light.runs["other"] == sweep.runs["other"]
+
+
+def test_a_variant_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sweep one: there is no variant 'smal': did you mean 'small'"):
+        read_sweep(write(tmp_path, VARIED), ("smal",))
+    with pytest.raises(InputError, match="no variant 'small': it has no variants"):
+        read_sweep("data_efficient", ("small",))
+
+
+TEACHERS = [f"{kind}_{means}" for kind in ("pretrained", "cp_resnet") for means in ("fms", "dir", "both")]
+
+
+@pytest.mark.parametrize(
+    ("variants", "family", "splits", "seeds"),
+    [
+        ((), "passt", 5, 5),
+        (("efficientat",), "efficientat", 5, 5),
+        (("small",), "passt", 2, 2),
+        (("efficientat", "small"), "efficientat", 2, 2),
+    ],
+)
+def test_the_dcase_sweep_trains_six_teachers_a_split_and_quantizes_its_students(
+    variants: tuple[str, ...], family: str, splits: int, seeds: int, tmp_path: Path
+) -> None:
+    jobs = {job.name: job for job in plan(read_sweep("dcase2024", variants), (), tmp_path)}
+    assert len(jobs) == splits * (6 + 1 + 2 * seeds)
+    for run in TEACHERS:
+        job = jobs[f"runs/{run}-5-0"]
+        assert isinstance(job, TrainJob)
+        assert job.recipe.model.family == (family if run.startswith("pretrained") else "cp_resnet")
+        assert job.weights == ("published" if run.startswith("pretrained") and "small" not in variants else None)
+        augment = job.recipe.augment
+        assert (augment.mixstyle_p > 0, augment.dir_p > 0) == (not run.endswith("_dir"), not run.endswith("_fms"))
+    logits = jobs[jobs["runs/student-5-1"].needs[0]]
+    assert set(logits.needs) == {f"runs/{run}-5-0" for run in TEACHERS}
+    assert jobs["bundles/int8-5-1"].needs == ("runs/student-5-1",)
+
+
+def test_the_dcase_sweep_has_the_published_settings(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in plan(read_sweep("dcase2024"), (), tmp_path)}
+    student, passt = jobs["runs/student-100-4"], jobs["runs/pretrained_both-100-0"]
+    assert isinstance(student, TrainJob)
+    assert isinstance(passt, TrainJob)
+    distill, train, augment = student.recipe.distill, student.recipe.train, student.recipe.augment
+    assert (distill.temperature, distill.label_weight, train.epochs, train.batch_size) == (2, 0.02, 150, 256)
+    assert (augment.mixstyle_p, augment.mixstyle_alpha, augment.dir_p, augment.dir_devices) == (0.4, 0.3, 0.6, ("a",))
+    augment = passt.recipe.augment
+    assert (augment.mixstyle_p, augment.mixstyle_alpha, augment.dir_p) == (0.4, 0.4, 0.6)
+
+
 BAD = {
     "there is no run 'frist'.*did you mean 'first'": "  first: {recipe: nano}\n  a: {recipe: nano, distill: [frist]}",
     "circle": "  a: {recipe: nano, weights: b}\n  b: {recipe: nano, distill: [c]}\n  c: {recipe: nano, weights: a}",
@@ -169,6 +267,10 @@ BAD = {
     "runs.b.quantize: only set": "  a: {recipe: nano}\n  b: {quantize: a, recipe: nano}",
     "runs.b.quantize: a has no run of seed 3": "  a: {recipe: nano}\n  b: {quantize: a, seeds: [3]}",
     "runs.b.quantize: a has no run on split 7": "  a: {recipe: nano}\n  b: {quantize: a, splits: ['7']}",
+    "unknown key 'variants.v.sets'.*did you mean": "  a: {recipe: nano}\nvariants: {v: {sets: [a=b]}}",
+    "unknown key 'variants.v.recipes.nano.weight'": (
+        "  a: {recipe: nano}\nvariants: {v: {recipes: {nano: {weight: b}}}}"
+    ),
     "name one of them": "  a: {recipe: nano, online: b, distill: [b]}\n  b: {recipe: nano}",
 }
 

@@ -305,6 +305,13 @@ def sweep(
     settings: Set = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Jobs at a time; by default one per GPU or core.")] = None,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to run on; auto finds it.")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Variant of the sweep; several are applied in order.")
+    ] = None,
+    teachers: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Variant with other teachers, applied first.")
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="The variant `small`, applied last.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train recipes on several splits and seeds, on this machine or a Ray cluster, into one table of results.
@@ -321,7 +328,8 @@ def sweep(
         fold_pattern=data.fold_pattern,
         allow_missing=data.allow_missing,
     )
-    result = run_sweep(file, source, out, named_sources(other or []), settings, jobs, ray)
+    variants = [*([teachers] if teachers else []), *(variant or []), *(["small"] if small else [])]
+    result = run_sweep(file, source, out, named_sources(other or []), settings, jobs, ray, variants)
     show(
         result,
         as_json,

@@ -93,5 +93,6 @@ def fetch(url: str) -> Path:
         raise
     except Exception as error:  # whatever the transport raises, the remedy is the same
         raise InputError(
-            f"{url} cannot be downloaded ({type(error).__name__}); get it elsewhere and name the file with --weights"
+            f"{url} cannot be downloaded ({type(error).__name__}); get it elsewhere and put it in "
+            f"{cache_folder() / 'weights'}, or name the file as the weights"
         ) from None

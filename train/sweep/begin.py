@@ -9,22 +9,29 @@ from typing import Any
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, write_whole
 from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.common.terminal import notice
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.recipe import Recipe, parse_recipe
 from tinyscene.train.runs.run import RECIPE
+from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import read_settings
 from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
 from tinyscene.train.sweep.plan import EvaluatedJob, Job, QuantizeJob, TrainJob, plan
-from tinyscene.train.sweep.sweep_file import read_sweep
+from tinyscene.train.sweep.status import SweepStatus
+from tinyscene.train.sweep.sweep_file import PUBLISHED, Sweep, read_sweep
 
 
-def begin(file: str, sources: dict[str, Source], settings: tuple[str, ...], out: Path) -> SweepRecord:
+def begin(
+    file: str, sources: dict[str, Source], settings: tuple[str, ...], out: Path, variants: tuple[str, ...] = ()
+) -> SweepRecord:
     """Read a sweep, prepare its datasets, hold it to what `out` already holds, and record it there.
 
     Raises InputError: the file, a recipe or a dataset cannot be used, or `out` holds something else.
     """
-    sweep = read_sweep(file)
+    sweep = read_sweep(file, variants)
     jobs = plan(sweep, settings, out)
+    _require_settings(sweep, jobs)
+    _say_what_is_missing(sweep, jobs)
     sources = {name: _absolute(source) for name, source in sources.items()}
     _check_sources({job.data for job in jobs}, set(sources))
     opened = {name: source.open() for name, source in sources.items()}
@@ -46,6 +53,35 @@ def begin(file: str, sources: dict[str, Source], settings: tuple[str, ...], out:
         require_free(out)
     write_whole(out / SWEEP, new.model_dump_json(indent=1) + "\n")
     return new
+
+
+def _require_settings(sweep: Sweep, jobs: tuple[Job, ...]) -> None:
+    """Raise InputError where a key that the sweep requires has no value in one of its recipes."""
+    for job in jobs:
+        settings = _flat(job.recipe.as_dict()) if isinstance(job, TrainJob) else {}
+        for key in sweep.required if settings else ():
+            if settings.get(key) is None:
+                raise InputError(f"sweep {sweep.name} needs a value of {key}: add --set {key}=...")
+
+
+def _say_what_is_missing(sweep: Sweep, jobs: tuple[Job, ...]) -> None:
+    """The notes of the variants, and which runs are trained without the impulse responses that they ask for."""
+    for note in sweep.notes:
+        notice(note)
+    augments = {job.run: job.recipe.augment for job in jobs if isinstance(job, TrainJob)}
+    if without := [run for run, augment in augments.items() if augment.dir_p and not augment.dir_folder]:
+        notice(f"no augment.dir_folder is named: {', '.join(without)}: without impulse responses of microphones")
+
+
+def require_weights(status: SweepStatus) -> None:
+    """Fetch the published weights of the runs to come. Raises InputError if some cannot be fetched."""
+    waiting = [job for job in status.sweep.jobs if isinstance(job, TrainJob) and status.state[job.name] == "waiting"]
+    models = {job.recipe.model.model_dump_json(): job for job in waiting if job.weights == PUBLISHED}
+    for job in models.values():
+        try:
+            find_weights(PUBLISHED, job.recipe.model)
+        except InputError as error:
+            raise InputError(f"runs.{job.run}.weights: {error}") from None
 
 
 def _absolute(source: Source) -> Source:

@@ -29,7 +29,7 @@ from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.processes import available_cores, python_module
 from tinyscene.deploy.common.progress import progress
 from tinyscene.train.loop.loop import StopFlag
-from tinyscene.train.sweep.begin import begin
+from tinyscene.train.sweep.begin import begin, require_weights
 from tinyscene.train.sweep.job import Source
 from tinyscene.train.sweep.plan import Job
 from tinyscene.train.sweep.status import RESULTS, SweepStatus
@@ -54,6 +54,7 @@ def run_sweep(
     settings: list[str] | None = None,
     jobs: int | None = None,
     ray: str | None = None,
+    variants: list[str] | None = None,
 ) -> dict[str, Any]:
     """Do a sweep, or go on with it, and return how many of its runs are done and where the table is.
 
@@ -65,14 +66,21 @@ def run_sweep(
         settings: `key=value` overrides of every recipe, after the file's.
         jobs: how many at a time; none: as the machine or the cluster has cores, or GPUs.
         ray: address of a Ray cluster, or `auto`; none: this machine.
+        variants: of the file, in the order in which they are applied.
 
     Raises:
         InputError: the file, a recipe or a dataset cannot be used, or `out` holds something else.
         FailedRunsError: it went to its end, and some runs failed.
         InterruptedRunError: Ctrl-C or SIGTERM; the same command goes on.
     """
-    sweep = begin(file, {"": data, **(others or {})}, tuple(settings or ()), out)
-    status = SweepStatus(out, sweep)
+    sweep = begin(file, {"": data, **(others or {})}, tuple(settings or ()), out, tuple(variants or ()))
+    return go_on(SweepStatus(out, sweep), jobs, ray)
+
+
+def go_on(status: SweepStatus, jobs: int | None, ray: str | None) -> dict[str, Any]:
+    """Do what is left of a sweep that was begun. Arguments, result and errors are those of `run_sweep`."""
+    out = status.out
+    require_weights(status)
     if ray:
         from tinyscene.train.sweep.cluster import run_on_ray
 
@@ -117,7 +125,9 @@ def run_locally(status: SweepStatus, jobs: int | None) -> None:
                         status.end(job, _failure(process.returncode, _log(status.out, job)))
                 free = [slot for slot in range(len(environments)) if slot not in running]
                 for slot, job in zip(free, status.ready(), strict=False):
-                    running[slot] = job, _start(status.out, job, threads, environments[slot], read_end)
+                    command = python_module("tinyscene.train.sweep.job", str(status.out), job.name)
+                    process = start(command, threads, environments[slot], _log(status.out, job), read_end)
+                    running[slot] = job, process
                     status.begin(job)
                 advance(status.ended - before)
                 time.sleep(POLL)
@@ -146,11 +156,12 @@ def _log(out: Path, job: Job) -> Path:
     return out / "logs" / f"{job.name.replace('/', '-')}.log"
 
 
-def _start(out: Path, job: Job, threads: int, environment: dict[str, str], pipe: int) -> subprocess.Popen[bytes]:
-    """Start a job in a session of its own, so that Ctrl-C is heard here alone and passed on once."""
-    command = python_module("tinyscene.train.sweep.job", str(out), job.name)
+def start(
+    command: list[str], threads: int, environment: dict[str, str], path: Path, pipe: int
+) -> subprocess.Popen[bytes]:
+    """Start a job in a session of its own, so that Ctrl-C is heard here alone and passed on once. `path` is its log."""
     options = ["--threads", str(threads), "--pipe", str(pipe)]
-    with _log(out, job).open("wb") as log:
+    with path.open("wb") as log:
         return subprocess.Popen(
             [*command, *options],
             env={**KEEP_MEMORY, **os.environ, **environment, "OMP_NUM_THREADS": str(threads)},

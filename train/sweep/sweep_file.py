@@ -4,6 +4,7 @@
     splits: ["5", "10"]
     seeds: [0, 1, 2]
     set: [train.epochs=60]                                # overrides for every run
+    required: [augment.dir_folder]                        # keys that must have a value, here or with --set
     runs:                                                 # what is trained, on every split with every seed
       baseline: {recipe: baseline}
       teacher:  {recipe: cp_resnet, set: [train.lr=1e-3]} # overrides, and `seeds` and `splits`, of its own
@@ -20,6 +21,16 @@ split where it is trained on the same data, and else on the one split that it ha
 or the recipe's `published` ones; with `probe: true` a linear classifier is fitted on their embedding and nothing else
 is trained. A recipe that others learn from may be over its budget. `quantize` names the entry whose runs, each on its
 split and with its seed, are quantized to bundles; `set` then has keys of the section `quantize` alone.
+
+Variants of a sweep are chosen on the command line, `--small` or `--variant small`, and applied in their order:
+
+    variants:
+      small:
+        note: the teachers start without the published weights                 # is printed
+        splits: ["5"]                                     # in place of the sweep's, as `seeds` and `required`
+        set: [train.epochs=1]                             # added to the sweep's
+        recipes:                                          # changes of the entries of a recipe: another recipe,
+          passt: {weights: null, set: [model.depth=2]}    # other weights, and settings that are added to theirs
 
 The files in `train/sweep/plans/` are known by name, like recipes.
 """
@@ -89,6 +100,29 @@ class SweepEntry(Section):
         return tuple(need for need in (*self.teachers, self.parent, self.quantize) if need)
 
 
+class RecipeChange(Section):
+    """What a variant changes in the entries of one recipe. What is not given stays as it is."""
+
+    recipe: str | None = None
+    weights: str | None = None
+    set: tuple[str, ...] = ()
+
+    def of(self, entry: SweepEntry) -> SweepEntry:
+        changes = {key: value for key, value in vars(self).items() if key in self.model_fields_set}
+        return entry.model_copy(update=changes | {"set": (*entry.set, *self.set)})
+
+
+class Variant(Section):
+    """One of the `variants` of a sweep file. What is not given stays as it is."""
+
+    note: Annotated[str, Field(max_length=300)] = ""
+    splits: Names | None = None
+    seeds: Seeds | None = None
+    required: tuple[str, ...] | None = None
+    set: tuple[str, ...] = ()
+    recipes: dict[str, RecipeChange] = {}  # noqa: RUF012 - pydantic copies it
+
+
 class Sweep(Section):
     """A sweep file."""
 
@@ -96,7 +130,26 @@ class Sweep(Section):
     splits: Names
     seeds: Seeds
     set: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # of the variants that were chosen
+    variants: dict[RunName, Variant] = {}  # noqa: RUF012 - pydantic copies it
     runs: Annotated[dict[RunName, SweepEntry], Field(min_length=1)]
+
+    def varied(self, name: str) -> "Sweep":
+        """The sweep with one of its variants. Raises InputError if it has none of that name."""
+        if name not in self.variants:
+            known = hint(name, list(self.variants)) if self.variants else "it has no variants"
+            raise InputError(f"sweep {self.name}: there is no variant {name!r}: {known}")
+        variant = self.variants[name]
+        replaced = {key: getattr(variant, key) for key in ("splits", "seeds", "required")}
+        changes = {key: value for key, value in replaced.items() if value is not None}
+        changes |= {"set": (*self.set, *variant.set), "name": f"{self.name}+{name}"}
+        changes["notes"] = (*self.notes, *([f"{name}: {variant.note}"] if variant.note else []))
+        changes["runs"] = {
+            run: variant.recipes[entry.recipe].of(entry) if entry.recipe in variant.recipes else entry
+            for run, entry in self.runs.items()
+        }
+        return self.model_copy(update=changes)
 
     def splits_of(self, name: str) -> tuple[str, ...]:
         """Its own; those of the runs that it quantizes; or the sweep's."""
@@ -198,8 +251,11 @@ class Sweep(Section):
         return ordered
 
 
-def read_sweep(name: str) -> Sweep:
-    """Read a sweep by name or by the path of a YAML file. Raises InputError, in one line, for whatever is wrong."""
+def read_sweep(name: str, variants: tuple[str, ...] = ()) -> Sweep:
+    """Read a sweep, with variants of it, by name or by the path of a YAML file.
+
+    Raises InputError, in one line, for whatever is wrong.
+    """
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else SWEEPS / f"{name}.yaml"
     known = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
@@ -207,7 +263,10 @@ def read_sweep(name: str) -> Sweep:
         raise InputError(f"there is no sweep {name!r}: {hint(name, known)}; a file is named with its .yaml")
     content = read_settings(path, "sweep")
     try:
-        return Sweep.model_validate_json(json.dumps(content))
+        sweep = Sweep.model_validate_json(json.dumps(content))
+        for variant in variants:
+            sweep = sweep.varied(variant)
+        return Sweep.model_validate(vars(sweep) | {"variants": {}}) if variants else sweep
     except ValidationError as error:
         raise InputError(f"sweep {name}: {_describe(error)}") from None
     except (TypeError, ValueError) as error:
@@ -219,7 +278,8 @@ def _describe(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     key, value = ".".join(str(part) for part in fault["loc"] if part != "[key]"), fault["input"]
     if fault["type"] == "extra_forbidden":
-        known = SweepEntry.model_fields if len(fault["loc"]) > 1 else Sweep.model_fields
+        sections = {("runs", 3): SweepEntry, ("variants", 3): Variant, ("variants", 5): RecipeChange}
+        known = sections.get((str(fault["loc"][0]), len(fault["loc"])), Sweep).model_fields
         return f"unknown key {key!r}: {hint(key.rpartition('.')[2], list(known))}"
     what = {
         "value_error": fault["msg"].removeprefix("Value error, "),  # a check of our own, which says it all
