@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.processes import finish, start
+from tests.processes import start
 from tests.train.test_export import TINY
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import lock, sha256
@@ -98,7 +98,7 @@ def test_of_two_processes_that_resume_one_run_one_trains_it(
         out = tmp_path / f"run{number}"
         settings = [f"--set={setting}" for setting in SETTINGS]
         command = ["train", "nano", "--data", sample, "--split", "5", "--out", out, *settings]
-        assert finish(tmp_path / "log", cache, *command) == 0
+        shutil.copytree(finished, out)
         (out / MODEL).unlink()
         (out / CHECKPOINT).unlink()  # so that everything is trained again
         processes = [start(tmp_path / f"log{index}", cache, *command, "--resume") for index in range(2)]
