@@ -1,6 +1,7 @@
 """Runners: every runtime on a bundle, runtimes that are missing or fail, and machines without torch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -368,3 +369,12 @@ def test_a_bundle_is_classified_in_an_environment_made_without_torch(
         assert [second["scores"] for second in result["seconds"]] == [
             pytest.approx(second["scores"], abs=tolerance) for second in expected["seconds"]
         ]
+
+
+def test_onnx_runtime_keeps_no_identifier_of_the_machine(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folders = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    line = [sys.executable, "-c", "import tinyscene.deploy.live.classifier, onnxruntime"]
+    subprocess.run(line, env=kept | folders, cwd=ROOT, check=True)
+    assert list(tmp_path.iterdir()) == []
