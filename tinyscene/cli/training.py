@@ -28,7 +28,7 @@ from tinyscene.cli.options import (
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
 from tinyscene.deploy.common.installation import require
-from tinyscene.deploy.common.terminal import Json, notice, show
+from tinyscene.deploy.common.terminal import Json, messages, notice, show
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 
 app = typer.Typer()
@@ -312,15 +312,21 @@ def sweep(
         str | None, typer.Option(metavar="NAME", help="Variant with other teachers, applied first.")
     ] = None,
     small: Annotated[bool, typer.Option("--small", help="The variant `small`, applied last.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the sweep costs, and train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train recipes on several splits and seeds, on this machine or a Ray cluster, into one table of results.
 
-    The same command continues an interrupted sweep.
+    The rates of this machine are measured first, and what is left of the sweep costs is printed. The same command
+    continues an interrupted sweep.
     """
     require("torch", "train")
+    from tinyscene.cli.training_tables import cost_table
+    from tinyscene.train.sweep.begin import begin
+    from tinyscene.train.sweep.cost import estimate
     from tinyscene.train.sweep.job import Source
-    from tinyscene.train.sweep.sweep import named_sources, run_sweep
+    from tinyscene.train.sweep.status import SweepStatus
+    from tinyscene.train.sweep.sweep import go_on, named_sources
 
     source = Source(
         folder=str(data.folder),
@@ -329,7 +335,14 @@ def sweep(
         allow_missing=data.allow_missing,
     )
     variants = [*([teachers] if teachers else []), *(variant or []), *(["small"] if small else [])]
-    result = run_sweep(file, source, out, named_sources(other or []), settings, jobs, ray, variants)
+    sources = {"": source, **named_sources(other or [])}
+    status = SweepStatus(out, begin(file, sources, tuple(settings or ()), out, tuple(variants)))
+    cost = estimate(status, jobs)
+    if dry_run:
+        show(cost.as_dict(), as_json, cost_table(cost))
+        return
+    messages.print(cost_table(cost))
+    result = go_on(status, jobs, ray)
     show(
         result,
         as_json,

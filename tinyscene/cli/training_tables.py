@@ -9,6 +9,7 @@ from tinyscene.train.recipe import Budget
 from tinyscene.train.recipe_list import RecipeSummary
 from tinyscene.train.runs.budget import Count
 from tinyscene.train.runs.evaluate import Evaluation
+from tinyscene.train.sweep.cost import SweepCost
 
 
 def evaluation_tables(evaluation: Evaluation) -> Group:
@@ -59,3 +60,22 @@ def recipes_table(recipes: Sequence[RecipeSummary]) -> Group:
         sizes = ("" if size is None else f"{size:,}" for size in (recipe.parameters, recipe.macs))
         table.add_row(recipe.name, *sizes, recipe.purpose)
     return Group(table)
+
+
+def cost_table(cost: SweepCost) -> Group:
+    """What is left of a sweep costs, a row a stage."""
+    table = Table("stage", "jobs", "clips to train on", "clips/s", "hours")
+    for stage in cost.stages:
+        rate = "" if stage.clips_per_second is None else f"{stage.clips_per_second:,.0f}"
+        table.add_row(
+            stage.stage, str(stage.jobs), f"{stage.clips:,}" if stage.clips else "", rate, _hours(stage.hours)
+        )
+    known = [stage.hours for stage in cost.stages if stage.hours is not None]
+    table.add_section()
+    table.add_row("all", str(sum(stage.jobs for stage in cost.stages)), "", "", _hours(sum(known)))
+    whole = f"{_hours(cost.hours)} hours with {cost.slots} at a time, on {cost.torch_device}"
+    return Group(table, whole if cost.hours is not None else f"{whole}: what is unknown could not be measured")
+
+
+def _hours(hours: float | None) -> str:
+    return "unknown" if hours is None else f"{hours:,.2f}"

@@ -153,10 +153,10 @@ def _quantize(out: Path, job: QuantizeJob, data: TrainingData) -> None:
             overrides=settings,
             allow_over_budget=job.allow_over_budget,
         )
-    _evaluate(bundle, _open_bundle(bundle), data, 0.0)
+    _evaluate(bundle, open_integers(bundle), data, 0.0)
 
 
-def _open_bundle(bundle: Path) -> EvaluatedModel:
+def open_integers(bundle: Path) -> EvaluatedModel:
     """A bundle, compiled for this machine; where that is not possible by the reference, which is equal but slower."""
     try:
         return open_evaluated_model(bundle, "native")
@@ -180,7 +180,7 @@ def _evaluate(path: Path, model: EvaluatedModel, data: TrainingData, seconds: fl
     record(path, evaluation, about)
 
 
-def _stop_with(pipe: int) -> None:
+def stop_with(pipe: int) -> None:
     """Stop as by SIGTERM when whoever holds the other end of a pipe is gone, however it went."""
 
     def wait() -> None:
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--pipe", type=int, help="file descriptor at whose end to stop")
     options = parser.parse_args()
     if options.pipe is not None:
-        _stop_with(options.pipe)
+        stop_with(options.pipe)
     if options.threads:
         torch.set_num_threads(options.threads)
     try:

@@ -2,6 +2,7 @@
 
     tinyscene sweep SWEEP.yaml --data DATA --out OUT [--jobs N] [--other NAME=FOLDER] [--set KEY=VALUE]
     tinyscene sweep SWEEP.yaml --data DATA --out OUT --ray auto          # on a Ray cluster: train/sweep/cluster.py
+    tinyscene sweep SWEEP.yaml --data DATA --out OUT --dry-run           # what it costs: train/sweep/cost.py
     tinyscene report OUT                                                 # train/sweep/report.py
 
 `train/sweep/sweep_file.py` says what a sweep file holds. Each job, to train and evaluate one run, to make an
