@@ -184,10 +184,13 @@ def recipe(inputs: Inputs, work: Path) -> Target:
 
 
 def sweep(inputs: Inputs, work: Path) -> Target:
-    return Target(
-        [path.read_bytes() for path in sorted(SWEEPS.glob("*.yaml"))],
-        lambda data: plan(read_sweep(str(_file(work / "sweep.yaml", data))), (), work),
-    )
+    def read(data: bytes) -> None:
+        path = str(_file(work / "sweep.yaml", data))
+        alone = read_sweep(path)
+        for variants in ((), *((name,) for name in itertools.islice(alone.variants, 3))):
+            plan(read_sweep(path, variants), (), work)
+
+    return Target([path.read_bytes() for path in sorted(SWEEPS.glob("*.yaml"))], read)
 
 
 def metadata(inputs: Inputs, work: Path) -> Target:
