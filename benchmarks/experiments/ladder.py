@@ -6,13 +6,16 @@
         --set augment.dir_folder=DATA/mic_ir
     python -m tinyscene.benchmarks.experiments.ladder sweeps/splits sweeps/ladder
 
-Each difference to the baseline is paired: same split, same seeds, same test clips. Its interval is a bootstrap by
-recording (benchmarks/bootstrap.py): it holds what the choice of test recordings does to a difference, and not what
-other seeds or other training recordings would do. The table goes to `benchmarks/results/ladder.json`; predictions are
-kept beside the runs, so that it is made again in seconds.
+Each difference to the baseline is paired: same split, same test clips. The folds of a split (`fold1-25`, `fold2-25`)
+are one: the test clips of all that both have been trained on. Its interval is a bootstrap by recording
+(benchmarks/bootstrap.py) and, where a fold has runs of several seeds, by seed: it holds what the choice of test
+recordings and seeds does to a difference, and not what other training recordings would do. The table goes to
+`benchmarks/results/ladder.json`; predictions are kept beside the runs, so that it is made again in seconds.
 """
 
+import math
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,12 +28,16 @@ from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
 from tinyscene.train.data.cache import Clips, prepare
+from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.runs.evaluate import BATCH, open_evaluated_model
 from tinyscene.train.sweep.job import SweepRecord, read_record
 from tinyscene.train.sweep.plan import TrainJob
 
 BASELINE = "baseline"
 PREDICTIONS = "predictions.npy"
+SEED_DRAWS = 200  # of the seeds; each has its share of the draws of recordings
+
+Right = NDArray[np.bool_]  # right answers (seed, clip)
 
 
 def ladder(
@@ -41,27 +48,36 @@ def ladder(
     records = {sweep: read_record(sweep) for sweep in sweeps}
     last = records[sweeps[-1]]
     dataset = last.sources[""].open()
-    clips = prepare(dataset, _jobs(last)[0].recipe.features.sample_rate)
+    clips = prepare(dataset, _student_rate(last))
     if strangers := [
         sweep for sweep, record in records.items() if clips.data_hash not in record.data_hash[""].values()
     ]:
         raise InputError(f"{strangers[0]}: was trained on another dataset than {sweeps[-1]}")
+    runs: dict[str, dict[str, dict[str, list[Path]]]] = {}  # by size of the split, rung and split
+    recipes: dict[tuple[str, str], str] = {}
+    sizes = [job.split.rpartition("-")[2] for job in _jobs(last)]
+    for sweep, record in records.items():
+        for job in _jobs(record):
+            size = job.split.rpartition("-")[2]
+            if size in sizes and record.is_done(sweep, job):
+                rungs = runs.setdefault(size, {})
+                rungs.setdefault(job.run, {}).setdefault(job.split, []).append(sweep / job.name)
+                recipes[size, job.run] = job.recipe.name
+    tests = {job.split: _test(clips, dataset, job.split) for job in _jobs(last)}
     rows = []
-    for split in dict.fromkeys(job.split for job in _jobs(last)):
-        test = _test(clips, dataset.split(split)[1])
-        runs: dict[str, list[Path]] = {}
-        recipes: dict[str, str] = {}
-        for sweep, record in records.items():
-            for job in (job for job in _jobs(record) if job.split == split):
-                runs.setdefault(job.run, []).append(sweep / job.name)
-                recipes[job.run] = job.recipe.name
-        right = {rung: np.stack([_predictions(run, clips, test) == test.truth for run in runs[rung]]) for rung in runs}
-        if BASELINE not in right:
-            raise InputError(f"no sweep has a run named {BASELINE} on split {split}")
-        rows += [
-            {"split": split, "rung": rung, "recipe": recipes[rung]} | compare(right[rung], right[BASELINE], test)
-            for rung in right
-        ]
+    for size, rungs in runs.items():
+        if BASELINE not in rungs:
+            raise InputError(f"no sweep has a run named {BASELINE} on split {size}")
+        right = {
+            rung: {split: _right(paths, clips, tests[split]) for split, paths in splits.items()}
+            for rung, splits in rungs.items()
+        }
+        for rung, of_rung in right.items():
+            splits = sorted(set(of_rung) & set(right[BASELINE]))
+            if splits:
+                ours, theirs = ([of[split] for split in splits] for of in (of_rung, right[BASELINE]))
+                about = {"split": size, "rung": rung, "recipe": recipes[size, rung], "on": splits}
+                rows.append(about | compare(ours, theirs, pooled([tests[split] for split in splits])))
     trained = {
         str(sweep): {"sweep": record.sweep.model_dump(mode="json"), "settings": record.settings}
         for sweep, record in records.items()
@@ -74,30 +90,93 @@ def _jobs(record: SweepRecord) -> list[TrainJob]:
     return [job for job in record.jobs if isinstance(job, TrainJob) and not job.data]
 
 
-def compare(right: NDArray[np.bool_], baseline: NDArray[np.bool_], test: TestList) -> dict[str, Any]:
-    """Macro accuracies in per cent of right answers (seed, clip), and how they differ from the baseline's.
+def _student_rate(record: SweepRecord) -> int:
+    """The sample rate of the baseline's features; teachers may have another."""
+    return next(job for job in _jobs(record) if job.run == BASELINE).recipe.features.sample_rate
 
-    For each group: mean and sample standard deviation over the seeds, the difference of the means, and the interval
-    of that difference that COVERAGE per cent of the bootstrap's draws fall into.
+
+def compare(right: list[Right], baseline: list[Right], test: TestList) -> dict[str, Any]:
+    """Macro accuracies in per cent of right answers, and how they differ from the baseline's.
+
+    Answers are (seed, clip), one array a fold; `test` lists the clips of all folds. For each group: the mean over the
+    seeds, their sample standard deviation within a fold, the difference of the means, and the interval of that
+    difference that COVERAGE per cent of the bootstrap's draws fall into.
     """
-    row: dict[str, Any] = {"seeds": len(right)}
+    row: dict[str, Any] = {"seeds": max(map(len, right)), "runs": sum(map(len, right))}
     weights = draw(test)
     for group in (group for group in GROUPS if test.members(group).any()):
         members = test.members(group)
-        values = [100 * float(macro(answers, members, test)[0]) for answers in right]
-        row[f"{group}_mean"] = statistics.mean(values)
-        row[f"{group}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        ours, theirs = (macro(answers.mean(0), members, test, weights) for answers in (right, baseline))
-        difference = 100 * (ours - theirs)  # the first is of the recordings as they are, the others are drawn
-        row[f"{group}_gain"], row[f"{group}_interval"] = float(difference[0]), interval(difference)
+        row[f"{group}_mean"] = 100 * float(macro(_mean(right), members, test)[0])
+        row[f"{group}_sd"] = _deviation(right, members, test)
+        difference = _draws(right, members, test, weights) - _draws(baseline, members, test, weights)
+        row[f"{group}_gain"], row[f"{group}_interval"] = 100 * float(difference[0]), interval(100 * difference)
     return row
 
 
-def _test(clips: Clips, paths: tuple[str, ...]) -> TestList:
-    indices = clips.select(paths)
+def _mean(right: list[Right]) -> NDArray[np.float64]:
+    """The share of the seeds that is right (clip,), over the clips of all folds."""
+    return np.concatenate([answers.mean(0) for answers in right])
+
+
+def _draws(
+    right: list[Right], members: NDArray[np.bool_], test: TestList, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Macro accuracy as it is and then for each draw of recordings, with seeds drawn as well."""
+    rng = np.random.default_rng(len(right[0]))
+    figures = [macro(_mean(right), members, test)]
+    for part in np.array_split(weights, SEED_DRAWS):
+        drawn = [answers[rng.integers(0, len(answers), len(answers))] for answers in right]
+        figures.append(macro(_mean(drawn), members, test, part)[1:])
+    return np.concatenate(figures)
+
+
+def _deviation(right: list[Right], members: NDArray[np.bool_], test: TestList) -> float | None:
+    """Sample standard deviation in per cent over the seeds of a fold, or none where no fold has two."""
+    first, variances = 0, []
+    for answers in right:
+        inside = np.zeros(len(members), bool)
+        inside[first : first + answers.shape[1]] = True
+        values = []
+        for seed in answers:
+            padded = np.zeros(len(members))
+            padded[inside] = seed
+            values.append(100 * float(macro(padded, members & inside, test)[0]))
+        variances += [statistics.variance(values)] if len(values) > 1 else []
+        first += answers.shape[1]
+    return math.sqrt(statistics.mean(variances)) if variances else None
+
+
+def pooled(tests: list[TestList]) -> TestList:
+    """The test lists of several folds as one; no recording is in two of them."""
+    firsts = np.cumsum([0, *(test.recording.max() + 1 for test in tests)])
     return TestList(
-        indices, clips.label[indices], recordings_of(clips.names(indices)), clips.recording_devices(indices)
+        np.concatenate([test.clips for test in tests]),
+        np.concatenate([test.truth for test in tests]),
+        np.concatenate([test.recording + first for test, first in zip(tests, firsts, strict=False)]),
+        np.concatenate([test.device for test in tests]),
     )
+
+
+def _test(clips: Clips, dataset: Dataset, split: str) -> TestList:
+    indices = clips.select(dataset.split(split)[1])
+    sources = (
+        {recording.path: recording.source for recording in dataset.recordings} if dataset.layout == "table" else {}
+    )
+    return TestList(
+        indices, clips.label[indices], _numbers(clips.names(indices), sources), clips.recording_devices(indices)
+    )
+
+
+def _numbers(paths: Iterable[str], sources: dict[str, str]) -> NDArray[np.int64]:
+    """Numbers of the recordings that clips were cut from: by a table's identifiers, or by their names."""
+    paths = list(paths)
+    if sources:
+        return np.unique([sources[path] for path in paths], return_inverse=True)[1]
+    return recordings_of(paths)
+
+
+def _right(runs: list[Path], clips: Clips, test: TestList) -> Right:
+    return np.stack([_predictions(run, clips, test) == test.truth for run in runs])
 
 
 def _predictions(run: Path, clips: Clips, test: TestList) -> NDArray[np.int64]:

@@ -49,11 +49,15 @@ LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name
 
 @dataclass(frozen=True)
 class ListedRecording:
-    """A recording in the lists of a dataset: its path under the root, its label, and its recording device or none."""
+    """A recording in the lists of a dataset: its path under the root, its label, and its recording device or none.
+
+    `source` is the identifier of a table: in TAU that of a place, elsewhere of what recordings are parts or copies of.
+    """
 
     path: str
     label: str
     device: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def _open_table(root: Path, splits: str | Path | None) -> Dataset:
     recordings = []
     for line, row in read_table(root / "meta.csv", TAU_COLUMNS):
         path = _inside(row["filename"], root / "meta.csv", line)
-        recordings.append(ListedRecording(path, row["scene_label"], row["source_label"]))
+        recordings.append(ListedRecording(path, row["scene_label"], row["source_label"], row["identifier"]))
     if not recordings:
         raise InputError(f"{root / 'meta.csv'}: names no recording")
     known = {recording.path: recording.label for recording in recordings}
