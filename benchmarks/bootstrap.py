@@ -41,7 +41,10 @@ class TestList:
 
 
 def macro(right: NDArray[Any], members: NDArray[np.bool_], test: TestList, weights: Floats | None = None) -> Floats:
-    """Macro accuracy of right answers (clip,), for the recordings as they are and then for each draw of `weights`."""
+    """Macro accuracy of right answers (clip,), for the recordings as they are and then for each draw of `weights`.
+
+    A class of which a draw has no clip does not count in it.
+    """
     count = test.recording.max() + 1
     every = np.ones((1, count))
     weights = every if weights is None else np.concatenate([every, weights])  # (draw, recording)
@@ -50,8 +53,9 @@ def macro(right: NDArray[Any], members: NDArray[np.bool_], test: TestList, weigh
         selected = members & (test.truth == label)
         clips = np.bincount(test.recording[selected], minlength=count)  # (recording,)
         correct = np.bincount(test.recording[selected], right[selected], minlength=count)
-        accuracies.append((weights @ correct) / (weights @ clips))  # (draw,)
-    return np.mean(accuracies, axis=0)
+        drawn = weights @ clips  # (draw,)
+        accuracies.append(np.divide(weights @ correct, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0))
+    return np.nanmean(accuracies, axis=0)
 
 
 def draw(test: TestList) -> Floats:

@@ -15,7 +15,6 @@ recordings and seeds does to a difference, and not what other training recording
 
 import math
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +43,7 @@ def ladder(
     sweeps: Annotated[list[Path], typer.Argument(help="Folders of finished sweeps on one dataset.")],
     out: Out = Path("benchmarks/results/ladder.json"),
 ) -> None:
-    """Write the table of the rungs that were trained on the splits of the last sweep."""
+    """Write the table of the rungs, of the runs that are done."""
     records = {sweep: read_record(sweep) for sweep in sweeps}
     last = records[sweeps[-1]]
     dataset = last.sources[""].open()
@@ -55,15 +54,14 @@ def ladder(
         raise InputError(f"{strangers[0]}: was trained on another dataset than {sweeps[-1]}")
     runs: dict[str, dict[str, dict[str, list[Path]]]] = {}  # by size of the split, rung and split
     recipes: dict[tuple[str, str], str] = {}
-    sizes = [job.split.rpartition("-")[2] for job in _jobs(last)]
     for sweep, record in records.items():
         for job in _jobs(record):
-            size = job.split.rpartition("-")[2]
-            if size in sizes and record.is_done(sweep, job):
+            if record.is_done(sweep, job):
+                size = job.split.rpartition("-")[2]
                 rungs = runs.setdefault(size, {})
                 rungs.setdefault(job.run, {}).setdefault(job.split, []).append(sweep / job.name)
                 recipes[size, job.run] = job.recipe.name
-    tests = {job.split: _test(clips, dataset, job.split) for job in _jobs(last)}
+    tests = {job.split: _test(clips, dataset, job.split) for record in records.values() for job in _jobs(record)}
     rows = []
     for size, rungs in runs.items():
         if BASELINE not in rungs:
@@ -159,20 +157,13 @@ def pooled(tests: list[TestList]) -> TestList:
 
 def _test(clips: Clips, dataset: Dataset, split: str) -> TestList:
     indices = clips.select(dataset.split(split)[1])
-    sources = (
-        {recording.path: recording.source for recording in dataset.recordings} if dataset.layout == "table" else {}
-    )
-    return TestList(
-        indices, clips.label[indices], _numbers(clips.names(indices), sources), clips.recording_devices(indices)
-    )
-
-
-def _numbers(paths: Iterable[str], sources: dict[str, str]) -> NDArray[np.int64]:
-    """Numbers of the recordings that clips were cut from: by a table's identifiers, or by their names."""
-    paths = list(paths)
-    if sources:
-        return np.unique([sources[path] for path in paths], return_inverse=True)[1]
-    return recordings_of(paths)
+    if dataset.layout == "table":  # whose identifiers name what is one recording
+        sources = {recording.path: recording.source for recording in dataset.recordings}
+        paths = [clips.recordings[clips.recording[clip]].path for clip in indices]
+        numbers = np.unique([sources[path] for path in paths], return_inverse=True)[1]
+    else:
+        numbers = recordings_of(clips.names(indices))
+    return TestList(indices, clips.label[indices], numbers, clips.recording_devices(indices))
 
 
 def _right(runs: list[Path], clips: Clips, test: TestList) -> Right:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tinyscene.benchmarks.bootstrap import macro
 from tinyscene.benchmarks.experiments.ladder import TestList as Listed
 from tinyscene.benchmarks.experiments.ladder import compare, pooled
 
@@ -84,3 +85,10 @@ def test_an_interval_is_by_seed_too() -> None:
     right = np.concatenate([answers(test, *[share] * 8) for share in (0.0, 0.4)])
     row = compare([right], [answers(test, *[0.0] * 8)], test)
     assert (row["macro_gain"], row["macro_interval"]) == (pytest.approx(20), pytest.approx([0, 40]))
+
+
+def test_a_class_that_a_draw_leaves_out_does_not_count_in_it() -> None:
+    test = listed()
+    right = answers(test, *[0.5] * RECORDINGS, *[0.3] * RECORDINGS)[0]
+    second_scene = np.repeat([0.0, 1.0], RECORDINGS)[None]  # (draw, recording)
+    assert macro(right, test.members("macro"), test, second_scene) == pytest.approx([0.4, 0.3])
