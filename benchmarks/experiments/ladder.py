@@ -15,6 +15,7 @@ recordings and seeds does to a difference, and not what other training recording
 
 import math
 import statistics
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.evaluate import BATCH, open_evaluated_model
 from tinyscene.train.sweep.job import SweepRecord, read_record
 from tinyscene.train.sweep.plan import TrainJob
@@ -39,43 +41,43 @@ SEED_DRAWS = 200  # of the seeds; each has its share of the draws of recordings
 Right = NDArray[np.bool_]  # right answers (seed, clip)
 
 
+@dataclass
+class Rung:
+    """The runs of one name on the folds of a split."""
+
+    recipe: Recipe
+    runs: dict[str, list[Path]] = field(default_factory=dict)  # by split, one for each seed
+
+    @property
+    def rate(self) -> int:
+        return self.recipe.features.sample_rate
+
+
 def ladder(
-    sweeps: Annotated[list[Path], typer.Argument(help="Folders of finished sweeps on one dataset.")],
+    sweeps: Annotated[list[Path], typer.Argument(help="Folders of sweeps on one dataset.")],
     out: Out = Path("benchmarks/results/ladder.json"),
 ) -> None:
     """Write the table of the rungs, of the runs that are done."""
     records = {sweep: read_record(sweep) for sweep in sweeps}
-    last = records[sweeps[-1]]
-    dataset = last.sources[""].open()
-    clips = prepare(dataset, _student_rate(last))
-    if strangers := [
-        sweep for sweep, record in records.items() if clips.data_hash not in record.data_hash[""].values()
-    ]:
+    rungs = _rungs(records)
+    dataset = records[sweeps[-1]].sources[""].open()
+    clips = {rate: prepare(dataset, rate) for rate in {rung.rate for rung in rungs.values()}}
+    known = {part.data_hash for part in clips.values()}
+    if strangers := [sweep for sweep, record in records.items() if not set(record.data_hash[""].values()) <= known]:
         raise InputError(f"{strangers[0]}: was trained on another dataset than {sweeps[-1]}")
-    runs: dict[str, dict[str, dict[str, list[Path]]]] = {}  # by size of the split, rung and split
-    recipes: dict[tuple[str, str], str] = {}
-    for sweep, record in records.items():
-        for job in _jobs(record):
-            if record.is_done(sweep, job):
-                size = job.split.rpartition("-")[2]
-                rungs = runs.setdefault(size, {})
-                rungs.setdefault(job.run, {}).setdefault(job.split, []).append(sweep / job.name)
-                recipes[size, job.run] = job.recipe.name
-    tests = {job.split: _test(clips, dataset, job.split) for record in records.values() for job in _jobs(record)}
     rows = []
-    for size, rungs in runs.items():
-        if BASELINE not in rungs:
-            raise InputError(f"no sweep has a run named {BASELINE} on split {size}")
-        right = {
-            rung: {split: _right(paths, clips, tests[split]) for split, paths in splits.items()}
-            for rung, splits in rungs.items()
-        }
-        for rung, of_rung in right.items():
-            splits = sorted(set(of_rung) & set(right[BASELINE]))
-            if splits:
-                ours, theirs = ([of[split] for split in splits] for of in (of_rung, right[BASELINE]))
-                about = {"split": size, "rung": rung, "recipe": recipes[size, rung], "on": splits}
-                rows.append(about | compare(ours, theirs, pooled([tests[split] for split in splits])))
+    for (size, name), rung in rungs.items():
+        if (size, BASELINE) not in rungs:
+            raise InputError(f"no sweep has a run named {BASELINE} that is done on split {size}")
+        baseline = rungs[size, BASELINE]
+        if splits := sorted(set(rung.runs) & set(baseline.runs)):
+            tests = [_test(clips[rung.rate], dataset, split) for split in splits]
+            ours, theirs = (
+                [_right(of.runs[split], clips[of.rate], test) for split, test in zip(splits, tests, strict=True)]
+                for of in (rung, baseline)
+            )
+            about = {"split": size, "rung": name, "recipe": rung.recipe.name, "on": splits}
+            rows.append(about | compare(ours, theirs, pooled(tests)))
     trained = {
         str(sweep): {"sweep": record.sweep.model_dump(mode="json"), "settings": record.settings}
         for sweep, record in records.items()
@@ -83,14 +85,15 @@ def ladder(
     write_result(out, {"sweeps": trained, "draws": DRAWS, "coverage": COVERAGE, "rows": rows})
 
 
-def _jobs(record: SweepRecord) -> list[TrainJob]:
-    """The runs on the dataset itself."""
-    return [job for job in record.jobs if isinstance(job, TrainJob) and not job.data]
-
-
-def _student_rate(record: SweepRecord) -> int:
-    """The sample rate of the baseline's features; teachers may have another."""
-    return next(job for job in _jobs(record) if job.run == BASELINE).recipe.features.sample_rate
+def _rungs(records: dict[Path, SweepRecord]) -> dict[tuple[str, str], Rung]:
+    """The rungs of sweeps on the dataset itself, by the size of their splits and their name."""
+    rungs: dict[tuple[str, str], Rung] = {}
+    for sweep, record in records.items():
+        for job in record.jobs:
+            if isinstance(job, TrainJob) and not job.data and record.is_done(sweep, job):
+                rung = rungs.setdefault((job.split.rpartition("-")[2], job.run), Rung(job.recipe))
+                rung.runs.setdefault(job.split, []).append(sweep / job.name)
+    return rungs
 
 
 def compare(right: list[Right], baseline: list[Right], test: TestList) -> dict[str, Any]:
