@@ -63,7 +63,7 @@ def ladder(
     dataset = records[sweeps[-1]].sources[""].open()
     clips = {rate: prepare(dataset, rate) for rate in {rung.rate for rung in rungs.values()}}
     known = {part.data_hash for part in clips.values()}
-    if strangers := [sweep for sweep, record in records.items() if not set(record.data_hash[""].values()) <= known]:
+    if strangers := [sweep for sweep, record in records.items() if not known & set(record.data_hash[""].values())]:
         raise InputError(f"{strangers[0]}: was trained on another dataset than {sweeps[-1]}")
     rows = []
     for (size, name), rung in rungs.items():
