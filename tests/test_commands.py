@@ -37,6 +37,17 @@ def test_bash_completes_the_name_of_a_command() -> None:
     assert done.stdout.split() == ["quantize"]
 
 
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_sleep_unless_told_otherwise(given: dict[str, str], policy: str) -> None:
+    program = (
+        "import atexit, os, sys; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); "
+        "sys.argv = ['tinyscene', '--version']; from tinyscene.cli import main; main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == policy
+
+
 def test_recipes_lists_the_size_that_is_published_for_the_baseline(run_cli: Callable[..., Any]) -> None:
     code, stdout, _ = run_cli("recipes", "--json")
     listed = {recipe["name"]: recipe for recipe in json.loads(stdout)}

@@ -1,6 +1,7 @@
 """The command line: `tinyscene --help` lists the commands."""
 
 import errno
+import os
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -27,6 +28,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run the command line; one line for what the user can mend, a traceback only for our own mistakes."""
     show_what_cannot_be_encoded()
+    # read when torch loads OpenMP: threads that spin while they wait cost small networks several times the work itself
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.exit(app(prog_name="tinyscene", standalone_mode=False))
     except typer.TyperException as error:
