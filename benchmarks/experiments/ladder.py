@@ -122,11 +122,14 @@ def _mean(right: list[Right]) -> NDArray[np.float64]:
 def _draws(
     right: list[Right], members: NDArray[np.bool_], test: TestList, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Macro accuracy as it is and then for each draw of recordings, with seeds drawn as well."""
-    rng = np.random.default_rng(len(right[0]))
+    """Macro accuracy as it is and then for each draw of recordings, with seeds drawn as well.
+
+    Where two rungs have as many seeds in a fold, the same are drawn of both.
+    """
+    rngs = [np.random.default_rng(fold) for fold in range(len(right))]
     figures = [macro(_mean(right), members, test)]
     for part in np.array_split(weights, SEED_DRAWS):
-        drawn = [answers[rng.integers(0, len(answers), len(answers))] for answers in right]
+        drawn = [answers[rng.integers(0, len(answers), len(answers))] for answers, rng in zip(right, rngs, strict=True)]
         figures.append(macro(_mean(drawn), members, test, part)[1:])
     return np.concatenate(figures)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ASTConfig, ASTForAudioClassification
 
+from tests.learning import losses
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.kaldi_features import AstMel
 from tinyscene.train.models.ast import Ast
@@ -279,15 +280,8 @@ def test_places_that_cannot_be_cut_are_left_to_be_refused(shape: tuple[int, ...]
 def test_its_loss_falls(tuning: str, rate: float) -> None:
     network = small(tuning)
     x, target = clip(batch=8), torch.arange(8)
-    optimizer = torch.optim.AdamW([each for each in network.parameters() if each.requires_grad], lr=rate)
-    losses = []
-    for _ in range(30):
-        loss = F.cross_entropy(network(x), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
+    first, *_, last = losses(network, x, target, rate, steps=30)
+    assert last < 0.3 * first
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.learning import losses
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.kaldi_features import PasstMel
 from tinyscene.train.models.passt import Passt
@@ -274,14 +275,7 @@ def test_a_small_one_learns() -> None:
     clips = 0.1 * torch.sin(2 * torch.pi * pitch[:, None] * time) + 0.01 * torch.randn(12, 32_000, generator=generator)
     log_mel, label = PasstMel(load_recipe("passt").features)(clips), torch.arange(3).repeat(4)
     network = small(width=32, patchout_frame=3, patchout=5).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(40):
-        loss = F.cross_entropy(network(log_mel), label)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[0] == pytest.approx(np.log(3), abs=0.1)
-    assert np.mean(losses[-5:]) < 0.4
+    found = losses(network, log_mel, label, rate=1e-3, steps=40)
+    assert found[0] == pytest.approx(np.log(3), abs=0.1)
+    assert np.mean(found[-5:]) < 0.4
     assert (network.eval()(log_mel).argmax(1) == label).all()

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from tests.learning import losses
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.models.tf_sepnet import ResidualNorm, SeparableBlock, TFSepNet
 from tinyscene.train.network_settings import TFSepNetModel
@@ -59,15 +59,8 @@ def test_its_loss_falls() -> None:
     torch.manual_seed(0)
     network = TFSepNet(TFSepNetModel(family="tf_sepnet", width=16, dropout=0), 10)
     x, target = torch.randn(8, 1, 64, 33).contiguous(memory_format=torch.channels_last), torch.arange(8)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
-    losses = []
-    for _ in range(25):
-        loss = F.cross_entropy(network(x), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
+    first, *_, last = losses(network, x, target, rate=0.01)
+    assert last < 0.3 * first
 
 
 def test_it_is_refused_where_a_graph_is_made_in_one_line() -> None:
