@@ -24,8 +24,14 @@ from tinyscene.firmware_bridge.memory.planner import Block, Plan, make_plan
 
 RUNTIME = Path(__file__).parent.parent / "runtime"
 DEVICE_KERNELS = ("plain", "dsp", "mve")  # the compiler's feature macros select one
-NETWORK_FILES = ("tinyscene_kernels.h", "tinyscene_network.h", "tinyscene_plain.c")  # other kernels fall back to plain
-SCENE_FILES = ("tinyscene.h", "tinyscene.c", "tinyscene_frontend.h", "tinyscene_frontend.c")
+NETWORK_FILES = ("tinyscene_processor.h", "tinyscene_kernels.h", "tinyscene_network.h")
+SCENE_FILES = (
+    "tinyscene.h",
+    "tinyscene.c",
+    "tinyscene_frontend.h",
+    "tinyscene_frontend_stages.h",
+    "tinyscene_frontend.c",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ def make_library(
     }
     files = {
         **network_files(plan, kernels),
-        **_runtime_files([*NETWORK_FILES, *_kernel_files(kernels), *SCENE_FILES]),
+        **_runtime_files([*NETWORK_FILES, *_files_of("tinyscene", kernels)]),
+        **_runtime_files([*SCENE_FILES, *_files_of("tinyscene_frontend", kernels)]),
         "tinyscene_tables.c": frontend_tables(log_mel),
         "tinyscene_labels.c": labels_file(labels),
         "tinyscene_config.h": _config_header(config),
@@ -79,7 +86,7 @@ def make_network(graph: Graph, kernels: Sequence[str] = DEVICE_KERNELS) -> Libra
     config = network_config(plan)
     files = {
         **network_files(plan, kernels),
-        **_runtime_files([*NETWORK_FILES, *_kernel_files(kernels)]),
+        **_runtime_files([*NETWORK_FILES, *_files_of("tinyscene", kernels)]),
         "tinyscene_config.h": _config_header(config),
     }
     return Library(files, plan, config, tuple(kernels))
@@ -99,10 +106,10 @@ def _checked_plan(graph: Graph, kernels: Sequence[str], extras: Sequence[Block])
     return plan
 
 
-def _kernel_files(kernels: Sequence[str]) -> list[str]:
-    """Runtime files of the kernels besides the plain ones."""
-    faster = [name for name in kernels if name != "plain"]
-    return [path.name for name in faster for path in sorted(RUNTIME.glob(f"tinyscene_{name}*"))]
+def _files_of(part: str, kernels: Sequence[str]) -> list[str]:
+    """Runtime files of a part for these kinds of processor, and the plain ones, which the others fall back to."""
+    kinds = dict.fromkeys(["plain", *kernels])
+    return [path.name for kind in kinds for path in sorted(RUNTIME.glob(f"{part}_{kind}*"))]
 
 
 def _runtime_files(names: Sequence[str]) -> dict[str, str]:

@@ -2,8 +2,8 @@
  *
  * tinyscene_plain.c is the reference. tinyscene_dsp.c (Cortex-M4, M7, M33), tinyscene_mve.c (Cortex-M55, M85) and
  * tinyscene_simd.c (x86-64, 64-bit Arm) replace the most expensive kernels by faster ones that are equal bit for bit.
- * The compiler's feature macros select them; -DTINYSCENE_PLAIN overrides that. A kernel accesses only the memory that
- * its comment names, allocates nothing, and has no state.
+ * tinyscene_processor.h selects them. A kernel accesses only the memory that its comment names, allocates nothing, and
+ * has no state.
  *
  * Rows include their padding, so kernels need no special cases at borders.
  */
@@ -13,20 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(TINYSCENE_PLAIN)
-#elif defined(__ARM_FEATURE_MVE)
-#define TINYSCENE_MVE
-#elif defined(__ARM_FEATURE_DSP) && defined(__arm__)
-#define TINYSCENE_DSP
-#elif defined(TINYSCENE_HOST) && defined(__GNUC__) && /* only on request */ \
-    (defined(__AVX2__) || (defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)))
-#define TINYSCENE_SIMD
-#else
-#define TINYSCENE_PLAIN
-#endif
-
-/* In C99, >> of a negative number is implementation-defined. All known compilers shift arithmetically. */
-typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
+#include "tinyscene_processor.h"
 
 /* A convolution. `weights` are in the order in which the kernels read them (see their files); for depthwise
  * convolutions they are int8 (tap, channel), for the `_any` kernels (output, input). */

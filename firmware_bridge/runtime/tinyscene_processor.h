@@ -1,0 +1,22 @@
+/* The kind of processor that is compiled for: exactly one of TINYSCENE_PLAIN, TINYSCENE_DSP (Cortex-M4, M7, M33),
+ * TINYSCENE_MVE (Cortex-M55, M85) and TINYSCENE_SIMD (x86-64, 64-bit Arm) is defined. The compiler's feature macros
+ * select it; -DTINYSCENE_PLAIN overrides that. */
+#ifndef TINYSCENE_PROCESSOR_H
+#define TINYSCENE_PROCESSOR_H
+
+#if defined(TINYSCENE_PLAIN)
+#elif defined(__ARM_FEATURE_MVE)
+#define TINYSCENE_MVE
+#elif defined(__ARM_FEATURE_DSP) && defined(__arm__)
+#define TINYSCENE_DSP
+#elif defined(TINYSCENE_HOST) && defined(__GNUC__) && /* only on request */ \
+    (defined(__AVX2__) || (defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)))
+#define TINYSCENE_SIMD
+#else
+#define TINYSCENE_PLAIN
+#endif
+
+/* In C99, >> of a negative number is implementation-defined. All known compilers shift arithmetically. */
+typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
+
+#endif
