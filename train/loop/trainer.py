@@ -22,6 +22,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data import augment
 from tinyscene.train.data.selection import Selection
 from tinyscene.train.data.waveforms import Waveforms
+from tinyscene.train.loop.allocator import keep_memory
 from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.models import features_of
@@ -90,6 +91,8 @@ class Trainer:
         self.clips, self.labelled, self.unlabelled = clips, labelled, unlabelled
         self.transferred = len(selection.transferred)
         self.ranks, self.torch_device, self.micro_batch = hardware.ranks, torch_device, hardware.micro_batch
+        if torch_device.type == "cpu":
+            keep_memory()
         self.order, self.shuffled = np.arange(len(labelled)), -1  # positions in `labelled`, and for which epoch
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         kind = torch.optim.AdamW if recipe.train.optimizer == "adamw" else torch.optim.Adam

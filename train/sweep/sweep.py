@@ -36,9 +36,6 @@ from tinyscene.train.sweep.plan import Job
 from tinyscene.train.sweep.status import RESULTS, SweepStatus
 
 POLL = 0.1  # seconds between looks at the processes
-# glibc keeps the memory that a step frees for the next one, which would else fault it in anew: a CPU trains the
-# baseline in 7.1 ms a clip instead of 8.9. Other allocators do not read these names.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": f"{2**31 - 1}", "MALLOC_TOP_PAD_": f"{2**29}"}
 
 
 class FailedRunsError(TinysceneError):
@@ -165,7 +162,7 @@ def start(
     with path.open("wb") as log:
         return subprocess.Popen(
             [*command, *options],
-            env={**KEEP_MEMORY, **os.environ, **environment, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, **environment, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
