@@ -26,9 +26,10 @@ from tinyscene.benchmarks import vela
 from tinyscene.benchmarks.accuracy import Accuracy, measure_accuracy
 from tinyscene.benchmarks.boards import measure_board
 from tinyscene.benchmarks.energy import Energy, measure_energy
-from tinyscene.benchmarks.latency import LEAST_ROUNDS, NATIVE, HostLatency, host_latency, networks_of
+from tinyscene.benchmarks.latency import LEAST_ROUNDS, HostLatency, host_latency
 from tinyscene.benchmarks.machine import machine
 from tinyscene.benchmarks.measured import Count, Measured
+from tinyscene.benchmarks.runtimes import NATIVE, networks_of
 from tinyscene.deploy.bundle.bundle import BUDGET_KEYS, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.emulate import emulate
@@ -125,20 +126,14 @@ def _recorded(bundle: Bundle) -> RecordedAccuracy | None:
 def bench_table(result: Bench) -> Group:
     """A result of `bench` for a terminal."""
     table = Table(box=None, pad_edge=False)
-    for column in ("target", "what", "network", "quartiles", "front end", "unit", "to peer", "RAM", "flash"):
+    for column in ("target", "what", "decision", "to peer", "network", "to peer", "front end", "unit", "RAM", "flash"):
         is_text = column in ("target", "what", "unit")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-    for name, row in result.latency.items():
-        front_end = result.front_end.get(name)
-        table.add_row(
-            HOST,
-            name,
-            _time(row.median_ms),
-            f"{_time(row.p25_ms)} to {_time(row.p75_ms)}",
-            _time(front_end.median_ms) if front_end else "",
-            "ms",
-            "" if row.ratio is None else f"{row.ratio:.2f}",
-        )
+    for name in dict.fromkeys([*result.decision, *result.latency, *result.front_end]):
+        parts = [rows.get(name) for rows in (result.decision, result.latency, result.front_end)]
+        decision, network, front_end = ("" if row is None else _time(row.median_ms) for row in parts)
+        to_peer = ["" if row is None or row.ratio is None else f"{row.ratio:.2f}" for row in parts]
+        table.add_row(HOST, name, decision, to_peer[0], network, to_peer[1], front_end, "ms")
     for name, row in result.targets.items():
         if "missing" not in row:
             table.add_row(name, *_target_cells(row))
@@ -150,7 +145,8 @@ def _notes(result: Bench) -> list[str]:
     lines = []
     if result.fastest_peer:
         lines.append(
-            f"to peer: median over that of the fastest other runtime, {result.fastest_peer}; one thread, one core"
+            f"to peer: median over that of the fastest other runtime, of the network {result.fastest_peer}; "
+            "one thread, one core; --json has the quartiles"
         )
     missing = {name: row["missing"] for name, row in result.targets.items() if "missing" in row} | result.missing
     lines += [f"{name} left out: {reason}" for name, reason in missing.items()]
@@ -176,19 +172,25 @@ def _time(milliseconds: float) -> str:
 
 
 def _target_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a target is, network, quartiles, front end, unit, ratio, RAM, flash."""
+    """What a target is, decision, ratio, network, ratio, front end, unit, RAM, flash."""
     if row["kind"] == "estimate":
         sizes = (f"{row['sram_bytes']:,}", f"{row['flash_bytes']:,}")
-        return f"estimate of {row['compiler']}", _time(row["network_ms"]), "", "", "ms, estimated", "", *sizes
+        return f"estimate of {row['compiler']}", "", "", _time(row["network_ms"]), "", "", "ms, estimated", *sizes
     if row["kind"] == "board":
         what = f"{row['target']}, {row['counter']}, {'equal' if row['equal'] else 'DIFFERS'}"
-        network, front_end = (_millions(row[key]) for key in ("network", "frontend"))
         times = f" ({_time(row['network_ms'])} + {_time(row['frontend_ms'])} ms)" if row["network_ms"] else ""
-        return what, network, "", front_end, f"{row['unit']}{times}", "", f"{row['memory_bytes']:,}", ""
+        counts, unit = _counts(row["network"], row["frontend"]), f"{row['unit']}{times}"
+        return what, *counts, unit, f"{row['memory_bytes']:,}", ""
     what = f"{row['toolchain']} -{row['optimize']} {row['kernels']}, {row['emulator']}"
     what += "" if row["equal"] else ", DIFFERS"
-    network, front_end = (_millions(row[key]) for key in ("instructions", "frontend_instructions"))
-    return what, network, "", front_end, "instructions", "", f"{row['memory_bytes']:,}", f"{row['flash_bytes']:,}"
+    counts = _counts(row["instructions"], row["frontend_instructions"])
+    return what, *counts, "instructions", f"{row['memory_bytes']:,}", f"{row['flash_bytes']:,}"
+
+
+def _counts(network: float | None, front_end: float | None) -> tuple[str, ...]:
+    """Decision, ratio, network, ratio and front end of a device."""
+    whole = None if network is None or front_end is None else network + front_end
+    return _millions(whole), "", _millions(network), "", _millions(front_end)
 
 
 def _millions(count: float | None) -> str:

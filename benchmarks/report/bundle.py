@@ -240,6 +240,8 @@ def _latency(bundle: Content, bench: Content) -> list[Block]:
     ordered = _by_median(latency)
     alt = "Median milliseconds: " + ", ".join(f"{name} {milliseconds(row['median_ms'])}" for name, row in ordered)
     blocks: list[Block] = [Text(f"Warning: {warning}") for warning in bench["warnings"]]
+    if decisions := bench["decision"]:
+        blocks.append(_latency_table("Latency of a decision on the host", _by_median(decisions)))
     blocks.append(Figure(latency_plot(latency), alt, "Median latency of the network on the host; whiskers: quartiles."))
     blocks.append(_latency_table("Latency of the network on the host", ordered))
     if bench["front_end"]:

@@ -16,16 +16,18 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from tinyscene.benchmarks import bench as benches
-from tinyscene.benchmarks import latency, vela
+from tinyscene.benchmarks import latency, runtimes, vela
 from tinyscene.benchmarks.accuracy import measure_accuracy
 from tinyscene.benchmarks.bench import Bench, bench, bench_table
 from tinyscene.benchmarks.bootstrap import recordings_of
 from tinyscene.benchmarks.energy import find_packages, measure_energy
-from tinyscene.benchmarks.latency import LEAST_ROUNDS, NATIVE, host_latency, interleaved, one_core, summarize
+from tinyscene.benchmarks.latency import LEAST_ROUNDS, host_latency, interleaved, one_core, summarize
 from tinyscene.benchmarks.machine import machine
+from tinyscene.benchmarks.runtimes import FAST, NATIVE, SOUND, decisions_of, fast_log_mel
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
+from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.firmware_bridge import native
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
@@ -47,7 +49,7 @@ def on_host(copied: Bundle) -> dict[str, Any]:
 
 
 def test_every_runtime_is_measured_at_least_200_times(on_host: dict[str, Any]) -> None:
-    rows = [*on_host["latency"].values(), *on_host["front_end"].values()]
+    rows = [row for table in ("decision", "latency", "front_end") for row in on_host[table].values()]
     assert all(row.keys() >= FIGURES and row["rounds"] >= 200 for row in rows)
     assert all(0 < row["p25_ms"] <= row["median_ms"] <= row["p75_ms"] for row in rows)
 
@@ -77,8 +79,36 @@ def test_the_ratio_is_of_medians_to_the_fastest_of_the_peers(on_host: dict[str, 
     assert rows[on_host["fastest_peer"]]["ratio"] == 1
 
 
+def test_a_decision_is_of_ours_and_of_the_peers_and_its_ratio_to_the_fastest_of_them(on_host: dict[str, Any]) -> None:
+    pytest.importorskip("ducc0")
+    rows = on_host["decision"]
+    peers = {name: row["median_ms"] for name, row in rows.items() if name.startswith(f"{FAST} + ")}
+    assert peers.keys() >= {f"{FAST} + LiteRT int8", f"{FAST} + LiteRT float32"}
+    assert on_host["decision_ratio"] == rows[NATIVE]["median_ms"] / min(peers.values())
+    parts = [on_host[table][NATIVE]["median_ms"] for table in ("latency", "front_end")]
+    assert rows[NATIVE]["median_ms"] > max(parts)
+
+
+def test_the_peers_features_are_the_front_ends(copied: Bundle) -> None:
+    pytest.importorskip("ducc0")
+    pcm = copied.vectors.pcm[SOUND]
+    expected = copied.front_end.log_mel(float_pcm(pcm[None]))[0]
+    np.testing.assert_allclose(fast_log_mel(copied.front_end)(pcm), expected, atol=0.01)  # a transform in float32
+
+
+def test_the_peers_decide_as_the_reference_does(copied: Bundle) -> None:
+    """Their integers round differently, and their features are float: the scene must be the same, not the logits."""
+    pytest.importorskip("ducc0")
+    calls, expected = decisions_of(copied).calls, copied.vectors.logits[SOUND].reshape(-1)
+    assert len(calls) >= 3
+    for name, call in calls.items():
+        answer: Any = call()
+        logits = np.asarray(answer[0] if isinstance(answer, list) else answer).reshape(-1)
+        assert int(np.argmax(logits)) == int(np.argmax(expected)), name
+
+
 def test_all_promised_keys_are_there(on_host: dict[str, Any], copied: Bundle) -> None:
-    assert set(on_host) >= {"latency", "accuracy", "complexity", "targets", "machine"}
+    assert set(on_host) >= {"decision", "decision_ratio", "latency", "accuracy", "complexity", "targets", "machine"}
     assert on_host["complexity"]["macs"] == copied.content["budget"]["macs"]
     assert on_host["machine"].keys() >= {"cpu", "flags", "cores", "versions", "git"}
 
@@ -86,8 +116,8 @@ def test_all_promised_keys_are_there(on_host: dict[str, Any], copied: Bundle) ->
 def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
     copied: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(latency.RUNNERS, "onnxruntime", ("no_such_module", "onnx", print))  # type: ignore[arg-type]
-    made = latency.networks_of(copied)
+    monkeypatch.setitem(runtimes.RUNNERS, "onnxruntime", ("no_such_module", "onnx", print))  # type: ignore[arg-type]
+    made = runtimes.networks_of(copied)
     assert made.missing["ONNX Runtime int8"] == str(missing("no_such_module", "onnx"))
     assert "ONNX Runtime int8" not in made.calls
     assert "LiteRT int8" in made.calls

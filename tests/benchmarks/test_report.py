@@ -31,6 +31,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 HOSTILE = "<script>fetch('//x')</script><img src=x onerror=alert(1)>|$x_{$ {{ 1 }} \"' --> `*[a](b)"
 
 FRONT_END = {"median_ms": 1.25, "p25_ms": 1.125, "p75_ms": 1.5, "cpu_ms": 1.0, "rounds": 200}
+DECISION = {"other": FRONT_END, "native int8": FRONT_END | {"median_ms": 0.5, "p25_ms": 0.5, "p75_ms": 0.5}}
 ACCURACY = {
     "float": {"macro_accuracy": 0.5125, "macro_interval": [0.4875, 0.5375], "runner": "litert"},
     "int8": {"macro_accuracy": 0.5, "macro_interval": [0.475, 0.525], "runner": "native"},
@@ -119,7 +120,8 @@ def record_bench(folder: Path) -> None:
         "cortex-m55": {"missing": "no emulator"},
     }
     latency = json.loads((RESULTS / "latency.json").read_text())["latency"]
-    found = {"latency": latency, "front_end": {"native int8": FRONT_END}, "targets": targets, "accuracy": ACCURACY}
+    front_end = {"native int8": FRONT_END}
+    found = {"decision": DECISION, "latency": latency, "front_end": front_end, "targets": targets, "accuracy": ACCURACY}
     found |= {"machine": {"cpu": "a <processor>"}, "warnings": ["it was busy"], "missing": {"tflite-micro": "no wheel"}}
     bundle.record("bench", found)
 
@@ -248,6 +250,8 @@ def test_the_latencies_are_the_recorded_ones_the_fastest_first(measured: Bundle,
         assert number(cells[3]) == pytest.approx(known["median_ms"] / medians[0], abs=0.005)
         assert f"{name} {cells[0]}" in page.alt("Median milliseconds: ")
     assert medians == sorted(medians)
+    assert [*page.table("Latency of a decision")] == ["", "native int8", "other"]
+    assert page.table("Latency of a decision")["other"] == ["1.250", "1.125", "1.500", "2.50", "200"]
     assert page.table("Latency of the front end")["native int8"] == ["1.250", "1.125", "1.500", "1.00", "200"]
     assert page.table("The machine")["cpu"] == ["a <processor>"]
     assert page.table("Runtimes not measured")["tflite-micro"] == ["no wheel"]
