@@ -1,4 +1,4 @@
-"""Constants and tables for `runtime/tinyscene_frontend.c`."""
+"""Constants and tables for `runtime/tinyscene_frontend*.c`."""
 
 import textwrap
 from typing import NamedTuple
@@ -48,7 +48,9 @@ def frontend_config(log_mel: FixedPointLogMel) -> dict[str, int]:
         "FRACTION_BITS": log_mel.fraction_bits,
         "POWER_SHIFT": log_mel.power_shift,
         "MEL_BINS": len(_mel_weights(log_mel)),
-        "PLACE_LOW": _place_low(front_end.n_fft),
+        "RADIX": _radix(log_mel),
+        "SEGMENTS": _segments(log_mel),
+        "TWIDDLES": 6 * (front_end.n_fft // 16),
         "RING_SAMPLES": int((arrived - [span.first for span in spans]).max()),
         "START_FRAMES": sum(span.at < 0 for span in spans),  # those that are reflected at the clip's start
         "END_FRAME": sum(span.at + front_end.win_length <= front_end.clip_samples for span in spans),  # at its end
@@ -57,41 +59,62 @@ def frontend_config(log_mel: FixedPointLogMel) -> dict[str, int]:
 
 def frontend_tables(log_mel: FixedPointLogMel) -> str:
     """The content of `tinyscene_tables.c`."""
-    n_fft, win_length = log_mel.front_end.n_fft, log_mel.front_end.win_length
-    places, low = _places(log_mel), _place_low(n_fft)
+    quarter = log_mel.twiddles[: log_mel.front_end.n_fft // 4 + 1, 0]
+    thresholds, cells = [*log_mel.thresholds.tolist(), 2**64 - 1], _cells(log_mel)
     tables = [
-        _table(
-            "int32_t",
-            "window",
-            "WIN_LENGTH / 2 + 1",
-            "the window's rising half, Q31",
-            log_mel.window_table[: win_length // 2 + 1],
-        ),
-        _table(
-            "int32_t", "cosine", "N_FFT / 4 + 1", "a quarter of the circle, Q31", log_mel.twiddles[: n_fft // 4 + 1, 0]
-        ),
-        _table("uint16_t", "place_low", "PLACE_LOW", "the transform's order: by a sample's lower digits", places[:low]),
-        _table("uint16_t", "place_high", "N_FFT / TINYSCENE_PLACE_LOW", "the same: by its upper digits", places[::low]),
-        _table("uint16_t", "segments", "MELS + 2", "the first bin of each mel segment", log_mel.segment_starts),
-        _table("uint16_t", "mel_weights", "MEL_BINS", "each bin's rising weight, Q16", _mel_weights(log_mel)),
-        _table("int64_t", "thresholds", None, "the least energy for each feature above -128", log_mel.thresholds),
+        _table("int32_t", "window", "the window's rising half, Q31", _window(log_mel)),
+        _table("uint16_t", "order", "the transform's order", _order(log_mel)),
+        _table("int32_t", "twiddles", "rotations of the last pass, Q31", _twiddles(log_mel)),
+        _table("int32_t", "cosine", "a quarter of the circle, Q31", quarter.tolist()),
+        _table("uint16_t", "segments", "the first bin of each mel segment", log_mel.segment_starts.tolist()),
+        _table("uint16_t", "mel_weights", "each bin's rising weight, Q16", _mel_weights(log_mel).tolist()),
+        _table("uint64_t", "thresholds", "the least energy for each feature above -128, and beyond all", thresholds),
+        _table("uint8_t", "cells", "how many of them are below each cell of energies", cells),
     ]
     return '#include "tinyscene_frontend.h"\n\n' + "\n".join(tables)
 
 
-def _place_low(n_fft: int) -> int:
-    """How many of `place_low` there are: about as many as of `place_high`."""
-    return 1 << (n_fft.bit_length() - 1) // 2
+def _radix(log_mel: FixedPointLogMel) -> int:
+    """Points of the first pass: so many that passes of four follow."""
+    return 8 if len(log_mel.order).bit_length() % 2 == 0 else 4
 
 
-def _places(log_mel: FixedPointLogMel) -> NDArray[np.int64]:
-    """The word of the work area that each sample of a frame is loaded to, (n_fft,).
+def _segments(log_mel: FixedPointLogMel) -> int:
+    """How many of the `_radix` parts of a frame have a weight other than zero, those in the middle: all or 6 of 8."""
+    radix, front_end = _radix(log_mel), log_mel.front_end
+    return 6 if radix == 8 and 4 * front_end.win_length <= 3 * front_end.n_fft else radix
 
-    Sums of the digits' own places, as reversing digits is: places[i + j] is places[i] + places[j] if they share none.
+
+def _window(log_mel: FixedPointLogMel) -> list[int]:
+    """The weights of each place in a segment, and of the place after the last, of all rising segments."""
+    front_end, segments = log_mel.front_end, _segments(log_mel)
+    left, size = (front_end.n_fft - front_end.win_length) // 2, front_end.n_fft // _radix(log_mel)
+    frame = np.zeros(front_end.n_fft + 1, np.int64)
+    frame[left : left + front_end.win_length] = log_mel.window_table
+    first = front_end.n_fft // 2 - segments // 2 * size
+    starts = first + size * np.arange(segments // 2)
+    return frame[np.arange(size + 1)[:, None] + starts].ravel().tolist()
+
+
+def _order(log_mel: FixedPointLogMel) -> list[int]:
+    """Which block of the work area begins with each point."""
+    return np.argsort(log_mel.order[:: _radix(log_mel)]).tolist()
+
+
+def _twiddles(log_mel: FixedPointLogMel) -> list[int]:
+    """Rotations of d, b and c in the last pass for k from 1 to the middle; those after it follow by symmetry."""
+    n_fft = log_mel.front_end.n_fft
+    angles = np.arange(1, n_fft // 16 + 1)[:, None] * (2 * np.array([3, 1, 2]))  # of n_fft to the circle
+    return log_mel.twiddles[angles].ravel().tolist()
+
+
+def _cells(log_mel: FixedPointLogMel) -> list[int]:
+    """How many thresholds do not exceed the least energy of each cell, see tinyscene_feature.
+
+    A cell is the place of the leading bit, 5 to 62, with the four bits after it. Energies below 32 are in the first.
     """
-    points = np.empty(len(log_mel.order), np.int64)
-    points[log_mel.order] = np.arange(len(points))
-    return (2 * points[:, None] + [0, 1]).reshape(-1)
+    least = [0] * 16 + [(16 + fraction << place) >> 4 for place in range(5, 63) for fraction in range(16)]
+    return np.searchsorted(log_mel.thresholds, least, side="right").tolist()
 
 
 def _mel_weights(log_mel: FixedPointLogMel) -> NDArray[np.uint16]:
@@ -99,13 +122,12 @@ def _mel_weights(log_mel: FixedPointLogMel) -> NDArray[np.uint16]:
     return log_mel.mel_weights if len(log_mel.mel_weights) else np.zeros(1, np.uint16)
 
 
-def _table(kind: str, name: str, length: str | None, meaning: str, values: NDArray[np.integer]) -> str:
+def _table(kind: str, name: str, meaning: str, values: list[int]) -> str:
     """One constant array of C, after a comment that says what it holds and in how many bytes."""
-    bytes_each = {"uint16_t": 2, "int32_t": 4, "int64_t": 8}[kind]
-    size = f"TINYSCENE_{length}" if length else str(len(values))
-    literal = "INT64_C({})" if kind == "int64_t" else "{}"
-    body = textwrap.fill(", ".join(literal.format(value) for value in values.tolist()), 116)
+    bytes_each = {"uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint64_t": 8}[kind]
+    literal = "UINT64_C({})" if kind == "uint64_t" else "{}"
+    body = textwrap.fill(", ".join(literal.format(value) for value in values), 116)
     return (
         f"/* {meaning[0].upper()}{meaning[1:]}: {bytes_each * len(values):,} bytes. */\n"
-        f"const {kind} tinyscene_{name}[{size}] = {{\n{textwrap.indent(body, '    ')}\n}};\n"
+        f"const {kind} tinyscene_{name}[{len(values)}] = {{\n{textwrap.indent(body, '    ')}\n}};\n"
     )

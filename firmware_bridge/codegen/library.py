@@ -25,12 +25,10 @@ from tinyscene.firmware_bridge.memory.planner import Block, Plan, make_plan
 RUNTIME = Path(__file__).parent.parent / "runtime"
 DEVICE_KERNELS = ("plain", "dsp", "mve")  # the compiler's feature macros select one
 NETWORK_FILES = ("tinyscene_processor.h", "tinyscene_kernels.h", "tinyscene_network.h")
+FRONT_END_HEADERS = ("", "_stages", "_scalar", "_mels")
 SCENE_FILES = (
-    "tinyscene.h",
-    "tinyscene.c",
-    "tinyscene_frontend.h",
-    "tinyscene_frontend_stages.h",
-    "tinyscene_frontend.c",
+    *("tinyscene.h", "tinyscene.c", "tinyscene_frontend.c"),
+    *(f"tinyscene_frontend{name}.h" for name in FRONT_END_HEADERS),
 )
 
 

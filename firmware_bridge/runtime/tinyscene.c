@@ -140,6 +140,24 @@ tinyscene_status tinyscene_reset(tinyscene *instance)
     return TINYSCENE_OK;
 }
 
+/* Copy samples into the ring until none are left or `due` of the window have arrived; returns how many. */
+static size_t append(tinyscene *instance, const int16_t *pcm, size_t samples, int32_t due)
+{
+    int16_t *ring = (int16_t *)(void *)(arena_of(instance) + TINYSCENE_PCM);
+    size_t taken = 0;
+    while (instance->samples < due && taken < samples) {
+        const int32_t slot = (instance->start + instance->samples) % TINYSCENE_RING_SAMPLES;
+        const int32_t missing = due - instance->samples, space = TINYSCENE_RING_SAMPLES - slot;
+        size_t stretch = (size_t)(missing < space ? missing : space);
+        if (stretch > samples - taken)
+            stretch = samples - taken;
+        memcpy(ring + slot, pcm + taken, stretch * sizeof *ring);
+        instance->samples += (int32_t)stretch;
+        taken += stretch;
+    }
+    return taken;
+}
+
 tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t samples, size_t *taken)
 {
     tinyscene_status status = check(instance);
@@ -148,7 +166,6 @@ tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t 
     if (status != TINYSCENE_OK)
         return status;
     int8_t *arena = arena_of(instance);
-    int16_t *ring = (int16_t *)(void *)(arena + TINYSCENE_PCM);
     *taken = 0;
     for (;;) {
         int32_t due = instance->frames < TINYSCENE_FRAMES ? frame_due(instance->frames) : TINYSCENE_CLIP_SAMPLES;
@@ -156,8 +173,7 @@ tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t 
         if (pending_due(instance) < due)
             due = pending_due(instance);
 #endif
-        for (; instance->samples < due && *taken < samples; instance->samples++, ++*taken)
-            ring[(instance->start + instance->samples) % TINYSCENE_RING_SAMPLES] = pcm[*taken];
+        *taken += append(instance, pcm + *taken, samples - *taken, due);
         if (instance->samples < due)
             return TINYSCENE_OK;
 #if TINYSCENE_PENDING > 0

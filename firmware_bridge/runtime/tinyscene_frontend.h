@@ -24,15 +24,19 @@ extern "C" {
  * The feature of mel band m is written to features[m * stride]. */
 void tinyscene_frame(const int16_t *ring, int32_t start, int32_t at, void *work, int8_t *features, ptrdiff_t stride);
 
-/* Generated. By symmetry, half of the window and a quarter of the circle suffice. Sample i of a frame goes to word
- * place_low[i % PLACE_LOW] + place_high[i / PLACE_LOW] of `work`. */
-extern const int32_t tinyscene_window[TINYSCENE_WIN_LENGTH / 2 + 1]; /* Q31 */
-extern const int32_t tinyscene_cosine[TINYSCENE_N_FFT / 4 + 1];      /* Q31, of 2 pi j / N_FFT */
-extern const uint16_t tinyscene_place_low[TINYSCENE_PLACE_LOW];
-extern const uint16_t tinyscene_place_high[TINYSCENE_N_FFT / TINYSCENE_PLACE_LOW];
-extern const uint16_t tinyscene_segments[TINYSCENE_MELS + 2];        /* first bin of each */
-extern const uint16_t tinyscene_mel_weights[TINYSCENE_MEL_BINS];     /* Q16, from the first bin of the first segment */
-extern const int64_t tinyscene_thresholds[255];
+/* Generated. The transform begins with blocks of TINYSCENE_RADIX points, n + j * N / RADIX of all N points for each n:
+ * so a frame is cut into RADIX segments. If the window fills only the middle 6 of 8, only those have weights. By
+ * symmetry, half of the window and parts of the circle suffice: see the files of the stages for the order of each. */
+#define TINYSCENE_SEGMENT (TINYSCENE_N_FFT / TINYSCENE_RADIX) /* samples */
+#define TINYSCENE_BLOCKS (TINYSCENE_SEGMENT / 2)
+extern const int32_t tinyscene_window[(TINYSCENE_SEGMENT + 1) * TINYSCENE_SEGMENTS / 2]; /* Q31: (sample, segment) */
+extern const uint16_t tinyscene_order[TINYSCENE_BLOCKS];      /* where the block of each n is */
+extern const int32_t tinyscene_twiddles[TINYSCENE_TWIDDLES];  /* Q31, for radix 4 */
+extern const int32_t tinyscene_cosine[TINYSCENE_N_FFT / 4 + 1]; /* Q31, of 2 pi j / N_FFT */
+extern const uint16_t tinyscene_segments[TINYSCENE_MELS + 2]; /* first bin of each mel segment */
+extern const uint16_t tinyscene_mel_weights[TINYSCENE_MEL_BINS]; /* Q16, from the first bin of the first segment */
+extern const uint64_t tinyscene_thresholds[256];              /* least energies; the last is never reached */
+extern const uint8_t tinyscene_cells[944];                    /* of the logarithm: how many thresholds are below each */
 
 #ifdef __cplusplus
 }

@@ -8,8 +8,16 @@
 #include "tinyscene_frontend.h"
 #include "tinyscene_processor.h"
 
-/* The file that is compiled. */
+/* The file that is compiled. The faster ones leave unusual sizes to the plain one: sums of powers must fit their 32-bit
+ * words (see mels there), and vectors need several points. */
+#if TINYSCENE_N_FFT >= 128 && TINYSCENE_N_FFT <= 8192 && TINYSCENE_POWER_SHIFT >= 13 && TINYSCENE_POWER_SHIFT <= 17
+#define TINYSCENE_USUAL_SIZE
+#endif
+#if defined(TINYSCENE_DSP) && defined(TINYSCENE_USUAL_SIZE) && defined(__GNUC__)
+#define TINYSCENE_FRONTEND_DSP
+#else
 #define TINYSCENE_FRONTEND_PLAIN
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,6 +34,23 @@ void tinyscene_powers(const tinyscene_pcm *pcm, void *work);
 
 /* Steps 5 and 6: powers in `work` -> the feature of mel band m at features[m * stride]. */
 void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride);
+
+/* `count` samples, the first of them `first` samples after the window's beginning -> `copy`. Those before the clip or
+ * after its end are reflected. */
+void tinyscene_copy_samples(const tinyscene_pcm *pcm, int32_t first, int32_t count, int16_t *copy);
+
+/* The same where they lie in the ring, or else copied. */
+static inline const int16_t *tinyscene_samples(const tinyscene_pcm *pcm, int32_t first, int32_t count, int16_t *copy)
+{
+    const int32_t k = pcm->at + first;
+    if (k >= 0 && k <= TINYSCENE_CLIP_SAMPLES - count) {
+        const int32_t slot = (pcm->start + k) % TINYSCENE_RING_SAMPLES;
+        if (slot <= TINYSCENE_RING_SAMPLES - count)
+            return pcm->ring + slot;
+    }
+    tinyscene_copy_samples(pcm, first, count, copy);
+    return copy;
+}
 
 /* Step 6: the feature of a mel band's energy, which is below 2^63. */
 int8_t tinyscene_feature(uint64_t energy);

@@ -1,0 +1,165 @@
+/* The stages of the front end for Cortex-M4, M7 and M33, by SMMULR and its kind, which are the products of
+ * deploy/frontend/fixed_point.py in one instruction. The inner loops are in assembly: they need every register. */
+#include "tinyscene_frontend_stages.h"
+
+#if defined(TINYSCENE_FRONTEND_DSP)
+
+#define INLINE static inline __attribute__((always_inline))
+#define STEP static __attribute__((noinline))
+#define ASSEMBLY static __attribute__((naked, noinline))
+#define ARGUMENT __attribute__((unused))
+#define TEXT(number) TEXT_OF(number)
+#define TEXT_OF(number) #number
+
+typedef struct {
+    int32_t re, im;
+} point;
+
+/* Volatile keeps them in the order that is written here, in which few values are alive at a time. */
+INLINE int32_t product(int32_t x, int32_t w)
+{
+    int32_t result;
+    __asm__ volatile("smmulr %0, %1, %2" : "=r"(result) : "r"(x), "r"(w));
+    return result;
+}
+
+INLINE int32_t add_product(int32_t sum, int32_t x, int32_t w)
+{
+    int32_t result;
+    __asm__ volatile("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(x), "r"(w), "r"(sum));
+    return result;
+}
+
+INLINE int32_t subtract_product(int32_t sum, int32_t x, int32_t w)
+{
+    int32_t result;
+    __asm__ volatile("smmlsr %0, %1, %2, %3" : "=r"(result) : "r"(x), "r"(w), "r"(sum));
+    return result;
+}
+
+/* sample * w is needed in units of 2^(16 + SHIFT), rounded. SMLAW gives it in units of 2^16, rounded down. */
+INLINE point weighted(const int16_t *samples, int32_t re, int32_t im)
+{
+    enum { SHIFT = 15 - TINYSCENE_FRACTION_BITS };
+    const int32_t half = 1 << (SHIFT - 1);
+    int32_t both;
+    point z;
+    __builtin_memcpy(&both, samples, 4);
+    __asm__ volatile("smlawb %0, %1, %2, %3" : "=r"(z.re) : "r"(re), "r"(both), "r"(half));
+    __asm__ volatile("smlawt %0, %1, %2, %3" : "=r"(z.im) : "r"(im), "r"(both), "r"(half));
+    z.re >>= SHIFT;
+    z.im >>= SHIFT;
+    return z;
+}
+
+#include "tinyscene_frontend_scalar.h"
+
+/* Halves of a point in r4 and r5, rotated, to two registers; the cosine is in r6. */
+#define ROTATE(re, im, sine)                                                                                          \
+    "smmulr " re ", r4, r6\n smmulr " im ", r5, r6\n smmlar " re ", r5, " sine ", " re "\n"                           \
+    "smmlsr " im ", r4, " sine ", " im "\n"
+/* By a right angle less the one that is given, and by three. */
+#define ROTATE_MIRRORED(re, im, sine)                                                                                 \
+    "smmulr " re ", r4, " sine "\n smmulr " im ", r5, " sine "\n smmlar " re ", r5, r6, " re "\n"                     \
+    "smmlsr " im ", r4, r6, " im "\n"
+#define ROTATE_MIRRORED_3(re, im, sine)                                                                               \
+    "mov " re ", #0\n smmulr " im ", r4, r6\n smmlsr " re ", r4, " sine ", " re "\n"                                  \
+    "smmlsr " im ", r5, " sine ", " im "\n smmlsr " re ", r5, r6, " re "\n"
+
+/* The same of c, which is in r9 and r10, to r11 and lr; there is one register for its twiddles. By two right angles less
+ * the one that is given. */
+#define ROTATE_C                                                                                                      \
+    "ldr r6, [r12, #16]\n smmulr r11, r9, r6\n smmulr lr, r10, r6\n"                                                  \
+    "ldr r6, [r12, #20]\n smmlar r11, r10, r6, r11\n smmlsr lr, r9, r6, lr\n"
+#define ROTATE_C_MIRRORED                                                                                             \
+    "ldr r6, [r12, #20]\n mov lr, #0\n smmulr r11, r10, r6\n smmlsr lr, r9, r6, lr\n"                                 \
+    "ldr r6, [r12, #16]\n smmlsr r11, r9, r6, r11\n smmlsr lr, r10, r6, lr\n"
+
+/* Four points at r0 to r3, by the twiddles at r12 in the order of d, b, c. A difference is the sum less twice the
+ * second, for then the first need not be kept. Goes on by a point and by the twiddles' stride, and round again until a
+ * ends. */
+#define BUTTERFLIES(rotate_d, rotate_b, rotate_c)                                                                     \
+    "0:\n"                                                                                                            \
+    "ldrd r4, r5, [r3]\n ldrd r6, r9, [r12]\n" rotate_d("r7", "r8", "r9")                                             \
+    "ldrd r4, r5, [r1]\n ldrd r6, r11, [r12, #8]\n" rotate_b("r9", "r10", "r11")                                      \
+    "add r4, r9, r7\n add r5, r10, r8\n sub r7, r9, r7\n sub r8, r10, r8\n" /* b + d, b - d */                        \
+    "ldrd r9, r10, [r2]\n" rotate_c                                                                                   \
+    "ldrd r9, r10, [r0]\n"                                                                                            \
+    "add r9, r9, r11, lsl #1\n add r10, r10, lr, lsl #1\n"     /* a + c */                                            \
+    "sub r11, r9, r11, lsl #2\n sub lr, r10, lr, lsl #2\n"     /* a - c */                                            \
+    "add r9, r9, r4, lsl #1\n add r10, r10, r5, lsl #1\n strd r9, r10, [r0], #8\n"                                    \
+    "sub r9, r9, r4, lsl #2\n sub r10, r10, r5, lsl #2\n strd r9, r10, [r2], #8\n"                                    \
+    "add r11, r11, r8, lsl #1\n sub lr, lr, r7, lsl #1\n strd r11, lr, [r1], #8\n"                                    \
+    "sub r11, r11, r8, lsl #2\n add lr, lr, r7, lsl #2\n strd r11, lr, [r3], #8\n"                                    \
+    "ldrd r4, r5, [sp]\n add r12, r12, r5\n cmp r0, r4\n bne 0b\n"
+
+/* One transform of four times `bytes`: the first of each four points as they are, those up to the middle by rising
+ * twiddles, those after it by falling ones. `twiddles` are those of the second point, `stride` is in bytes. */
+ASSEMBLY void radix_4_block(point *first ARGUMENT, int32_t bytes ARGUMENT, const int32_t *twiddles ARGUMENT,
+                            int32_t stride ARGUMENT)
+{
+    __asm__("push {r4, r5, r6, r7, r8, r9, r10, r11, lr}\n"
+            "mov r12, r2\n"
+            "add r4, r0, r1, lsr #1\n add r4, r4, #8\n add r5, r0, r1\n" /* after the middle, and where a ends */
+            "push {r3, r5}\n push {r3, r4}\n"
+            "str r4, [sp]\n str r3, [sp, #4]\n str r5, [sp, #8]\n rsb r3, r3, #0\n str r3, [sp, #12]\n"
+            "mov r4, r1\n add r1, r0, r4\n add r2, r1, r4\n add r3, r2, r4\n"
+            "ldrd r4, r5, [r1]\n ldrd r6, r7, [r3]\n"
+            "add r8, r4, r6\n add r9, r5, r7\n sub r4, r4, r6\n sub r5, r5, r7\n" /* b + d, b - d */
+            "ldrd r6, r7, [r2]\n ldrd r10, r11, [r0]\n"
+            "add r10, r10, r6\n add r11, r11, r7\n"
+            "sub r6, r10, r6, lsl #1\n sub r7, r11, r7, lsl #1\n" /* a - c */
+            "add r10, r10, r8\n add r11, r11, r9\n strd r10, r11, [r0], #8\n"
+            "sub r10, r10, r8, lsl #1\n sub r11, r11, r9, lsl #1\n strd r10, r11, [r2], #8\n"
+            "add r6, r6, r5\n sub r7, r7, r4\n strd r6, r7, [r1], #8\n"
+            "sub r6, r6, r5, lsl #1\n add r7, r7, r4, lsl #1\n strd r6, r7, [r3], #8\n"
+            BUTTERFLIES(ROTATE, ROTATE, ROTATE_C)
+            "ldrd r4, r5, [sp, #8]\n strd r4, r5, [sp]\n"
+            "add r12, r12, r5, lsl #1\n"
+            BUTTERFLIES(ROTATE_MIRRORED_3, ROTATE_MIRRORED, ROTATE_C_MIRRORED)
+            "add sp, sp, #16\n"
+            "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}\n" ::: "memory");
+}
+
+STEP void radix_4_pass(point *points, int32_t length)
+{
+    const int32_t stride = POINTS / 4 / length * 6; /* words of the twiddles, which are those of the last pass */
+    for (point *first = points; first < points + POINTS; first += 4 * length)
+        radix_4_block(first, length * (int32_t)sizeof(point), tinyscene_twiddles + stride - 6, 4 * stride);
+}
+
+/* Steps 3 and 4 of bins k and N - k, from `up` and `down` on until they meet. A power takes the place of its bin, as two
+ * words: low + high * 2^UP. */
+#define POWER(re, im, to)                                                                                             \
+    "smull r4, r5, " re ", " re "\n smlal r4, r5, " im ", " im "\n"                                                   \
+    "lsrs r4, r4, #" TEXT(TINYSCENE_POWER_SHIFT) "\n adc r4, r4, #0\n strd r4, r5, " to "\n"
+ASSEMBLY void spectrum_power(point *up ARGUMENT, point *down ARGUMENT, const int32_t *cosine ARGUMENT,
+                             const int32_t *sine ARGUMENT)
+{
+    __asm__("push {r4, r5, r6, r7, r8, r9, r10, r11, lr}\n"
+            "0:\n"
+            "ldrd r4, r5, [r0]\n ldrd r6, r7, [r1]\n"
+            "add r8, r4, r6\n sub r9, r5, r7\n add r10, r5, r7\n sub r11, r6, r4\n" /* E and O */
+            "ldr r6, [r2], #4\n smmulr r4, r10, r6\n smmulr r5, r11, r6\n"
+            "ldr r6, [r3], #-4\n smmlar r4, r11, r6, r4\n smmlsr r5, r10, r6, r5\n"
+            "add r8, r8, r4, lsl #1\n add r9, r9, r5, lsl #1\n"
+            "sub r10, r8, r4, lsl #2\n sub r11, r9, r5, lsl #2\n"
+            POWER("r8", "r9", "[r0], #8") POWER("r10", "r11", "[r1], #-8")
+            "cmp r0, r1\n bne 0b\n"
+            "ldrd r8, r9, [r0]\n lsl r8, r8, #1\n lsl r9, r9, #1\n" /* bin N / 2 */
+            POWER("r8", "r9", "[r0]")
+            "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}\n" ::: "memory");
+}
+
+void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
+{
+    point *points = work;
+    first_pass(pcm, points);
+    for (int32_t length = TINYSCENE_RADIX; length < POINTS; length *= 4)
+        radix_4_pass(points, length);
+    spectrum_power(points + 1, points + POINTS - 1, tinyscene_cosine + 1, tinyscene_cosine + QUARTER - 1);
+}
+
+#include "tinyscene_frontend_mels.h"
+
+#endif
