@@ -136,7 +136,7 @@ class FloatClassifier(SceneClassifier):
         from ai_edge_litert.interpreter import Interpreter
 
         self.labels, self.front_end, self.metadata = bundle.labels, bundle.front_end, bundle.content
-        content = export(bundle, "tflite-float", full=True)
+        content = export(bundle, "tflite-float")
         self._interpreter = Interpreter(model_content=content, num_threads=1)
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]

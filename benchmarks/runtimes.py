@@ -128,11 +128,11 @@ def _networks(bundle: Bundle) -> dict[str, Network]:
     networks = {NATIVE: Network(int8, lambda: NativeNetwork(make_network(graph, KERNELS)))}
     for name, runner in (("LiteRT", "litert"), ("tflite-runtime", "tflite-runtime")):
         for dtype, kind in ((int8, "tflite"), (float32, "tflite-float")):
-            make = lambda runner=runner, kind=kind: _tflite(runner, export(bundle, kind, True))  # noqa: E731
+            make = lambda runner=runner, kind=kind: _tflite(runner, export(bundle, kind))  # noqa: E731
             networks[f"{name} {dtype}"] = Network(dtype, make)
     for dtype, kind in ((int8, "onnx-int8"), (float32, "onnx")):
         networks[f"ONNX Runtime {dtype}"] = Network(dtype, lambda kind=kind: _onnxruntime(bundle, kind))
-    networks["tflite-micro int8"] = Network(int8, lambda: _tflite_micro(export(bundle, "tflite")))
+    networks["tflite-micro int8"] = Network(int8, lambda: _tflite_micro(export(bundle, "tflite", small=True)))
     networks[REFERENCE] = Network(int8, lambda: lambda features: run(graph, features))
     return networks
 

@@ -51,7 +51,7 @@ def estimate(bundle: Bundle, target: str) -> Estimate:
         raise missing("vela", "verify")
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
         folder = Path(name)
-        (folder / "model.tflite").write_bytes(export(bundle, "tflite"))
+        (folder / "model.tflite").write_bytes(export(bundle, "tflite", small=True))
         command = [vela, "model.tflite", "--accelerator-config", target, "--output-dir", "compiled"]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         summaries = list((folder / "compiled").glob("*_summary_*.csv"))

@@ -65,6 +65,7 @@ CASES = {  # a command, and what its line names
     "evaluate run --data sample --split 7": "'7'",
     "export unfinished": "--resume",
     "export run --to uf2": "uf2",
+    "export run --to onnx --batch 2": "--batch 2: is of a file of ONNX; name it with --out",
     "classify model.onnx words.txt": "words.txt: not an audio file",
     "classify model.onnx missing.wav": "missing.wav: no such file",
     "classify garbage.onnx two/hum/1-a.wav": "garbage.onnx",

@@ -16,7 +16,7 @@ from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.run import load_model, model_path
 
 
-def export_onnx(run: Path, out: Path | None = None, allow_over_budget: bool = False) -> Path:
+def export_onnx(run: Path, out: Path | None = None, allow_over_budget: bool = False, batch: int | None = None) -> Path:
     """Write `model.onnx` beside the run's model, or to `out`. Refuses a network over its budget."""
     network, card = load_model(run)
     recipe = card.parsed_recipe
@@ -27,5 +27,5 @@ def export_onnx(run: Path, out: Path | None = None, allow_over_budget: bool = Fa
         "weights_sha256": sha256(weights),
     }
     out = out or weights.with_name("model.onnx")
-    write_whole(out, write_onnx(lower(network, recipe.features.shape), metadata))
+    write_whole(out, write_onnx(lower(network, recipe.features.shape), metadata, batch))
     return out

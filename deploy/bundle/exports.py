@@ -8,15 +8,15 @@ from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle
 from tinyscene.deploy.common.errors import InputError
 
 
-def export(bundle: Bundle, kind: str, full: bool = False) -> bytes:
-    """The bytes of an export. `full` is of .tflite: what a host wants and a device has no use for."""
+def export(bundle: Bundle, kind: str, small: bool = False, batch: int | None = None) -> bytes:
+    """The bytes of an export. `small` is of .tflite: without what only hosts need; `batch` of .onnx, else free."""
     if kind not in EXPORTS:
         raise InputError(f"--to {kind}: known are {', '.join(EXPORTS)}")
     graph = bundle.graph if kind in ("tflite", "onnx-int8") else bundle.float_graph
     if kind.startswith("tflite"):
         from tinyscene.deploy.graph.tflite_writer import write_tflite
 
-        return write_tflite(graph, bundle.metadata, full)
+        return write_tflite(graph, bundle.metadata, small)
     from tinyscene.deploy.graph.onnx_writer import write_onnx
 
-    return write_onnx(graph, bundle.metadata)
+    return write_onnx(graph, bundle.metadata, batch)

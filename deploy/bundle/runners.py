@@ -77,15 +77,15 @@ def _reference(_numpy: Any, bundle: Bundle) -> Invoke:
 
 
 def _tflite(interpreters: Any, bundle: Bundle) -> Invoke:
-    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN, full=True)
+    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN)
 
 
 def _tflite_reference(interpreters: Any, bundle: Bundle) -> Invoke:
-    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN_REF, full=False)
+    return _interpreter(interpreters, bundle, interpreters.OpResolverType.BUILTIN_REF)
 
 
-def _interpreter(interpreters: Any, bundle: Bundle, kernels: Any, full: bool) -> Invoke:
-    content = export(bundle, "tflite", full)
+def _interpreter(interpreters: Any, bundle: Bundle, kernels: Any) -> Invoke:
+    content = export(bundle, "tflite")
     interpreter = interpreters.Interpreter(model_content=content, experimental_op_resolver_type=kernels, num_threads=1)
     interpreter.allocate_tensors()
     first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]

@@ -216,8 +216,8 @@ def _batches(clips: Iterable[NDArray[np.int16]]) -> Iterator[tuple[int, NDArray[
 
 
 def _exports(bundle: Bundle) -> dict[str, bool]:
-    """Whether each export in the bundle is what its writer writes of the graph now, in full or not."""
+    """Whether each export in the bundle is what its writer writes of the graph now, small or not."""
     stored = {kind: content for kind in EXPORTS if (content := bundle.exported(kind)) is not None}
     return {
-        kind: content in (export(bundle, kind), export(bundle, kind, full=True)) for kind, content in stored.items()
+        kind: content in (export(bundle, kind), export(bundle, kind, small=True)) for kind, content in stored.items()
     }

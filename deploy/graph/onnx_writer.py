@@ -2,11 +2,11 @@
 
     content = write_onnx(graph, {"labels": [...]})
 
-Activations are NCHW, (batch, channels, mel, frame), with a free batch. An integer graph is written in QDQ
-form: a float operator between a DequantizeLinear of each input and a QuantizeLinear of its output, which
-ONNX Runtime fuses into one integer kernel. It fuses int8 on ARM as it is; on x86 it wants uint8 unless the
-session sets `session.qdqisint8allowed` to 1, and computes most operators in float without. Feature settings
-and labels go into the file's metadata, as JSON, under `tinyscene`.
+Activations are NCHW, (batch, channels, mel, frame), with a free batch unless one is given. An integer graph is written
+in QDQ form: a float operator between a DequantizeLinear of each input and a QuantizeLinear of its output, which ONNX
+Runtime fuses into one integer kernel. It fuses int8 on ARM as it is; on x86 it wants uint8 unless the session sets
+`session.qdqisint8allowed` to 1, and computes most operators in float without. Feature settings and labels go into the
+file's metadata, as JSON, under `tinyscene`.
 """
 
 import json
@@ -37,8 +37,8 @@ try:
 except ImportError:
     raise missing("onnx", "onnx", "writing ONNX") from None
 
-OPSET = 18  # that of torch's float export; what is written here has not changed since 14
-IR_VERSION = 8  # of ONNX 1.13, which brought opset 18; ONNX Runtime takes it since 1.14
+OPSET = 19  # the first whose DequantizeLinear onnx.reference has
+IR_VERSION = 9  # of ONNX 1.14, which brought opset 19; ONNX Runtime takes it since 1.15
 BATCH = "batch"
 CHANNEL_AXIS = 0  # of weights, (outputs, inputs, height, width)
 
@@ -52,9 +52,9 @@ OPERATORS = {
 }
 
 
-def write_onnx(graph: Graph, metadata: dict[str, Any]) -> bytes:
+def write_onnx(graph: Graph, metadata: dict[str, Any], batch: int | None = None) -> bytes:
     """The bytes of an .onnx file that has passed ONNX's checker. Its tensors keep the graph's names."""
-    file = _File(set(graph.tensors))
+    file = _File(set(graph.tensors), batch or BATCH)
     floats = {graph.input.name: file.as_float(graph.input)}
     for operator in graph.operators:
         _write(file, operator, graph.sources(operator), [floats[name] for name in operator.inputs])
@@ -70,6 +70,7 @@ class _File:
     """A model while it is being written. Its tensors are their names."""
 
     names: set[str]
+    batch: int | str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     quantizations: dict[str, list[str]] = field(default_factory=dict)  # tensor -> its scale and zero point
@@ -107,7 +108,7 @@ class _File:
     def pack(self, graph: Graph, metadata: dict[str, Any]) -> onnx.ModelProto:
         kind = onnx.TensorProto.INT8 if graph.is_integer else onnx.TensorProto.FLOAT
         first, last = (
-            helper.make_tensor_value_info(tensor.name, kind, [BATCH, tensor.shape[-1], *tensor.shape[1:-1]])
+            helper.make_tensor_value_info(tensor.name, kind, [self.batch, tensor.shape[-1], *tensor.shape[1:-1]])
             for tensor in (graph.input, graph.output)
         )
         model = helper.make_model(

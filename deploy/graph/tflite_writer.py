@@ -60,13 +60,14 @@ OPERATORS = {
 }
 
 
-def write_tflite(graph: Graph, metadata: dict[str, Any], full: bool = False) -> bytes:
+def write_tflite(graph: Graph, metadata: dict[str, Any], small: bool = False) -> bytes:
     """The bytes of a .tflite file.
 
-    `full` writes the names of tensors and the scales of biases too: a fifth more flash, which a device has no
-    use for. XNNPACK computes a convolution itself only if its bias has scales.
+    `small` leaves out the names of tensors and the scales of biases: a sixth of the flash, and a device has no use for
+    them. Some hosts need them: XNNPACK computes a convolution itself only if its bias has scales, and OpenVINO and
+    NeSsi refuse a file without names.
     """
-    file = _File(full)
+    file = _File(small)
     indices = {graph.input.name: file.activation(graph.input)}
     for operator in graph.operators:
         inputs = [indices[name] for name in operator.inputs]
@@ -78,7 +79,7 @@ def write_tflite(graph: Graph, metadata: dict[str, Any], full: bool = False) -> 
 class _File:
     """A model while it is being written."""
 
-    full: bool
+    small: bool
     tensors: list[Any] = field(default_factory=list)
     buffers: list[Any] = field(default_factory=lambda: [schema.BufferT()])  # the first is empty, by the format
     operators: list[Any] = field(default_factory=list)
@@ -133,7 +134,7 @@ class _File:
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: int) -> int:
         tensor = schema.TensorT()
-        tensor.name = name if self.full else None
+        tensor.name = None if self.small else name
         tensor.shape, tensor.type = list(shape), kind
         self.tensors.append(tensor)
         return len(self.tensors) - 1
@@ -210,7 +211,7 @@ def _write_weights(file: _File, operator: Convolution, source: Tensor) -> list[i
     if operator.weight_scales is not None:
         zeros = [0] * len(operator.scales)
         file.tensors[weights].quantization = _quantization(operator.scales.tolist(), zeros, operator.channel_axis)
-        if file.full:
+        if not file.small:
             scales = np.float32(source.q.scale) * operator.scales
             file.tensors[bias].quantization = _quantization(scales.tolist(), zeros)
     return [weights, bias]

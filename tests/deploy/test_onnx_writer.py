@@ -11,12 +11,13 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import (
@@ -196,6 +197,21 @@ def test_features_of_any_batch_go_in_and_logits_of_their_type_come_out(graph: Gr
     kind = "tensor(int8)" if graph.is_integer else "tensor(float)"
     assert (first.name, first.type, first.shape) == ("features", kind, ["batch", channels, mel, frame])
     assert (last.name, last.type, last.shape) == ("logits", kind, ["batch", graph.output.shape[1]])
+
+
+def test_a_batch_that_is_given_is_the_files(graph: Graph) -> None:
+    model = onnx.load_from_string(write_onnx(graph, {}, batch=3))
+    for tensor in (*model.graph.input, *model.graph.output):
+        assert tensor.type.tensor_type.shape.dim[0].dim_value == 3
+
+
+def test_onnx_reference_runs_the_file(graph: Graph) -> None:
+    """It is the plainest reader of all, and has not every operator in every opset."""
+    features = random_features(graph)
+    inputs = {graph.input.name: np.moveaxis(features, -1, 1)}
+    (found,) = cast(list[np.ndarray], ReferenceEvaluator(write_onnx(graph, {})).run(None, inputs))
+    most = 2 if graph.is_integer else 1e-4
+    np.testing.assert_allclose(found.astype(float), run(graph, features).astype(float), atol=most)
 
 
 def test_the_metadata_is_in_the_file(graph: Graph) -> None:

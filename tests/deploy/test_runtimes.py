@@ -37,7 +37,7 @@ def tflite_tensors(module: Any, graph: Graph, features: NDArray[Any]) -> Values:
     in_place = module.__name__.startswith("tflite_runtime")
     gone = {name for each in graph.operators if in_place and isinstance(each, Add) for name in each.inputs}
     interpreter = module.Interpreter(
-        model_content=write_tflite(graph, {}, full=True),
+        model_content=write_tflite(graph, {}),
         experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
         experimental_preserve_all_tensors=True,
         num_threads=1,

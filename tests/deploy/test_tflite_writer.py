@@ -199,7 +199,7 @@ def test_a_pool_is_never_same_which_would_not_count_its_padding() -> None:
 @given(integer_graphs())
 @QUICK
 def test_weights_scales_and_zero_points_are_the_graphs(graph: Graph) -> None:
-    model = parse(write_tflite(graph, {}))
+    model = parse(write_tflite(graph, {}, small=True))
     steps = [
         each
         for each in model.subgraphs[0].operators
@@ -217,13 +217,13 @@ def test_weights_scales_and_zero_points_are_the_graphs(graph: Graph) -> None:
             np.testing.assert_array_equal(weights.quantization.scale, operator.scales)
             assert weights.quantization.quantizedDimension == operator.channel_axis
             assert not np.any(weights.quantization.zeroPoint)
-            assert bias.quantization is None  # it follows from the others and would cost flash
+            assert bias.quantization is None  # it follows from the others and would cost a device flash
 
 
 @given(integer_graphs())
 @QUICK
-def test_in_full_a_bias_has_the_scales_that_follow_from_the_others(graph: Graph) -> None:
-    model = parse(write_tflite(graph, {}, full=True))
+def test_a_bias_has_the_scales_that_follow_from_the_others(graph: Graph) -> None:
+    model = parse(write_tflite(graph, {}))
     steps = [each for each in model.subgraphs[0].operators if len(each.inputs) == 3]
     convolutions = [each for each in graph.operators if isinstance(each, Convolution)]
     for operator, step in zip(convolutions, steps, strict=True):
@@ -247,8 +247,8 @@ def test_input_and_output_have_the_graphs_type(integer: bool, small: Graph) -> N
         assert details[0]["quantization"] == ((Q.scale, Q.zero_point) if integer else (0.0, 0))
 
 
-def test_names_are_left_out_unless_asked_for(small: Graph) -> None:
-    without, named = (write_tflite(small, METADATA, full=names) for names in (False, True))
+def test_names_are_left_out_of_a_small_file(small: Graph) -> None:
+    without, named = (write_tflite(small, METADATA, small=left_out) for left_out in (True, False))
     assert len(without) < len(named)
     assert not any(each.name for each in parse(without).subgraphs[0].tensors)
     assert {each.name.decode() for each in parse(named).subgraphs[0].tensors} > set(small.tensors)
@@ -263,9 +263,9 @@ def test_metadata_comes_back_from_the_file(small: Graph) -> None:
 def test_a_graph_makes_the_same_bytes_in_another_process() -> None:
     program = """import sys; from tinyscene.deploy.graph.tflite_writer import write_tflite
 from tests.graphs import float_graph
-sys.stdout.buffer.write(write_tflite(float_graph(7), {"b": 1, "a": 2}, full=True))"""
+sys.stdout.buffer.write(write_tflite(float_graph(7), {"b": 1, "a": 2}))"""
     other = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout
-    assert write_tflite(float_graph(7), {"b": 1, "a": 2}, full=True) == other
+    assert write_tflite(float_graph(7), {"b": 1, "a": 2}) == other
 
 
 def test_constants_lie_at_multiples_of_four_bytes(small: Graph) -> None:

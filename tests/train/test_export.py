@@ -97,7 +97,7 @@ def test_the_file_passes_the_checker_of_onnx(proto: onnx.ModelProto) -> None:
 
 def test_the_operators_are_those_of_a_plain_convolutional_network(proto: onnx.ModelProto) -> None:
     assert {node.op_type for node in proto.graph.node} <= OPERATORS
-    assert [(each.domain, each.version) for each in proto.opset_import] == [("", 18)]
+    assert [(each.domain, each.version) for each in proto.opset_import] == [("", 19)]
     assert len(proto.functions) == 0
 
 

@@ -26,7 +26,10 @@ def export(
     model: Annotated[Path, typer.Argument(help="Folder of a bundle or of a finished run.")],
     to: Annotated[str, typer.Option(help=f"Formats, separated by commas: {', '.join(EXPORTS)}.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write; by default inside the bundle or run.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Write names and bias scales into .tflite, for hosts.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small/--full", help="Leave names and bias scales out of .tflite, for devices.")
+    ] = False,
+    batch: Annotated[int | None, typer.Option(min=1, help="Batch of .onnx with --out; by default any.")] = None,
     allow_over_budget: AllowOver = False,
     as_json: Json = False,
 ) -> None:
@@ -34,9 +37,11 @@ def export(
     kinds = to.split(",")
     if out and len(kinds) > 1:
         raise InputError(f"--out {out}: names one file, --to {len(kinds)} formats")
+    if batch and not (out and kinds[0].startswith("onnx")):
+        raise InputError(f"--batch {batch}: is of a file of ONNX; name it with --out")
     if (model / INDEX).exists():
         bundle = open_bundle(model, rewriting=() if out else kinds)
-        contents = {kind: write_export(bundle, kind, full) for kind in kinds}
+        contents = {kind: write_export(bundle, kind, small, batch) for kind in kinds}
         if out:
             write_whole(out, contents[to])
         paths = [out] if out else [bundle.add_export(kind, content) for kind, content in contents.items()]
@@ -46,7 +51,7 @@ def export(
         require("torch", "train")
         from tinyscene.train.export import export_onnx
 
-        paths = [export_onnx(model, out, allow_over_budget)]
+        paths = [export_onnx(model, out, allow_over_budget, batch)]
     written = [{"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths]
     show(
         written if len(written) > 1 else written[0],

@@ -44,6 +44,9 @@ def budget_tables(count: Count, limits: Budget) -> Group:
         ("MACs", count.macs, limits.max_macs),
     ):
         verdicts.add_row(what, f"{value:,}", f"{most:,}", "pass" if value <= most else "FAIL")
+    if count.nessi_macs is not None:
+        nessi = f"NeSsi counts {count.nessi_macs:,} MACs of a .tflite: values that are added or averaged, too"
+        return Group(layers, verdicts, nessi)
     if not count.deployed:
         return Group(layers, verdicts)
     deployed = (

@@ -62,6 +62,7 @@ class Count:
     precision: str
     layers: tuple[Layer, ...]
     deployed: DeployedCount | None = None  # none for a file, which is counted as it is deployed
+    nessi_macs: int | None = None  # of a .tflite, as NeSsi counts one: additions and averages, too
 
     def faults(self, limits: Budget) -> list[str]:
         """One line for each limit that is passed."""
@@ -296,11 +297,13 @@ def count_tflite(path: Path) -> Count:
 
 
 def _count_tflite(path: Path, model, schema) -> Count:
-    layers = [Layer(*row) for row in count_layers(model, schema)]
+    rows = count_layers(model, schema)
+    layers = [Layer(*row[:-1]) for row in rows]
     constants = [tensor for tensor in model.subgraphs[0].tensors if model.buffers[tensor.buffer].data is not None]
     stored = sum(len(model.buffers[tensor.buffer].data) for tensor in constants)
     kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
-    return _deployed(path, layers, stored, {kinds[tensor.type] for tensor in constants})
+    count = _deployed(path, layers, stored, {kinds[tensor.type] for tensor in constants})
+    return replace(count, nessi_macs=sum(row[-1] for row in rows))
 
 
 def _deployed(path: Path, layers: list[Layer], stored: int, kinds: set[str]) -> Count:

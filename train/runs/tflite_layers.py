@@ -19,7 +19,7 @@ COUNTED = {  # operators that multiply by weights: which of the weights' sizes a
     "FULLY_CONNECTED": slice(1, None),
     "MUL": slice(0, 0),
 }
-Row = tuple[str, str, Size, int, int]  # name, operator, size of the output, parameters, MACs
+Row = tuple[str, str, Size, int, int, int]  # name, operator, size of the output, parameters, MACs, MACs by NeSsi
 
 
 def count_layers(model: Any, schema: Any) -> list[Row]:
@@ -53,8 +53,16 @@ def count_layers(model: Any, schema: Any) -> list[Row]:
         macs = prod(sizes[0]) * prod(operands[taken[1]].size[COUNTED[kind]]) if kind in COUNTED else 0
         parameters = sum(prod(weights[index]) for index in taken if index in weights) if macs else 0
         name = graph.tensors[operator.outputs[0]].name
-        rows.append((name.decode() if name else kind, kind, sizes[0], parameters, macs))
+        nessi = macs + without_weights(kind, operator.builtinOptions, operands[taken[0]].size, sizes[0])
+        rows.append((name.decode() if name else kind, kind, sizes[0], parameters, macs, nessi))
     return rows
+
+
+def without_weights(kind: str, options: Any, source: Size, output: Size) -> int:
+    """What NeSsi counts as MACs of a .tflite beside products with weights: every value that is added or averaged."""
+    if kind == "AVERAGE_POOL_2D":
+        return prod(output) * options.filterHeight * options.filterWidth
+    return {"ADD": prod(output), "MEAN": prod(source)}.get(kind, 0)
 
 
 def _constants(model: Any, schema: Any, declared: list[Size]) -> dict[int, Operand]:
