@@ -62,14 +62,14 @@ def frontend_tables(log_mel: FixedPointLogMel) -> str:
     quarter = log_mel.twiddles[: log_mel.front_end.n_fft // 4 + 1, 0]
     thresholds, cells = [*log_mel.thresholds.tolist(), 2**64 - 1], _cells(log_mel)
     tables = [
-        _table("int32_t", "window", "the window's rising half, Q31", _window(log_mel)),
-        _table("uint16_t", "order", "the transform's order", _order(log_mel)),
-        _table("int32_t", "twiddles", "rotations of the last pass, Q31", _twiddles(log_mel)),
-        _table("int32_t", "cosine", "a quarter of the circle, Q31", quarter.tolist()),
-        _table("uint16_t", "segments", "the first bin of each mel segment", log_mel.segment_starts.tolist()),
-        _table("uint16_t", "mel_weights", "each bin's rising weight, Q16", _mel_weights(log_mel).tolist()),
-        _table("uint64_t", "thresholds", "the least energy for each feature above -128, and beyond all", thresholds),
-        _table("uint8_t", "cells", "how many of them are below each cell of energies", cells),
+        table("int32_t", "window", "the window's rising half, Q31", _window(log_mel)),
+        table("uint16_t", "order", "the transform's order", _order(log_mel)),
+        table("int32_t", "twiddles", "rotations of the last pass, Q31", _twiddles(log_mel)),
+        table("int32_t", "cosine", "a quarter of the circle, Q31", quarter.tolist()),
+        table("uint16_t", "segments", "the first bin of each mel segment", log_mel.segment_starts.tolist()),
+        table("uint16_t", "mel_weights", "each bin's rising weight, Q16", _mel_weights(log_mel).tolist()),
+        table("uint64_t", "thresholds", "the least energy for each feature above -128, and beyond all", thresholds),
+        table("uint8_t", "cells", "how many of them are below each cell of energies", cells),
     ]
     return '#include "tinyscene_frontend.h"\n\n' + "\n".join(tables)
 
@@ -122,9 +122,9 @@ def _mel_weights(log_mel: FixedPointLogMel) -> NDArray[np.uint16]:
     return log_mel.mel_weights if len(log_mel.mel_weights) else np.zeros(1, np.uint16)
 
 
-def _table(kind: str, name: str, meaning: str, values: list[int]) -> str:
+def table(kind: str, name: str, meaning: str, values: list[int]) -> str:
     """One constant array of C, after a comment that says what it holds and in how many bytes."""
-    bytes_each = {"uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint64_t": 8}[kind]
+    bytes_each = {"uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint64_t": 8}[kind]
     literal = "UINT64_C({})" if kind == "uint64_t" else "{}"
     body = textwrap.fill(", ".join(literal.format(value) for value in values), 116)
     return (

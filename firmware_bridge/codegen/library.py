@@ -15,6 +15,7 @@ from pathlib import Path
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.firmware_bridge.codegen.frontend_simd_tables import simd_config, simd_tables
 from tinyscene.firmware_bridge.codegen.frontend_tables import frontend_config, frontend_tables
 from tinyscene.firmware_bridge.codegen.network import Config, network_config, network_files
 from tinyscene.firmware_bridge.codegen.ops import access_of
@@ -57,6 +58,8 @@ def make_library(
     """
     log_mel = input_log_mel(graph, front_end)
     sizes = frontend_config(log_mel)
+    vectors = simd_config(log_mel) if "simd" in kernels else {}
+    sizes |= vectors
     sizes |= window_config(front_end, sizes["START_FRAMES"], hop)
     plan = _checked_plan(graph, kernels, front_end_blocks(sizes))
     config: Config = {
@@ -72,6 +75,7 @@ def make_library(
         **_runtime_files([*NETWORK_FILES, *_files_of("tinyscene", kernels)]),
         **_runtime_files([*SCENE_FILES, *_files_of("tinyscene_frontend", kernels)]),
         "tinyscene_tables.c": frontend_tables(log_mel),
+        **({"tinyscene_tables_simd.c": simd_tables(log_mel)} if vectors else {}),
         "tinyscene_labels.c": labels_file(labels),
         "tinyscene_config.h": _config_header(config),
     }

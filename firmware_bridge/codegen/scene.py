@@ -31,9 +31,14 @@ def window_config(front_end: FrontEnd, start_frames: int, hop: float) -> dict[st
     return {"HOP_SAMPLES": samples, "LEAD": -spans[0].at, "PENDING": int((due <= clip).sum())}
 
 
+def work_bytes(sizes: dict[str, int]) -> int:
+    """TINYSCENE_WORK_BYTES."""
+    return 10 * sizes["N_FFT"] + 320 if "ROTATIONS" in sizes else 4 * sizes["N_FFT"]
+
+
 def front_end_blocks(sizes: dict[str, int]) -> list[Block]:
     """Memory of the front end. If windows overlap, features and PCM persist while the network runs."""
-    ring, work = 2 * sizes["RING_SAMPLES"], 4 * sizes["N_FFT"]
+    ring, work = 2 * sizes["RING_SAMPLES"], work_bytes(sizes)
     if sizes["HOP_SAMPLES"] == sizes["CLIP_SAMPLES"]:
         return [work_block("\tpcm", ring, FIRST, FIRST), work_block("\tfft", work, FIRST, FIRST)]
     before = FIRST - 1

@@ -16,7 +16,11 @@ extern "C" {
 #endif
 
 /* Bytes of `work`, aligned to 8. */
+#if defined(TINYSCENE_ROTATIONS) /* a library for hosts: two buffers of the transform, and the samples */
+#define TINYSCENE_WORK_BYTES (10 * TINYSCENE_N_FFT + 320)
+#else
 #define TINYSCENE_WORK_BYTES (4 * TINYSCENE_N_FFT)
+#endif
 
 /* One frame. The clip's sample k, 0 <= k < TINYSCENE_CLIP_SAMPLES, lies at ring[(start + k) % TINYSCENE_RING_SAMPLES],
  * 0 <= start < TINYSCENE_RING_SAMPLES. The frame's window begins at sample `at` of the clip; samples before the

@@ -15,6 +15,8 @@
 #endif
 #if defined(TINYSCENE_DSP) && defined(TINYSCENE_USUAL_SIZE) && defined(__GNUC__)
 #define TINYSCENE_FRONTEND_DSP
+#elif defined(TINYSCENE_SIMD) && defined(TINYSCENE_ROTATIONS) /* which are generated for the sizes that it supports */
+#define TINYSCENE_FRONTEND_SIMD
 #else
 #define TINYSCENE_FRONTEND_PLAIN
 #endif
@@ -51,6 +53,12 @@ static inline const int16_t *tinyscene_samples(const tinyscene_pcm *pcm, int32_t
     tinyscene_copy_samples(pcm, first, count, copy);
     return copy;
 }
+
+#if defined(TINYSCENE_FRONTEND_SIMD)
+/* Generated, in tinyscene_tables_simd.c. */
+extern const int16_t tinyscene_window_high[TINYSCENE_N_FFT], tinyscene_window_low[TINYSCENE_N_FFT];
+extern const int32_t tinyscene_rotations[TINYSCENE_ROTATIONS];
+#endif
 
 /* Step 6: the feature of a mel band's energy, which is below 2^63. */
 int8_t tinyscene_feature(uint64_t energy);

@@ -1,5 +1,5 @@
 /* The kind of processor that is compiled for: exactly one of TINYSCENE_PLAIN, TINYSCENE_DSP (Cortex-M4, M7, M33),
- * TINYSCENE_MVE (Cortex-M55, M85) and TINYSCENE_SIMD (x86-64, 64-bit Arm) is defined. The compiler's feature macros
+ * TINYSCENE_MVE (Cortex-M55, M85) and TINYSCENE_SIMD (x86-64, 64-bit Arm, WebAssembly) is defined. The compiler's feature macros
  * select it; -DTINYSCENE_PLAIN overrides that. */
 #ifndef TINYSCENE_PROCESSOR_H
 #define TINYSCENE_PROCESSOR_H
@@ -10,7 +10,7 @@
 #elif defined(__ARM_FEATURE_DSP) && defined(__arm__)
 #define TINYSCENE_DSP
 #elif defined(TINYSCENE_HOST) && defined(__GNUC__) && /* only on request */ \
-    (defined(__AVX2__) || (defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)))
+    (defined(__AVX2__) || defined(__wasm_simd128__) || (defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)))
 #define TINYSCENE_SIMD
 #else
 #define TINYSCENE_PLAIN

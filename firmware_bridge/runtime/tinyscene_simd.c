@@ -13,27 +13,7 @@
 
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline)) /* what is called with constants must become them */
-
-/* What each instruction set gives: `vector` of LANES int32, its loads, and
- *   dot         sums + four inputs by four weights a lane
- *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels. Halves are
- *               rounded away from zero if `symmetric`, else upwards: the same where what is below 0 is clamped anyway
- *   store_block 16 sums -> 16 int8, clamped, of which `count` are written
- *   store_pair  two pixels' sums of two blocks -> bytes, rescaled and clamped, where HAS_PAIRS
- *   interleave  four rows of 4 * LANES bytes -> four vectors of four bytes a lane; x86 interleaves within 128 bits:
- *               lane i of vector v is channel i / 4 * 16 + v * 4 + i % 4
- *   store_wide  four vectors in that order -> bytes, clamped
- * Loads and stores with a count touch that many elements and no more; what is not loaded is 0. */
-
-/* tinyscene_simd_x86.h has what AVX2 and AVX-512 share. */
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#include "tinyscene_simd_avx512.h"
-#elif defined(__AVX2__)
-#include "tinyscene_simd_avx2.h"
-#else
-#include "tinyscene_simd_neon.h"
-#endif
+#include "tinyscene_simd.h"
 
 enum { BLOCK = 16, PARTS = BLOCK / LANES, MOST_VECTORS = MOST_BLOCKS * PARTS }; /* parts: vectors of a block */
 
@@ -107,21 +87,24 @@ INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *
                  const int32_t blocks, const int symmetric, const int32_t pixels)
 {
     const int32_t vectors = blocks * PARTS;
+    accumulator partial[MOST_PIXELS][MOST_VECTORS];
+    for (int32_t pixel = 0; pixel < pixels; pixel++)
+        for (int32_t i = 0; i < vectors; i++)
+            partial[pixel][i] = begin(c->start[i]);
+    for (int32_t k = 0; k < depth; k += 4) {
+        four_weights weights[MOST_VECTORS];
+        for (int32_t i = 0; i < vectors; i++)
+            weights[i] = load_weights(c->weights[i / PARTS] + k * BLOCK + i % PARTS * LANES * 4);
+        for (int32_t pixel = 0; pixel < pixels; pixel++) {
+            const four_inputs four = load_inputs(x + pixel * depth + k);
+            for (int32_t i = 0; i < vectors; i++)
+                partial[pixel][i] = accumulate(partial[pixel][i], four, weights[i]);
+        }
+    }
     vector sums[MOST_PIXELS][MOST_VECTORS];
     for (int32_t pixel = 0; pixel < pixels; pixel++)
         for (int32_t i = 0; i < vectors; i++)
-            sums[pixel][i] = c->start[i];
-    for (int32_t k = 0; k < depth; k += 4) {
-        vector weights[MOST_VECTORS];
-        for (int32_t i = 0; i < vectors; i++)
-            weights[i] = load(c->weights[i / PARTS] + k * BLOCK + i % PARTS * LANES * 4);
-        for (int32_t pixel = 0; pixel < pixels; pixel++) {
-            int32_t four;
-            memcpy(&four, x + pixel * depth + k, 4);
-            for (int32_t i = 0; i < vectors; i++)
-                sums[pixel][i] = dot(sums[pixel][i], splat(four), weights[i]);
-        }
-    }
+            sums[pixel][i] = total(partial[pixel][i]);
     const int32_t paired = HAS_PAIRS && blocks == 2 && c->channels >= 2 * BLOCK;
 #pragma GCC unroll 8 /* or clang puts the sums into memory to loop over them */
     for (int32_t pixel = 0; pixel < pixels; pixel++) {

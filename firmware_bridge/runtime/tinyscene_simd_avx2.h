@@ -26,6 +26,13 @@ INLINE vector high_halves(vector even, vector odd)
     return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
 }
 
+INLINE void store_alternating(uint64_t *to, vector even, vector odd)
+{
+    const vector low = _mm256_unpacklo_epi64(even, odd), high = _mm256_unpackhi_epi64(even, odd);
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_permute2x128_si256(low, high, 0x20));
+    _mm256_storeu_si256((__m256i *)(void *)(to + 4), _mm256_permute2x128_si256(low, high, 0x31));
+}
+
 #include "tinyscene_simd_x86.h"
 
 INLINE vector load_words(const int32_t *from, int32_t count)
@@ -89,6 +96,29 @@ INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)
         _mm256_storeu_si256((__m256i *)y, packed);
     else
         memcpy(y, &packed, (size_t)count);
+}
+
+INLINE vector reversed(vector x)
+{
+    return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+}
+
+INLINE void transpose(vector x[8])
+{
+    vector pairs[8], fours[8];
+    for (int32_t i = 0; i < 8; i += 2) {
+        pairs[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int32_t i = 0; i < 8; i += 4)
+        for (int32_t j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm256_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
+            fours[i + 2 * j + 1] = _mm256_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
+        }
+    for (int32_t i = 0; i < 4; i++) {
+        x[i] = _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x20);
+        x[i + 4] = _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x31);
+    }
 }
 
 #endif

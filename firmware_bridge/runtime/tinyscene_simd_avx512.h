@@ -22,6 +22,13 @@ INLINE vector high_halves(vector even, vector odd)
     return _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
 }
 
+INLINE void store_alternating(uint64_t *to, vector even, vector odd)
+{
+    const vector low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    _mm512_storeu_si512((void *)to, _mm512_permutex2var_epi64(even, low, odd));
+    _mm512_storeu_si512((void *)(to + 8), _mm512_permutex2var_epi64(even, high, odd));
+}
+
 #include "tinyscene_simd_x86.h"
 
 INLINE __mmask64 mask_of(int32_t count)
@@ -70,6 +77,37 @@ INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)
 {
     const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
     _mm512_mask_storeu_epi8(y, mask_of(count), packed);
+}
+
+INLINE vector reversed(vector x)
+{
+    const __m512i order = _mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_permutexvar_epi32(order, x);
+}
+
+/* Each 128 bits of x[4 * i + j] is a row's four words: first these 4 x 4 squares are turned, then the squares among each
+ * other. */
+INLINE void transpose(vector x[16])
+{
+    vector turned[16];
+    for (int32_t i = 0; i < 16; i += 4) {
+        const vector a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        const vector c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+        turned[i] = _mm512_unpacklo_epi64(a, c);
+        turned[i + 1] = _mm512_unpackhi_epi64(a, c);
+        turned[i + 2] = _mm512_unpacklo_epi64(b, d);
+        turned[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int32_t i = 0; i < 4; i++) {
+        const vector a = _mm512_shuffle_i32x4(turned[i], turned[i + 4], 0x44);
+        const vector b = _mm512_shuffle_i32x4(turned[i], turned[i + 4], 0xee);
+        const vector c = _mm512_shuffle_i32x4(turned[i + 8], turned[i + 12], 0x44);
+        const vector d = _mm512_shuffle_i32x4(turned[i + 8], turned[i + 12], 0xee);
+        x[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        x[i + 4] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        x[i + 8] = _mm512_shuffle_i32x4(b, d, 0x88);
+        x[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
 }
 
 #endif

@@ -122,4 +122,79 @@ INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, v
     out[3] = vreinterpretq_s32_s16(vzip2q_s16(ab_high, cd_high));
 }
 
+typedef vector lanes;
+typedef vector products; /* their upper halves */
+
+INLINE void store(int32_t *to, vector x)
+{
+    vst1q_s32(to, x);
+}
+
+INLINE lanes split(vector x)
+{
+    return x;
+}
+
+INLINE lanes split_splat(int32_t value)
+{
+    return splat(value);
+}
+
+INLINE products times(lanes x, lanes w)
+{
+    const int32x2_t low = vrshrn_n_s64(vmull_s32(vget_low_s32(x), vget_low_s32(w)), 32);
+    return vrshrn_high_n_s64(low, vmull_high_s32(x, w), 32);
+}
+
+INLINE products times_negative(lanes x, lanes w)
+{
+    return times(x, vnegq_s32(w)); /* weights are above -2^31 */
+}
+
+INLINE vector upper_sum(products a, products b)
+{
+    return vaddq_s32(a, b);
+}
+
+INLINE vector multiply_pairs(vector a, vector b)
+{
+    const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+    return vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
+}
+
+INLINE vector low_halves(vector x)
+{
+    return vandq_s32(x, splat(0xffff));
+}
+
+INLINE vector shift_right(vector x, int32_t count)
+{
+    return vshlq_s32(x, splat(-count));
+}
+
+INLINE void store_power(uint64_t *to, vector re, vector im, int32_t shift)
+{
+    const int64x2_t low = vmlal_s32(vmull_s32(vget_low_s32(re), vget_low_s32(re)), vget_low_s32(im), vget_low_s32(im));
+    const int64x2_t high = vmlal_high_s32(vmull_high_s32(re, re), im, im);
+    const int64x2_t right = vdupq_n_s64(-shift);
+    vst1q_u64(to, vrshlq_u64(vreinterpretq_u64_s64(low), right));
+    vst1q_u64(to + 2, vrshlq_u64(vreinterpretq_u64_s64(high), right));
+}
+
+INLINE vector reversed(vector x)
+{
+    const vector swapped = vrev64q_s32(x);
+    return vextq_s32(swapped, swapped, 2);
+}
+
+INLINE void transpose(vector x[4])
+{
+    const int64x2_t a = vreinterpretq_s64_s32(vtrn1q_s32(x[0], x[1])), b = vreinterpretq_s64_s32(vtrn2q_s32(x[0], x[1]));
+    const int64x2_t c = vreinterpretq_s64_s32(vtrn1q_s32(x[2], x[3])), d = vreinterpretq_s64_s32(vtrn2q_s32(x[2], x[3]));
+    x[0] = vreinterpretq_s32_s64(vtrn1q_s64(a, c));
+    x[1] = vreinterpretq_s32_s64(vtrn1q_s64(b, d));
+    x[2] = vreinterpretq_s32_s64(vtrn2q_s64(a, c));
+    x[3] = vreinterpretq_s32_s64(vtrn2q_s64(b, d));
+}
+
 #endif

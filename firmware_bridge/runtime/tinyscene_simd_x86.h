@@ -4,6 +4,7 @@
  *   X86_SPLAT64(value)       64-bit lanes that all hold a value
  *   odd_lanes(x)             lanes 1, 3, ... of x at the even places
  *   high_halves(even, odd)   the upper 32 bits of 64-bit products, of even and of odd lanes, in the order of lanes
+ *   store_alternating(to, even, odd)  64-bit lanes of both, in turn
  */
 #ifndef TINYSCENE_SIMD_X86_H
 #define TINYSCENE_SIMD_X86_H
@@ -85,6 +86,75 @@ INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, v
     out[1] = X86(unpackhi_epi16)(ab_low, cd_low);
     out[2] = X86(unpacklo_epi16)(ab_high, cd_high);
     out[3] = X86(unpackhi_epi16)(ab_high, cd_high);
+}
+
+typedef struct {
+    vector even, odd; /* lanes, at the even places */
+} lanes;
+
+typedef struct {
+    vector even, odd;
+} products;
+
+INLINE void store(int32_t *to, vector x)
+{
+    X86_WHOLE(storeu)((void *)to, x);
+}
+
+INLINE lanes split(vector x)
+{
+    return (lanes){x, odd_lanes(x)};
+}
+
+INLINE lanes split_splat(int32_t value)
+{
+    return (lanes){splat(value), splat(value)};
+}
+
+INLINE products times(lanes x, lanes w)
+{
+    const vector half = X86_SPLAT64(INT64_C(1) << 31);
+    return (products){X86(add_epi64)(X86(mul_epi32)(x.even, w.even), half),
+                      X86(add_epi64)(X86(mul_epi32)(x.odd, w.odd), half)};
+}
+
+INLINE products times_negative(lanes x, lanes w)
+{
+    const vector half = X86_SPLAT64(INT64_C(1) << 31);
+    return (products){X86(sub_epi64)(half, X86(mul_epi32)(x.even, w.even)),
+                      X86(sub_epi64)(half, X86(mul_epi32)(x.odd, w.odd))};
+}
+
+INLINE vector upper_sum(products a, products b)
+{
+    return high_halves(add(a.even, b.even), add(a.odd, b.odd)); /* by 32 bits: nothing is carried from lower halves */
+}
+
+INLINE vector multiply_pairs(vector a, vector b)
+{
+    return X86(madd_epi16)(a, b);
+}
+
+INLINE vector low_halves(vector x)
+{
+    return X86_WHOLE(and)(x, splat(0xffff));
+}
+
+INLINE vector shift_right(vector x, int32_t count)
+{
+    return X86(sra_epi32)(x, _mm_cvtsi32_si128(count));
+}
+
+INLINE vector squares(vector re, vector im, int32_t shift)
+{
+    const vector half = X86_SPLAT64((INT64_C(1) << shift) >> 1);
+    const vector sum = X86(add_epi64)(X86(mul_epi32)(re, re), X86(mul_epi32)(im, im));
+    return X86(srl_epi64)(X86(add_epi64)(sum, half), _mm_cvtsi32_si128(shift));
+}
+
+INLINE void store_power(uint64_t *to, vector re, vector im, int32_t shift)
+{
+    store_alternating(to, squares(re, im, shift), squares(odd_lanes(re), odd_lanes(im), shift));
 }
 
 #endif

@@ -4,14 +4,9 @@ A small program runs the kernels on operands from a pipe. Each operand lies agai
 first behind it, then before it.
 """
 
-import functools
-import platform
-import shutil
 import struct
 import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,23 +14,31 @@ import pytest
 from numpy.typing import NDArray
 
 from tests import ROOT
+from tests.firmware_bridge.instruction_sets import ALL_MACHINES, compile_or_skip
 from tinyscene.deploy.graph.graph import Add, Quantization, Tensor, quantize_multiplier
 from tinyscene.deploy.graph.reference import rescale, run_integer
 from tinyscene.firmware_bridge.codegen.weight_layouts import pointwise_scratch, simd
 
 Array = NDArray[Any]
 RUNTIME = ROOT / "firmware_bridge" / "runtime"
-ZIG = (sys.executable, "-m", "ziglang", "cc", "-O2")
 PROGRAM = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include "tinyscene_kernels.h"
 
 #if !defined(TINYSCENE_SIMD)
 #error "other kernels than those that are tested"
 #endif
+
+#if defined(__wasm__) /* which has no pages of its own */
+static void *take(size_t bytes, int at_start)
+{
+    (void)at_start;
+    return malloc(bytes);
+}
+#else
+#include <sys/mman.h>
 
 enum { PAGE = 65536 };
 
@@ -47,6 +50,7 @@ static void *take(size_t bytes, int at_start)
         exit(2);
     return map + PAGE + (at_start ? 0 : pages - bytes);
 }
+#endif
 
 int main(void)
 {
@@ -84,58 +88,12 @@ int main(void)
 """
 
 
-@dataclass(frozen=True)
-class Machine:
-    """An instruction set: how to compile for it, what a processor says that has it, what else is needed to run it."""
-
-    compiler: tuple[str, ...]
-    cpu_flags: tuple[str, ...] = ()
-    emulator: str | None = None
-
-
-MACHINES = {
-    "avx512-vnni": Machine((*ZIG, "-mcpu=x86_64_v4+avx512vnni"), ("avx512_vnni", "avx512bw", "avx512vl", "bmi2")),
-    "avx-vnni": Machine((*ZIG, "-mcpu=x86_64_v3+avxvnni"), ("avx2", "avx_vnni", "bmi2")),
-    "avx2": Machine((*ZIG, "-mcpu=x86_64_v3"), ("avx2", "bmi2")),
-    "neon-dot-product": Machine(
-        (*ZIG, "--target=aarch64-linux-musl", "-mcpu=generic+dotprod", "-static"), (), "qemu-aarch64-static"
-    ),
-    "gcc-sanitizers": Machine(
-        ("gcc", "-O0", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"), ("avx2",)
-    ),
-}
-
-
-@functools.cache
-def processor_flags() -> frozenset[str]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() and platform.machine() == "x86_64" else []
-    return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
-
-
-@pytest.fixture(
-    scope="module",
-    params=[  # the C library for Arm, that zig compiles first, takes it a minute
-        pytest.param(name, marks=pytest.mark.slow) if machine.emulator else name for name, machine in MACHINES.items()
-    ],
-)
+@pytest.fixture(scope="module", params=ALL_MACHINES)
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs the kernels."""
-    machine = MACHINES[request.param]
-    if machine.emulator and not shutil.which(machine.emulator):
-        pytest.skip(f"{machine.emulator} is not installed: apt-get install qemu-user-static")
-    if missing := sorted({*machine.cpu_flags} - processor_flags()):
-        pytest.skip(f"this processor has no {', '.join(missing)}")
-    if machine.compiler[0] == "gcc" and not shutil.which("gcc"):
-        pytest.skip("gcc is not installed")
-    if machine.compiler[0] != "gcc":
-        pytest.importorskip("ziglang", reason="ziglang is not installed")
     folder = tmp_path_factory.mktemp("simd")
     (folder / "main.c").write_text(PROGRAM)
-    sources = [folder / "main.c", RUNTIME / "tinyscene_simd.c"]
-    options = ["-std=gnu99", "-DTINYSCENE_HOST", f"-I{RUNTIME}", "-o", folder / "main"]
-    subprocess.run([*machine.compiler, *options, *sources], check=True)
-    return [*([machine.emulator] if machine.emulator else []), str(folder / "main")]
+    return compile_or_skip(request.param, [folder / "main.c", RUNTIME / "tinyscene_simd.c"], [RUNTIME], folder / "main")
 
 
 @dataclass(frozen=True)

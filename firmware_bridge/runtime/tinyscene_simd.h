@@ -1,0 +1,76 @@
+/* The vector operations of a host: of AVX-512, AVX2, 64-bit Arm or WebAssembly. tinyscene_simd.c and
+ * tinyscene_frontend_simd.c are written in them, so what is not tested on a processor of its own is these few lines.
+ *
+ * `vector` has LANES int32. Loads and stores with a count touch that many elements and no more; what is not loaded is 0.
+ *
+ * For the network:
+ *   dot         sums + four inputs by four weights a lane
+ *   accumulate  the same for a pointwise convolution, where all lanes have the same inputs: an accumulator `begin`s with
+ *               what is to be added, and its `total` are the sums
+ *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels. Halves are
+ *               rounded away from zero if `symmetric`, else upwards: the same where what is below 0 is clamped anyway
+ *   store_block 16 sums -> 16 int8, clamped, of which `count` are written
+ *   store_pair  two pixels' sums of two blocks -> bytes, rescaled and clamped, where HAS_PAIRS
+ *   interleave  four rows of 4 * LANES bytes -> four vectors of four bytes a lane; x86 interleaves within 128 bits:
+ *               lane i of vector v is channel i / 4 * 16 + v * 4 + i % 4
+ *   store_wide  four vectors in that order -> bytes, clamped
+ *
+ * For the front end:
+ *   split           a vector as `times` takes it; split_splat the same of one value
+ *   times           64-bit products of all lanes, with 2^31 added; times_negative those of -x * w
+ *   upper_sum       the upper halves of two such products, added
+ *   multiply_pairs  16-bit lanes multiplied, the two products of a 32-bit lane added
+ *   low_halves      lanes with their upper 16 bits cleared
+ *   store_power     (re^2 + im^2) / 2^shift of each lane, rounded to nearest, a tie upwards, in order, 64 bits each
+ *   transpose       LANES vectors, rows of a square -> its columns */
+#ifndef TINYSCENE_SIMD_H
+#define TINYSCENE_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline)) /* what is called with constants must become them */
+
+/* tinyscene_simd_x86.h has what AVX2 and AVX-512 share. */
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include "tinyscene_simd_avx512.h"
+#elif defined(__AVX2__)
+#include "tinyscene_simd_avx2.h"
+#elif defined(__wasm_simd128__)
+#include "tinyscene_simd_wasm.h"
+#else
+#include "tinyscene_simd_neon.h"
+#endif
+
+#if !defined(__wasm_simd128__)
+typedef vector four_inputs, four_weights, accumulator;
+
+INLINE four_inputs load_inputs(const uint8_t *from)
+{
+    int32_t four;
+    memcpy(&four, from, sizeof four);
+    return splat(four);
+}
+
+INLINE four_weights load_weights(const int8_t *from)
+{
+    return load(from);
+}
+
+INLINE accumulator begin(vector start)
+{
+    return start;
+}
+
+INLINE accumulator accumulate(accumulator sums, four_inputs x, four_weights w)
+{
+    return dot(sums, x, w);
+}
+
+INLINE vector total(accumulator sums)
+{
+    return sums;
+}
+#endif
+
+#endif
