@@ -16,7 +16,7 @@ from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.common.text import json_text
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
 from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS
-from tinyscene.firmware_bridge.packaging import package
+from tinyscene.firmware_bridge.packaging import WASM_KERNELS, package
 from tinyscene.firmware_bridge.report import (
     LibraryReport,
     MeasuredFlash,
@@ -59,6 +59,8 @@ def write_firmware(
     if unknown or not kernels:
         raise InputError(f"--kernels {','.join(kernels)}: known are {', '.join(LAYOUTS)}")
     model = bundle.content["files"][f"{GRAPH}.safetensors"]
+    if kind == "wasm":
+        kernels = tuple(dict.fromkeys([*kernels, *WASM_KERNELS]))
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model)
     report = describe(library, _measure_flash(library))
     if kind:

@@ -13,21 +13,28 @@ from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import Library
-from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Target, build, find_toolchain
+from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Kernels, Target, build, find_toolchain
 from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render_folder
 
 PUBLIC_HEADERS = ("tinyscene.h", "tinyscene_config.h")
 PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "wasm", "board")
 
-# Browsers have supported both features since 2023 at the latest; 128-bit vectors make a decision a third faster.
-WASM = Target(
-    name="wasm32",
-    description="WebAssembly",
-    kernels="plain",
-    zig=("--target=wasm32-freestanding", "-mcpu=generic+bulk_memory+simd128"),
-    gcc=(),
-    linker_script=None,
-)
+WASM_KERNELS = ("simd", "plain")  # of a library for WebAssembly
+
+
+def _wasm_target(kernels: Kernels, features: str) -> Target:
+    return Target(
+        name="wasm32",
+        description="WebAssembly",
+        kernels=kernels,
+        zig=("--target=wasm32-freestanding", f"-mcpu=generic+bulk_memory{features}"),
+        gcc=(),
+        linker_script=None,
+    )
+
+
+# By the name of the module. Browsers have 128-bit vectors since 2023 at the latest, and bulk memory for longer.
+WASM_MODULES = {"tinyscene.wasm": _wasm_target("simd", "+simd128"), "tinyscene_plain.wasm": _wasm_target("plain", "")}
 WASM_GLUE = "tinyscene_wasm.c"
 WASM_EXPORTS = (
     *("tinyscene_label", "tinyscene_best", "tinyscene_run", "tinyscene_reset"),
@@ -41,7 +48,8 @@ WASM_STACK = 16_384  # bytes; at the start of memory, so that an overflow traps
 def package(library: Library, kind: str, version: str) -> dict[str, str | bytes]:
     """All files of a package by their paths in it.
 
-    Raises InputError for an unknown kind, a version that is not three numbers, and, for `wasm`, if zig is missing.
+    A library for `wasm` has WASM_KERNELS. Raises InputError for an unknown kind, a version that is not three numbers,
+    and, for `wasm`, if zig is missing.
     """
     if kind not in PACKAGES:
         raise InputError(f"package {kind!r} is unknown: known are {', '.join(PACKAGES)}")
@@ -50,9 +58,9 @@ def package(library: Library, kind: str, version: str) -> dict[str, str | bytes]
     values = _values(library, version)
     files: dict[str, str | bytes] = {"LICENSE": license_text(), **_sources(library.files, kind)}
     if kind == "wasm":
-        module = _wasm(library.files)
-        files["tinyscene.wasm"] = module
-        values["wasm_bytes"] = f"{len(module):,}"
+        modules = {name: _wasm(library.files, target) for name, target in WASM_MODULES.items()}
+        files |= modules
+        values["wasm_bytes"] = [f"{len(module):,}" for module in modules.values()]
     files |= render_folder(kind, values)
     files.pop(WASM_GLUE, None)  # which is compiled into the module
     if kind == "platformio":
@@ -88,8 +96,8 @@ def _sources(sources: Mapping[str, str], kind: str) -> dict[str, str]:
     return {f"{'include' if name in public else 'src'}/{name}": text for name, text in sources.items()}
 
 
-def _wasm(sources: Mapping[str, str]) -> bytes:
-    toolchain = find_toolchain("zig", WASM)
+def _wasm(sources: Mapping[str, str], target: Target) -> bytes:
+    toolchain = find_toolchain("zig", target)
     linker_options = ["--no-entry", f"-z,stack-size={WASM_STACK}", "--strip-all"]
     linker_options += [f"--export={name}" for name in WASM_EXPORTS]
     glue = (TEMPLATES / "wasm" / WASM_GLUE).read_text(encoding="utf-8")
@@ -99,11 +107,11 @@ def _wasm(sources: Mapping[str, str]) -> bytes:
             (folder / path).write_text(text, encoding="utf-8")
         module = build(
             toolchain,
-            WASM,
+            target,
             sorted(folder.glob("*.c")),
             folder / "tinyscene.wasm",
             includes=[folder, HARNESS / "include"],
-            defines=["TINYSCENE_PLAIN"],
+            defines=["TINYSCENE_HOST" if target.kernels == "simd" else "TINYSCENE_PLAIN"],
             optimize="O3",
             flags=[f"-Wl,{option}" for option in linker_options],
         )

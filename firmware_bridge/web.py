@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.firmware_bridge.codegen.library import make_library
-from tinyscene.firmware_bridge.packaging import package
+from tinyscene.firmware_bridge.packaging import WASM_KERNELS, WASM_MODULES, package
 from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render
 
 PAGE = TEMPLATES / "web"
@@ -41,7 +42,7 @@ class Site:
     folder: str
     files: list[str]
     bytes: int
-    wasm_bytes: int
+    wasm_bytes: int  # of the module with vectors
     hop_seconds: float
 
 
@@ -52,16 +53,15 @@ def write_site(bundle: Bundle, out: Path) -> Site:
     """
     require_free(out)
     hop = page_hop(bundle.front_end)
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop)
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, WASM_KERNELS, hop)
     wasm_package = package(library, "wasm", metadata.version("tinyscene"))
-    module, binding = wasm_package["tinyscene.wasm"], wasm_package["tinyscene.mjs"]
-    assert isinstance(module, bytes)
-    page = make_page(bundle, module, str(binding))
+    modules = [content for name in WASM_MODULES if isinstance(content := wasm_package[name], bytes)]
+    page = make_page(bundle, modules, str(wasm_package["tinyscene.mjs"]))
     files = {"index.html": page.encode(), "LICENSE": license_text().encode()}
     with replacing_folder(out) as temporary:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-    return Site(str(out), sorted(files), sum(map(len, files.values())), len(module), hop)
+    return Site(str(out), sorted(files), sum(map(len, files.values())), len(modules[0]), hop)
 
 
 def page_hop(front_end: FrontEnd) -> float:
@@ -70,8 +70,11 @@ def page_hop(front_end: FrontEnd) -> float:
     return min(1.0, frames * front_end.hop_length / front_end.sample_rate)
 
 
-def make_page(bundle: Bundle, module: bytes, binding: str) -> str:
-    """The HTML, with WebAssembly `module` and its JavaScript `binding` embedded."""
+def make_page(bundle: Bundle, modules: Sequence[bytes], binding: str) -> str:
+    """The HTML, with the WebAssembly `modules` and their JavaScript `binding` embedded.
+
+    The browser runs the first module that it knows all instructions of.
+    """
     graph = bundle.metadata["graph_sha256"]
     script = join_modules([binding, *((PAGE / name).read_text(encoding="utf-8") for name in MODULES)])
     style = (PAGE / "page.css").read_text(encoding="utf-8")
@@ -79,7 +82,7 @@ def make_page(bundle: Bundle, module: bytes, binding: str) -> str:
         "graph": graph,
         "hop": page_hop(bundle.front_end),
         "bands": marked_bands(bundle.front_end),
-        "wasm": base64.b64encode(module).decode(),
+        "wasm": [base64.b64encode(module).decode() for module in modules],
         "worklet": f"data:text/javascript;base64,{base64.b64encode((PAGE / 'worklet.js').read_bytes()).decode()}",
     }
     values = {
@@ -90,7 +93,7 @@ def make_page(bundle: Bundle, module: bytes, binding: str) -> str:
         "budget": bundle.content["budget"],
         "made_by": bundle.content["quantized"].get("made_by", {"versions": {}, "git": None}),
         "graph": graph,
-        "wasm_bytes": len(module),
+        "wasm_bytes": len(modules[0]),
         "policy": policy(script, style),
         "style": style,
         "script": script,

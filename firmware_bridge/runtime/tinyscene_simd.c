@@ -87,24 +87,28 @@ INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *
                  const int32_t blocks, const int symmetric, const int32_t pixels)
 {
     const int32_t vectors = blocks * PARTS;
-    accumulator partial[MOST_PIXELS][MOST_VECTORS];
-    for (int32_t pixel = 0; pixel < pixels; pixel++)
-        for (int32_t i = 0; i < vectors; i++)
-            partial[pixel][i] = begin(c->start[i]);
-    for (int32_t k = 0; k < depth; k += 4) {
-        four_weights weights[MOST_VECTORS];
-        for (int32_t i = 0; i < vectors; i++)
-            weights[i] = load_weights(c->weights[i / PARTS] + k * BLOCK + i % PARTS * LANES * 4);
-        for (int32_t pixel = 0; pixel < pixels; pixel++) {
-            const four_inputs four = load_inputs(x + pixel * depth + k);
-            for (int32_t i = 0; i < vectors; i++)
-                partial[pixel][i] = accumulate(partial[pixel][i], four, weights[i]);
-        }
-    }
     vector sums[MOST_PIXELS][MOST_VECTORS];
-    for (int32_t pixel = 0; pixel < pixels; pixel++)
-        for (int32_t i = 0; i < vectors; i++)
-            sums[pixel][i] = total(partial[pixel][i]);
+    const int32_t some = vectors < AT_ONCE ? vectors : AT_ONCE;
+    for (int32_t first = 0; first < vectors; first += some) {
+        accumulator partial[MOST_PIXELS][AT_ONCE];
+        for (int32_t pixel = 0; pixel < pixels; pixel++)
+            for (int32_t i = 0; i < some; i++)
+                partial[pixel][i] = begin(c->start[first + i]);
+        for (int32_t k = 0; k < depth; k += 4) {
+            four_weights weights[AT_ONCE];
+            for (int32_t i = 0; i < some; i++)
+                weights[i] = load_weights(c->weights[(first + i) / PARTS] + k * BLOCK +
+                                          (first + i) % PARTS * LANES * 4);
+            for (int32_t pixel = 0; pixel < pixels; pixel++) {
+                const four_inputs four = load_inputs(x + pixel * depth + k);
+                for (int32_t i = 0; i < some; i++)
+                    partial[pixel][i] = accumulate(partial[pixel][i], four, weights[i]);
+            }
+        }
+        for (int32_t pixel = 0; pixel < pixels; pixel++)
+            for (int32_t i = 0; i < some; i++)
+                sums[pixel][first + i] = total(partial[pixel][i]);
+    }
     const int32_t paired = HAS_PAIRS && blocks == 2 && c->channels >= 2 * BLOCK;
 #pragma GCC unroll 8 /* or clang puts the sums into memory to loop over them */
     for (int32_t pixel = 0; pixel < pixels; pixel++) {
@@ -132,7 +136,7 @@ INLINE void strip(const channel_set *c, int32_t depth, const uint8_t *x, int32_t
         case 1: tile(c, depth, x, y, outputs, blocks, symmetric, 1); break;
         case 2: tile(c, depth, x, y, outputs, blocks, symmetric, 2); break;
         case 3: tile(c, depth, x, y, outputs, blocks, symmetric, 3); break;
-        case 4: tile(c, depth, x, y, outputs, blocks, symmetric, 4); break;
+        case 4: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS < 4 ? MOST_PIXELS : 4); break;
         case 5: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
         default: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS); break;
         }

@@ -3,7 +3,7 @@
  *
  * `vector` has LANES int32. Loads and stores with a count touch that many elements and no more; what is not loaded is 0.
  *
- * For the network:
+ * For the network, of which up to MOST_PIXELS pixels by AT_ONCE vectors of sums are in registers at a time:
  *   dot         sums + four inputs by four weights a lane
  *   accumulate  the same for a pointwise convolution, where all lanes have the same inputs: an accumulator `begin`s with
  *               what is to be added, and its `total` are the sums

@@ -5,9 +5,9 @@
 #include <immintrin.h>
 
 #if defined(__AVXVNNI__)
-enum { LANES = 8, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 1, HAS_PAIRS = 0 };
+enum { LANES = 8, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 1, AT_ONCE = 2, HAS_PAIRS = 0 };
 #else
-enum { LANES = 8, FLIP = 0, BIAS = 1 << 30, MOST_PIXELS = 4, MOST_BLOCKS = 1, HAS_PAIRS = 0 };
+enum { LANES = 8, FLIP = 0, BIAS = 1 << 30, MOST_PIXELS = 4, MOST_BLOCKS = 1, AT_ONCE = 2, HAS_PAIRS = 0 };
 #endif
 typedef __m256i vector;
 typedef __m256i wide_bytes;

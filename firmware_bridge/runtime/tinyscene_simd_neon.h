@@ -4,7 +4,7 @@
 
 #include <arm_neon.h>
 
-enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 5, MOST_BLOCKS = 1, HAS_PAIRS = 0 };
+enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 5, MOST_BLOCKS = 1, AT_ONCE = 4, HAS_PAIRS = 0 };
 typedef int32x4_t vector;
 typedef int8x16_t wide_bytes;
 typedef struct {

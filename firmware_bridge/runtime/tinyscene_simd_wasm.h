@@ -8,7 +8,7 @@
 
 #include <wasm_simd128.h>
 
-enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 2, MOST_BLOCKS = 1, HAS_PAIRS = 0 };
+enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 3, MOST_BLOCKS = 1, AT_ONCE = 2, HAS_PAIRS = 0 };
 typedef v128_t vector;
 typedef v128_t wide_bytes;
 typedef v128_t four_inputs; /* 16 bits each, twice */

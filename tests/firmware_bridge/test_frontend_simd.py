@@ -89,7 +89,7 @@ def test_front_ends_that_vectors_cannot_compute_are_left_to_the_plain_code(front
 
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
-@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(front_end=front_ends(), seed=st.integers(0, 2**32))
 def test_any_front_end_is_numpys_bit_for_bit(
     machine: str, front_end: FrontEnd, seed: int, tmp_path_factory: pytest.TempPathFactory

@@ -22,7 +22,7 @@ from tests import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
-from tinyscene.firmware_bridge.packaging import PACKAGES, WASM_EXPORTS, package
+from tinyscene.firmware_bridge.packaging import PACKAGES, WASM_EXPORTS, WASM_KERNELS, WASM_MODULES, package
 from tinyscene.firmware_bridge.templates import TEMPLATES
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -68,10 +68,15 @@ def made(library: Library, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def wasm(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wasm_library(bundle: Bundle) -> Library:
+    return make_library(bundle.graph, bundle.front_end, bundle.labels, WASM_KERNELS)
+
+
+@pytest.fixture(scope="module")
+def wasm(wasm_library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("ziglang is not installed")
-    return write(package(library, "wasm", "1.2.3"), tmp_path_factory.mktemp("wasm"))
+    return write(package(wasm_library, "wasm", "1.2.3"), tmp_path_factory.mktemp("wasm"))
 
 
 @pytest.fixture(scope="module")
@@ -438,23 +443,35 @@ class Module:
 
 
 def test_the_wasm_package_has_a_license_a_short_readme_and_nothing_left_to_fill_in(
-    wasm: Path, library: Library
+    wasm: Path, wasm_library: Library
 ) -> None:
-    _check_common(wasm, library)
-    size = (wasm / "tinyscene.wasm").stat().st_size
-    assert f"{size:,} bytes" in (wasm / "README.md").read_text()
+    _check_common(wasm, wasm_library)
+    for name in WASM_MODULES:
+        assert f"{(wasm / name).stat().st_size:,} bytes" in (wasm / "README.md").read_text()
 
 
-def test_the_wasm_module_needs_nothing_and_exports_what_it_says(wasm: Path) -> None:
-    module = Module(wasm / "tinyscene.wasm").module
+@pytest.mark.parametrize("name", WASM_MODULES)
+def test_a_wasm_module_needs_nothing_and_exports_what_it_says(name: str, wasm: Path) -> None:
+    module = Module(wasm / name).module
     assert list(module.imports) == []
     assert {each.name for each in module.exports} == {"memory", *WASM_EXPORTS}
 
 
-def test_the_wasm_module_in_wasmtime_gives_the_golden_logits(wasm: Path, bundle: Bundle) -> None:
-    module = Module(wasm / "tinyscene.wasm")
+@pytest.mark.parametrize("name", WASM_MODULES)
+def test_a_wasm_module_in_wasmtime_gives_the_golden_logits(name: str, wasm: Path, bundle: Bundle) -> None:
+    module = Module(wasm / name)
     assert module.call("tinyscene_wasm_start") == 0
     np.testing.assert_array_equal(module.logits(bundle.vectors.pcm.ravel()), bundle.vectors.logits)
+
+
+def test_only_one_wasm_module_has_vectors(wasm: Path) -> None:
+    wasmtime = pytest.importorskip("wasmtime")
+    config = wasmtime.Config()
+    config.wasm_relaxed_simd = config.wasm_simd = False
+    engine = wasmtime.Engine(config)
+    wasmtime.Module.validate(engine, (wasm / "tinyscene_plain.wasm").read_bytes())
+    with pytest.raises(wasmtime.WasmtimeError, match="SIMD"):
+        wasmtime.Module.validate(engine, (wasm / "tinyscene.wasm").read_bytes())
 
 
 def test_the_wasm_module_refuses_a_block_beyond_its_buffer(wasm: Path) -> None:
@@ -471,10 +488,11 @@ import { readFileSync } from "node:fs";
 import { Tinyscene } from "./tinyscene.mjs";
 const raw = readFileSync("sound.raw");
 const pcm = new Int16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.length));
-const ways = [new URL("tinyscene.wasm", import.meta.url), readFileSync(new URL("tinyscene.wasm", import.meta.url))];
+const urls = ["tinyscene.wasm", "tinyscene_plain.wasm"].map((name) => new URL(name, import.meta.url));
+const ways = [[urls[0]], [readFileSync(urls[0])], [new Uint8Array(9), urls[1]], urls];
 const results = [];
 for (const way of ways) {
-    const scene = await Tinyscene.load(way);
+    const scene = await Tinyscene.load(...way);
     const decisions = [];
     for (let at = 0; at < pcm.length; at += 7001) decisions.push(...scene.push(pcm.subarray(at, at + 7001)));
     scene.reset();
@@ -483,7 +501,7 @@ for (const way of ways) {
     results.push({ rate: scene.sampleRate, labels: scene.labels, again, decisions });
 }
 let refused = "";
-try { (await Tinyscene.load(ways[1])).push([1, 2, 3]); } catch (error) { refused = error.message; }
+try { (await Tinyscene.load(...ways[1])).push([1, 2, 3]); } catch (error) { refused = error.message; }
 console.log(JSON.stringify({ results, refused }));
 """
 

@@ -162,6 +162,21 @@ def test_a_files_logits_are_the_references_bit_for_bit(
     assert result["model"] == bundle.metadata["graph_sha256"]
 
 
+def test_a_browser_without_vectors_gives_the_same_logits(site: Site, sounds: dict[str, Path], bundle: Bundle) -> None:
+    script = """
+        WebAssembly.validate = () => false;
+        const instantiate = WebAssembly.instantiate;
+        WebAssembly.instantiate = (bytes) => { window.moduleBytes = bytes.length; return instantiate(bytes); };
+    """
+    watched = site.open(script=script)
+    path = sounds["32k.wav"]
+    hold_logits(saved(watched.page, lambda: watched.page.set_input_files("#file", path)), path, bundle)
+    sizes = [len(base64.b64decode(text)) for text in watched.page.evaluate("JSON.parse(model.textContent).wasm")]
+    assert watched.page.evaluate("moduleBytes") == sizes[1] != sizes[0]
+    assert watched.faults == []
+    watched.close()
+
+
 def test_a_dropped_real_recordings_logits_are_the_references(watched: Watched, tau_mini: Path, bundle: Bundle) -> None:
     for path in sorted((tau_mini / "audio").glob("*.flac"))[::400]:
         hold_logits(saved(watched.page, lambda path=path: drop(watched.page, path)), path, bundle)
@@ -449,7 +464,7 @@ def test_the_page_of_a_hostile_bundle_runs_nothing_of_it(bundle: Bundle, tmp_pat
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     (tmp_path / "MODEL_CARD.md").write_text(f"# {evil}\n\n{evil}\n\n[link](javascript:alert(1))\n")
     content = bundle.content | {"recipe": bundle.content["recipe"] | {"name": evil}}
-    page = make_page(replace(bundle, folder=tmp_path, content=content, labels=(evil, *bundle.labels[1:])), b"", "")
+    page = make_page(replace(bundle, folder=tmp_path, content=content, labels=(evil, *bundle.labels[1:])), [b""], "")
     assert page.count("<script") == page.count("</script>") == 2
     assert "<img" not in page
     assert 'href="javascript' not in page
@@ -518,4 +533,4 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
 def test_what_is_not_installed_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "markdown_it", None)
     with pytest.raises(InputError, match=r"pip install .*\[web\]'"):
-        make_page(bundle, b"", "")
+        make_page(bundle, [b""], "")

@@ -1,6 +1,7 @@
 // Acoustic scene classification from PCM, in browsers, Node, Deno and workers; no dependencies.
 //
-//     const scene = await Tinyscene.load(new URL("tinyscene.wasm", import.meta.url));
+//     const modules = ["tinyscene.wasm", "tinyscene_plain.wasm"].map((name) => new URL(name, import.meta.url));
+//     const scene = await Tinyscene.load(...modules);
 //     for (const { label, probabilities } of scene.push(pcm)) console.log(label, Math.max(...probabilities));
 //
 // `pcm` is an Int16Array of mono sound at scene.sampleRate, of any length.
@@ -24,11 +25,15 @@ export class Tinyscene {
     #scene;
     #room;
 
-    /** A new instance with its own memory, from the bytes of tinyscene.wasm or its URL. */
-    static async load(bytesOrUrl) {
-        const isUrl = typeof bytesOrUrl === "string" || bytesOrUrl instanceof URL;
-        const { instance } = await WebAssembly.instantiate(isUrl ? await read(bytesOrUrl) : bytesOrUrl);
-        return new Tinyscene(instance.exports);
+    /** A new instance with its own memory, from the bytes of a module or its URL. Of several modules, the first that
+     *  this engine supports is used: tinyscene.wasm needs 128-bit vectors, tinyscene_plain.wasm does not. */
+    static async load(...modules) {
+        for (const [index, module] of modules.entries()) {
+            const isUrl = typeof module === "string" || module instanceof URL;
+            const bytes = isUrl ? await read(module) : module;
+            if (index < modules.length - 1 && !WebAssembly.validate(bytes)) continue;
+            return new Tinyscene((await WebAssembly.instantiate(bytes)).instance.exports);
+        }
     }
 
     /** From the module's exports: use load instead. */

@@ -216,7 +216,7 @@ function takeDrops() {
 }
 
 async function open() {
-    scene = await Tinyscene.load(Uint8Array.from(atob(model.wasm), (letter) => letter.charCodeAt(0)));
+    scene = await Tinyscene.load(...model.wasm.map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))));
     makeScores();
     labelBands($("bands"), model.bands);
     $("listen").addEventListener("click", toggleMicrophone);
