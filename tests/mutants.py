@@ -18,7 +18,7 @@ from tests import ROOT
 
 SEED = 0
 TESTS = {  # of each file, the quickest that should fail
-    "deploy/bundle/bundle.py": ["tests/deploy/test_bundle.py"],
+    "deploy/bundle/bundle.py": ["tests/deploy/test_bundle.py", "tests/deploy/test_model_card.py"],
     "deploy/bundle/golden.py": ["tests/deploy/test_golden.py"],
     "deploy/common/files.py": ["tests/deploy/test_files.py"],
     "deploy/frontend/audio.py": ["tests/deploy/test_audio.py"],

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinyscene.deploy.bundle.bundle
@@ -191,6 +193,17 @@ def test_an_integer_graph_for_the_float_one_is_refused(folder: Path, run_cli: Ru
     for suffix in ("json", "safetensors"):
         shutil.copy(folder / f"graph.{suffix}", folder / f"float.{suffix}")
     assert run_cli("export", reindexed(folder), "--to", "tflite-float")[0] == 2
+
+
+@pytest.mark.parametrize("more", [True, False])
+@pytest.mark.parametrize("part", ["pcm", "features", "crc", "logits"])
+def test_golden_vectors_of_another_bundle_are_refused(part: str, more: bool, folder: Path) -> None:
+    vectors = open_bundle(folder).vectors
+    values = getattr(vectors, part)
+    changed = np.concatenate([values, values[:, :1]], axis=1) if more else values[:, :-1]
+    (folder / "golden/vectors.bin").write_bytes(replace(vectors, **{part: changed}).to_bytes())
+    with pytest.raises(InputError, match="vectors of another bundle"):
+        _ = open_bundle(reindexed(folder)).vectors
 
 
 # Writing
