@@ -6,7 +6,7 @@
 # make test-device          tests of what a device runs: the wheel without torch, on DEVICE_PYTHON
 # make test-tflite-runtime  tests of tflite-runtime, with numpy 1
 # make fuzz      every untrusted format and the C library, a minute each (FUZZ_SECONDS=60)
-# make mutants   mutations of what checks untrusted input, and which of them no test notices (cosmic-ray)
+# make mutants   mutations of what checks untrusted input, and which of them no test notices
 # make lock      requirements-device.lock: what a device runs, without torch, with the hash of every file
 # JOBS=4         how many tests run at once (2)
 # make tools     what some tests of the firmware need beside it (Debian or Ubuntu, as root): else they are skipped

@@ -1,10 +1,12 @@
-"""Mutation testing of what checks untrusted input, by cosmic-ray: make mutants, or python -m tests.mutants [FILE ...]
+"""Mutation testing of what checks untrusted input: make mutants, or python -m tests.mutants [FILE ...]
 
-Each mutation is made in a copy of the last commit, and the tests of the file are run on it: a mutation that they pass
-has survived, and is printed. Of a file's mutations a sample is tried (--sample), drawn with a fixed seed; 0 tries all.
+Python is mutated by cosmic-ray, the lines of C that decide something by universalmutator. Each mutation is made in a
+copy of the last commit, and the tests of the file are run on it: a mutation that they pass has survived, and is
+printed. Of a file's mutations a sample is tried (--sample), drawn with a fixed seed; 0 tries all.
 """
 
 import argparse
+import difflib
 import os
 import random
 import re
@@ -24,11 +26,14 @@ TESTS = {  # of each file, the quickest that should fail
     "deploy/frontend/audio.py": ["tests/deploy/test_audio.py"],
     "deploy/graph/graph.py": ["tests/deploy/test_graph.py"],
     "deploy/graph/storage.py": ["tests/deploy/test_graph_file.py"],
+    "firmware_bridge/runtime/tinyscene.c": ["tests/firmware_bridge/test_scene_c.py"],
 }
+DECISION = re.compile(r"\bif \(|return TINYSCENE_ERROR|\? ")
+TIMEOUT = 120.0  # seconds, after which a mutation counts as noticed
 CONFIG = """
 [cosmic-ray]
 module-path = "{file}"
-timeout = 120.0
+timeout = {timeout}
 excluded-modules = []
 test-command = "{python} -m pytest -x -q -p no:cacheprovider -m 'not slow' {tests}"
 [cosmic-ray.distributor]
@@ -39,7 +44,7 @@ name = "local"
 def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
     """How many mutations of a file were tried, and the differences that survived."""
     config, session = copy / "mutants.toml", copy / "mutants.sqlite"
-    config.write_text(CONFIG.format(file=file, python=sys.executable, tests=" ".join(TESTS[file])))
+    config.write_text(CONFIG.format(file=file, timeout=TIMEOUT, python=sys.executable, tests=" ".join(TESTS[file])))
     session.unlink(missing_ok=True)
     _call(copy, "cosmic-ray", "init", str(config), str(session))
     _call(copy, "cosmic-ray", "baseline", str(config))  # else all would fail, and none survive
@@ -50,6 +55,39 @@ def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
     with sqlite3.connect(session) as database:
         tried = database.execute("SELECT COUNT(*) FROM work_results").fetchone()[0]
     return tried, [part for part in parts if re.search(r"^[-+][^-+]", part, re.MULTILINE)]
+
+
+def survivors_in_c(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
+    """The same for a file of C; a mutation that does not compile is noticed."""
+    source, folder = copy / file, copy / "mutants"
+    original = source.read_text()
+    lines = [number for number, line in enumerate(original.splitlines(), 1) if DECISION.search(line)]
+    (copy / "lines.txt").write_text("\n".join(map(str, lines)))
+    folder.mkdir()
+    _call(copy, "mutate", file, "--noCheck", "--lines", "lines.txt", "--mutantDir", folder.name)
+    mutants = sorted(path.read_text() for path in folder.iterdir())
+    if 0 < sample < len(mutants):
+        mutants = random.Random(SEED).sample(mutants, sample)
+    if not _passes(copy, TESTS[file]):
+        raise SystemExit(f"{file}: its tests fail as it is")
+    found = []
+    for mutant in mutants:
+        source.write_text(mutant)
+        if _passes(copy, TESTS[file]):
+            pair = original.splitlines(), mutant.splitlines()
+            found.append("\n".join(difflib.unified_diff(*pair, file, file, n=1, lineterm="")))
+    source.write_text(original)
+    return len(mutants), found
+
+
+def _passes(copy: Path, tests: list[str]) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "TINYSCENE_CACHE": str(copy / "cache")}
+    try:
+        done = subprocess.run(command, check=False, cwd=copy, env=environment, capture_output=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 def _draw(session: Path, sample: int) -> None:
@@ -81,7 +119,8 @@ def main() -> None:
         copy = Path(folder, "copy")
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
         for file in options.files or TESTS:
-            tried, found = survivors(copy, file, options.sample)
+            mutate = survivors_in_c if file.endswith(".c") else survivors
+            tried, found = mutate(copy, file, options.sample)
             print(*found, f"{file}: {len(found)} of {tried} mutations survived", sep="\n", flush=True)
 
 
