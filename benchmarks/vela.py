@@ -10,7 +10,6 @@ import csv
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tinyscene.benchmarks.measured import Amount, Count, Measured
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.common.installation import missing
 
 TARGETS = tuple(
@@ -49,8 +49,7 @@ def estimate(bundle: Bundle, target: str) -> Estimate:
     vela = shutil.which("vela", path=Path(sys.executable).parent) or shutil.which("vela")
     if vela is None:
         raise missing("vela", "verify")
-    with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "model.tflite").write_bytes(export(bundle, "tflite", small=True))
         command = [vela, "model.tflite", "--accelerator-config", target, "--output-dir", "compiled"]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -3,7 +3,6 @@
 firmware = write_firmware(bundle, Path("fw"))
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,7 +11,7 @@ from typing import Any
 
 from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import replacing_folder, require_free
+from tinyscene.deploy.common.files import replacing_folder, require_free, temporary_folder
 from tinyscene.deploy.common.text import json_text
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
 from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS
@@ -82,8 +81,8 @@ def _measure_flash(library: Library) -> MeasuredFlash | MissingFlash:
         settings = build_settings(MEASURED_ON)
         if settings.kernels not in library.kernels:
             return MissingFlash(f"the library has no kernels for {MEASURED_ON}")
-        with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
-            flash = flash_bytes(build_image(library, settings, Path(folder)), library)
+        with temporary_folder() as folder:
+            flash = flash_bytes(build_image(library, settings, folder), library)
     except InputError as error:
         return MissingFlash(str(error))
     return MeasuredFlash(MEASURED_ON, settings.toolchain.version(), settings.optimize, flash)

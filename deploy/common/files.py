@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile, mkdtemp
+from tempfile import NamedTemporaryFile, gettempdir, mkdtemp
 from typing import IO, Any
 
 import platformdirs
@@ -60,6 +60,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             _name(error, path)
             shutil.rmtree(temporary)
             raise
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty folder where the system keeps temporary files; it is removed at the end.
+
+    What killed processes left there is removed.
+    """
+    remove_abandoned(Path(gettempdir()))
+    with _held(lambda: Path(mkdtemp(prefix=TEMPORARY))) as folder:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _new_file(path: Path) -> Path:

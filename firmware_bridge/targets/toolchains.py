@@ -11,7 +11,6 @@ import functools
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import cache_folder
+from tinyscene.deploy.common.files import cache_folder, temporary_folder
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.processes import python_module
 
@@ -201,11 +200,11 @@ def build(
     options = [*_flags(toolchain, target), f"-{optimize}", *flags, *(["-fPIC"] if shared else [])]
     folders = [*includes, *([HARNESS / "include"] if target.bare else []), HARNESS]
     options += [f"-I{folder.absolute()}" for folder in folders] + [f"-D{define}" for define in defines]
-    with tempfile.TemporaryDirectory(prefix="tinyscene-build-") as folder:
+    with temporary_folder() as folder:
         call = functools.partial(_call, environment=_environment(toolchain, folder))
 
         def compile_one(index: int) -> str:
-            compiled = str(Path(folder, f"{index}.o"))
+            compiled = str(folder / f"{index}.o")
             complaint = f"{toolchain.name} cannot compile {sources[index].name} for {target.name}"
             call([*toolchain.command, *options, "-c", str(sources[index].absolute()), "-o", compiled], complaint)
             return compiled
@@ -235,12 +234,12 @@ def _linking(toolchain: Toolchain, target: Target, objects: list[str]) -> list[s
     return linked
 
 
-def _environment(toolchain: Toolchain, folder: str) -> dict[str, str]:
+def _environment(toolchain: Toolchain, folder: Path) -> dict[str, str]:
     """Only zig's own cache remains, beside our caches or in $ZIG_GLOBAL_CACHE_DIR."""
     if toolchain.name != "zig":
         return {**os.environ, "LC_ALL": "C"}
     cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_folder() / "zig")
-    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": str(Path(folder, "zig")), "LC_ALL": "C"}
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": str(folder / "zig"), "LC_ALL": "C"}
 
 
 def _call(command: Sequence[str], complaint: str, environment: Mapping[str, str] | None = None) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tinyscene.deploy.common.files import (
     replacing_folder,
     require_free,
     sha256,
+    temporary_folder,
     write_whole,
 )
 from tinyscene.deploy.common.text import json_text
@@ -145,6 +147,21 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(kind: str, tmp_
     leave_behind(tmp_path, kind)
     write_whole(tmp_path / "other.txt", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import os; from tinyscene.deploy.common.files import temporary_folder as folder\n"
+    program += "with folder() as made:\n (made / 'half').write_bytes(b''); os.kill(os.getpid(), 9)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder() as folder, temporary_folder() as other:
+        assert {*tmp_path.iterdir()} == {folder, other}
+        assert left not in (folder, other)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["replacing", "replacing_folder"])

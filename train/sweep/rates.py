@@ -13,13 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from pydantic import RootModel, ValidationError
 
 from tinyscene.deploy.common.errors import TinysceneError
-from tinyscene.deploy.common.files import write_whole
+from tinyscene.deploy.common.files import temporary_folder, write_whole
 from tinyscene.train.data.selection import select
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.checkpoint import TrainState
@@ -127,8 +126,8 @@ def _bundle_rate(job: QuantizeJob, data: TrainingData) -> Rate:
     """Of a network that was not trained."""
     clips = min(CALIBRATION, job.recipe.quantize.clips)
     network = finish(build(job.recipe.model, len(data.clips.labels)))
-    with TemporaryDirectory() as folder:
-        run, bundle = Path(folder) / "run", Path(folder) / "bundle"
+    with temporary_folder() as folder:
+        run, bundle = folder / "run", folder / "bundle"
         run.mkdir()
         save_tensors(run / MODEL, network.state_dict(), make_card(job.recipe.as_dict(), data, None))
         began = time.monotonic()
