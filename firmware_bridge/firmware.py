@@ -14,7 +14,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free, temporary_folder
 from tinyscene.deploy.common.text import json_text
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
-from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS
+from tinyscene.firmware_bridge.codegen.weight_layouts import KERNELS
 from tinyscene.firmware_bridge.packaging import WASM_KERNELS, package
 from tinyscene.firmware_bridge.report import (
     LibraryReport,
@@ -54,9 +54,9 @@ def write_firmware(
     Raises InputError for unknown kernels, an unknown kind or an impossible hop.
     """
     require_free(out)
-    unknown = [name for name in kernels if name not in LAYOUTS]
+    unknown = [name for name in kernels if name not in KERNELS]
     if unknown or not kernels:
-        raise InputError(f"--kernels {','.join(kernels)}: known are {', '.join(LAYOUTS)}")
+        raise InputError(f"--kernels {','.join(kernels)}: known are {', '.join(KERNELS)}")
     model = bundle.content["files"][f"{GRAPH}.safetensors"]
     if kind == "wasm":
         kernels = tuple(dict.fromkeys([*kernels, *WASM_KERNELS]))

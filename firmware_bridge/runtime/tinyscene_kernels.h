@@ -1,7 +1,7 @@
 /* The kernels: one row of an operator at a time, int8 in and out, equal to TFLite's reference kernels bit for bit.
  *
- * tinyscene_plain.c is the reference. tinyscene_dsp.c (Cortex-M4, M7, M33), tinyscene_mve.c (Cortex-M55, M85) and
- * tinyscene_simd.c (x86-64, 64-bit Arm) replace the most expensive kernels by faster ones that are equal bit for bit.
+ * tinyscene_plain*.c are the reference. tinyscene_dsp*.c (Cortex-M4, M7, M33), tinyscene_mve*.c (Cortex-M55, M85) and
+ * tinyscene_simd*.c (x86-64, 64-bit Arm) replace the most expensive kernels by faster ones that are equal bit for bit.
  * tinyscene_processor.h selects them. A kernel accesses only the memory that its comment names, allocates nothing, and
  * has no state.
  *
@@ -15,8 +15,9 @@
 
 #include "tinyscene_processor.h"
 
-/* A convolution. `weights` are in the order in which the kernels read them (see their files); for depthwise
- * convolutions they are int8 (tap, channel), for the `_any` kernels (output, input). */
+/* A convolution. `weights` are in the order in which the kernels read them (see their files); most depthwise kernels
+ * take int8 (tap, channel), as does tinyscene_depthwise_any; tinyscene_pointwise_any takes (output, input). The tables by
+ * channel are NULL where the kernels find them among the weights. */
 typedef struct {
     const void *weights;
     const int32_t *bias;       /* by channel, with the input's zero point folded in */
@@ -53,17 +54,25 @@ typedef struct {
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) 0
 #endif
 
+/* The same of tinyscene_depthwise, where a row of windows covers so many columns of the input. */
+#if defined(TINYSCENE_DSP)
+#define TINYSCENE_DEPTHWISE_SCRATCH(columns) ((((columns) < 26 ? (columns) : 26) * 24 + 136 + 15) / 16 * 16)
+#else
+#define TINYSCENE_DEPTHWISE_SCRATCH(columns) 0
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* x (pixel, depth) -> y (pixel, output). For convolutions where every shift is 1 to 22, `activation_min` is -128 and
- * twice any accumulator, and any rounded product with its rounding term, fits 32 bits. The code generator checks it. */
+/* x (pixel, depth) -> y (pixel, output). For convolutions where every shift is 1 to 22, `activation_min` is -128 and any
+ * accumulator fits 24 bits. The code generator checks it. */
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
 
-/* The same for 3 x 3 windows by channel: rows[i] holds the window's row i; the next pixel's window lies `step` bytes
- * further, y is (pixel, output). */
-void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y);
+/* The same for 3 x 3 windows by channel, of four channels at least: rows[i] holds the window's row i; the next pixel's
+ * window lies `step` bytes further, y is (pixel, output). */
+void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
+                         void *scratch);
 
 /* The same two without these conditions; windows of any size (tall, wide). */
 void tinyscene_pointwise_any(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y);
@@ -75,8 +84,10 @@ void tinyscene_depthwise_any(const tinyscene_conv *c, const int8_t *const *rows,
 void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, int32_t first, int32_t pixels,
                       int32_t step, int8_t *patches);
 
-/* a and b -> y, all of `count` values. y may be a or b. */
+/* a and b -> y, all of `count` values. y may be a or b. tinyscene_add: where both shifts are at least 1, and the output's
+ * is 22 at most; tinyscene_add_any: any. */
 void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
+void tinyscene_add_any(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
 
 /* Means of windows (tall, wide) by channel, rounded half away from zero. tinyscene_pool: up to 255 values and at least
  * four channels; tinyscene_pool_any: any. */

@@ -264,8 +264,10 @@ INLINE void all_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], 
         depthwise_channels(c, rows, first + count <= n ? first : n - count, count, pixels, step, y, symmetric);
 }
 
-void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
+void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
+                         void *scratch)
 {
+    (void)scratch;
     if (is_symmetric(c))
         all_depthwise(c, rows, pixels, step, y, 1);
     else

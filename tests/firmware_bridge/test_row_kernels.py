@@ -71,7 +71,12 @@ int main(void)
         const tinyscene_sum s = {{n[2], n[3]}, n[4], n[5], n[6], n[7], n[8], n[9]};
         const tinyscene_average m = {n[2], n[3], n[4], n[5]};
         switch (n[0]) {
-        case 2: tinyscene_add(&s, operand[0], operand[1], bytes, y); break;
+        case 2:
+            if (n[5] >= 1 && n[7] >= 1 && n[7] <= 22)
+                tinyscene_add(&s, operand[0], operand[1], bytes, y);
+            else
+                tinyscene_add_any(&s, operand[0], operand[1], bytes, y);
+            break;
         case 3: tinyscene_pool(rows, n[2], n[3], n[4], n[5], n[6], y); break;
         case 4: tinyscene_gather(rows, n[2], n[3], n[4], n[5], n[6], y); break;
         case 5: tinyscene_mean_row(operand[0], n[2], n[3], (int32_t *)(void *)y); break;

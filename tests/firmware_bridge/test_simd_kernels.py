@@ -76,7 +76,7 @@ int main(void)
             return 5;
         switch (n[0]) {
         case 0: tinyscene_pointwise(&c, operand[0], n[5], y, scratch); break;
-        case 1: tinyscene_depthwise(&c, rows, n[5], n[6], y); break;
+        case 1: tinyscene_depthwise(&c, rows, n[5], n[6], y, NULL); break;
         case 2: tinyscene_add(&s, operand[0], operand[1], bytes, y); break;
         case 3: tinyscene_pool(rows, n[2], n[3], n[4], n[5], n[6], y); break;
         case 4: tinyscene_gather(rows, n[2], n[3], n[4], n[5], n[6], y); break;

@@ -14,7 +14,7 @@ def access_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str])
         case Conv2D():
             return convolution.access(operator, sources[0], kernels)
         case DepthwiseConv2D():
-            return depthwise.access(operator, sources[0])
+            return depthwise.access(operator, sources[0], kernels)
         case Add():
             return add.access(sources[0])
         case AveragePool2D():

@@ -5,6 +5,8 @@ from tinyscene.deploy.graph.reference import ADD_SHIFT
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, rescaling
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, row_access
 
+FAST_SHIFT = 22  # of the output, at most: what tinyscene_kernels.h asks for tinyscene_add
+
 
 def access(source: Tensor) -> AccessPattern:
     return row_access(source)
@@ -23,5 +25,6 @@ def emit(operator: Add, context: CodegenContext) -> Code:
     )
     count = context.plan.schedule.rows[operator.output.name].bytes
     inputs = ", ".join(context.source(index) for index in order)
-    step = f"tinyscene_add(&sum_{context.number}, {inputs}, {count}, y);"
+    kernel = "tinyscene_add" if scaled[1] >= 1 and 1 <= last[1] <= FAST_SHIFT else "tinyscene_add_any"
+    step = f"{kernel}(&sum_{context.number}, {inputs}, {count}, y);"
     return Code([step], declarations=f"static const tinyscene_sum sum_{context.number} = {values};\n")

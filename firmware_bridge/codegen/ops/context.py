@@ -2,19 +2,21 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import Convolution, Kind, Tensor, quantize_multiplier
-from tinyscene.firmware_bridge.codegen.weight_layouts import MAX_DEPTH
+from tinyscene.deploy.graph.graph import Convolution, DepthwiseConv2D, Kind, Tensor, quantize_multiplier
+from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
 from tinyscene.firmware_bridge.memory.planner import Plan
 
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
 FAST_SHIFTS = (1, 22)  # to the right, that the fast kernels support
+FAST_SUMS = 2**23  # accumulators are smaller
+FAST_CHANNELS = 4  # of a depthwise convolution, at least
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,14 @@ def rescaling(real: float) -> tuple[int, int]:
 
 def is_fast(operator: Convolution, source: Tensor) -> bool:
     """Whether the fast kernels are exact: the conditions of tinyscene_pointwise in tinyscene_kernels.h."""
-    multipliers, shifts = _rescalings(operator, source)
+    shifts = rescaling_of(operator, source).shift
     minimum, maximum = FAST_SHIFTS
     if not ((shifts >= minimum) & (shifts <= maximum)).all() or _activation_min(operator) != -128:
         return False
-    depth = operator.weights.size // len(operator.bias)
-    sums = 128 * np.abs(operator.weights.astype(np.int64)).sum(operator.other_axes) + np.abs(
-        folded_bias(operator, source)
-    )
-    products = (sums * multipliers >> 31) + 1
-    roundings = abs(_rounding(operator)) << (shifts - 1)
-    return depth <= MAX_DEPTH and bool((sums < 2**30).all() and (products + roundings < 2**31).all())
+    if isinstance(operator, DepthwiseConv2D) and len(operator.bias) < FAST_CHANNELS:
+        return False
+    weights = np.abs(operator.weights.astype(np.int64)).sum(operator.other_axes)
+    return bool((128 * weights + np.abs(folded_bias(operator, source)) < FAST_SUMS).all())
 
 
 def folded_bias(operator: Convolution, source: Tensor) -> NDArray[np.int64]:
@@ -121,41 +120,51 @@ def folded_bias(operator: Convolution, source: Tensor) -> NDArray[np.int64]:
     )
 
 
-def convolution_tables(operator: Convolution, context: CodegenContext, weights: dict[str, NDArray[Any]]) -> Code:
-    """The tables of a convolution, with its weights in the layout of each set of kernels."""
-    number, source = context.number, context.sources[0]
-    multipliers, shifts = _rescalings(operator, source)
-    bias = folded_bias(operator, source).astype(np.uint64).astype(np.uint32).astype(np.int32)  # sums wrap around
-    variants: list[str] = []
-    for index, (kernels, values) in enumerate(weights.items()):
-        if len(weights) > 1:
-            variants.append(f"#{'el' if index else ''}if defined(TINYSCENE_{kernels.upper()})\n")
-        variants.append(array(f"weights_{number}", values))
-    variants.append("#endif\n" if len(weights) > 1 else "")
-    depth = operator.weights.size // len(operator.bias)
+def convolution_tables(
+    operator: Convolution, context: CodegenContext, tables: Mapping[str, NDArray[Any]], with_scales: Sequence[str] = ()
+) -> Code:
+    """The tables of a convolution. `tables` has one for each set of kernels, or one of "any"; `with_scales` are those
+    whose table has what rescales the sums, too."""
+    variants: dict[str, list[str]] = {}  # C -> sets of kernels
+    for kernels, values in tables.items():
+        variants.setdefault(_variant(operator, context, values, kernels in with_scales), []).append(kernels)
+    text = "".join(variants)
+    if len(variants) > 1:
+        conditions = [
+            " || ".join(f"defined(TINYSCENE_{name.upper()})" for name in names) for names in variants.values()
+        ]
+        text = "".join(f"#elif {each}\n{body}" for each, body in zip(conditions, variants, strict=True))
+        text = f"#{text[3:]}#endif\n"
+    head = f"/* {comment(operator.output.name)}: {' x '.join(map(str, operator.weights.shape))} */\n"
+    return Code([], head + text, f"extern const tinyscene_conv tinyscene_conv_{context.number};\n")
+
+
+def _variant(operator: Convolution, context: CodegenContext, values: NDArray[Any], rescales: bool) -> str:
+    """The tables of a convolution for some kernels; `rescales` says that `values` have what rescales sums, too."""
+    number, rescaling = context.number, rescaling_of(operator, context.sources[0])
+    bias = rescaling.bias.astype(np.uint64).astype(np.uint32).astype(np.int32)  # sums wrap around
+    separate = {
+        "bias": bias,
+        "multiplier": rescaling.multiplier.astype(np.int32),
+        "shift": rescaling.shift.astype(np.int8),
+    }
+    if rescales:
+        separate = {}
     fields = [
-        *(f"{table}_{number}" for table in ("weights", "bias", "multiplier", "shift")),
-        *map(str, (depth, len(operator.bias), _rounding(operator), _activation_min(operator))),
+        f"weights_{number}",
+        *([f"{name}_{number}" for name in separate] or ["NULL"] * 3),
+        *map(str, (operator.weights.size // len(operator.bias), len(operator.bias))),
+        *map(str, (2 * rescaling.zero_point + 1, _activation_min(operator))),
     ]
-    tables = [
-        f"/* {comment(operator.output.name)}: {' x '.join(map(str, operator.weights.shape))} */\n",
-        *variants,
-        array(f"bias_{number}", bias),
-        array(f"multiplier_{number}", multipliers.astype(np.int32)),
-        array(f"shift_{number}", shifts.astype(np.int8)),
-        f"const tinyscene_conv tinyscene_conv_{number} = {{{', '.join(fields)}}};\n",
-    ]
-    return Code([], "".join(tables), f"extern const tinyscene_conv tinyscene_conv_{number};\n")
+    arrays = [array(f"weights_{number}", values), *(array(f"{name}_{number}", each) for name, each in separate.items())]
+    return "".join([*arrays, f"const tinyscene_conv tinyscene_conv_{number} = {{{', '.join(fields)}}};\n"])
 
 
-def _rescalings(operator: Convolution, source: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def rescaling_of(operator: Convolution, source: Tensor) -> Rescaling:
+    """What rescales a convolution's sums, with the input's zero point folded into the bias."""
     pairs = [rescaling(float(real)) for real in operator.multipliers(source)]
     multipliers, shifts = np.array(pairs, np.int64).T
-    return multipliers, shifts
-
-
-def _rounding(operator: Convolution) -> int:
-    return 2 * operator.output.q.zero_point + 1
+    return Rescaling(folded_bias(operator, source), multipliers, shifts, operator.output.q.zero_point)
 
 
 def _activation_min(operator: Convolution) -> int:

@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 
 from tinyscene.deploy.graph.graph import Conv2D, Tensor
-from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, convolution_tables, is_fast
-from tinyscene.firmware_bridge.codegen.weight_layouts import LAYOUTS, pointwise_scratch
+from tinyscene.firmware_bridge.codegen.ops.context import (
+    Code,
+    CodegenContext,
+    convolution_tables,
+    is_fast,
+    rescaling_of,
+)
+from tinyscene.firmware_bridge.codegen.weight_layouts import pointwise_scratch, pointwise_table
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, aligned
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, window_access
 
@@ -22,8 +28,10 @@ def access(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> AccessPa
 def emit(operator: Conv2D, context: CodegenContext) -> Code:
     fast = is_fast(operator, context.sources[0])
     flat = operator.weights.reshape(len(operator.bias), -1)
-    weights = {name: LAYOUTS[name](flat) for name in context.kernels} if fast else {"plain": flat.reshape(-1)}
-    code = convolution_tables(operator, context, weights)
+    scale = rescaling_of(operator, context.sources[0])
+    kernels = context.kernels if fast else []
+    tables = {name: pointwise_table(name, flat, scale) for name in kernels} or {"any": flat.reshape(-1)}
+    code = convolution_tables(operator, context, tables, ("dsp", "mve"))
     if _is_pointwise(operator):
         step = [_multiply(context, fast, context.source(0), str(context.width), "y", 0)]
     else:
