@@ -50,7 +50,6 @@ def frontend_config(log_mel: FixedPointLogMel) -> dict[str, int]:
         "MEL_BINS": len(_mel_weights(log_mel)),
         "RADIX": _radix(log_mel),
         "SEGMENTS": _segments(log_mel),
-        "TWIDDLES": 6 * (front_end.n_fft // 16),
         "RING_SAMPLES": int((arrived - [span.first for span in spans]).max()),
         "START_FRAMES": sum(span.at < 0 for span in spans),  # those that are reflected at the clip's start
         "END_FRAME": sum(span.at + front_end.win_length <= front_end.clip_samples for span in spans),  # at its end
@@ -61,17 +60,23 @@ def frontend_tables(log_mel: FixedPointLogMel) -> str:
     """The content of `tinyscene_tables.c`."""
     quarter = log_mel.twiddles[: log_mel.front_end.n_fft // 4 + 1, 0]
     thresholds, cells = [*log_mel.thresholds.tolist(), 2**64 - 1], _cells(log_mel)
+    vectors = "the {}, Q31, in vectors of four"
     tables = [
+        "#if defined(TINYSCENE_FRONTEND_MVE)\n",
+        table("int32_t", "window", vectors.format("window"), _window_vectors(log_mel)),
+        table("int32_t", "twiddles", vectors.format("rotations of all passes"), _twiddle_vectors(log_mel)),
+        "#else\n",
         table("int32_t", "window", "the window's rising half, Q31", _window(log_mel)),
-        table("uint16_t", "order", "the transform's order", _order(log_mel)),
         table("int32_t", "twiddles", "rotations of the last pass, Q31", _twiddles(log_mel)),
+        "#endif\n",
+        table("uint16_t", "order", "the transform's order", _order(log_mel)),
         table("int32_t", "cosine", "a quarter of the circle, Q31", quarter.tolist()),
         table("uint16_t", "segments", "the first bin of each mel segment", log_mel.segment_starts.tolist()),
         table("uint16_t", "mel_weights", "each bin's rising weight, Q16", _mel_weights(log_mel).tolist()),
         table("uint64_t", "thresholds", "the least energy for each feature above -128, and beyond all", thresholds),
         table("uint8_t", "cells", "how many of them are below each cell of energies", cells),
     ]
-    return '#include "tinyscene_frontend.h"\n\n' + "\n".join(tables)
+    return '#include "tinyscene_frontend_stages.h"\n\n' + "\n".join(tables)
 
 
 def _radix(log_mel: FixedPointLogMel) -> int:
@@ -87,13 +92,31 @@ def _segments(log_mel: FixedPointLogMel) -> int:
 
 def _window(log_mel: FixedPointLogMel) -> list[int]:
     """The weights of each place in a segment, and of the place after the last, of all rising segments."""
-    front_end, segments = log_mel.front_end, _segments(log_mel)
-    left, size = (front_end.n_fft - front_end.win_length) // 2, front_end.n_fft // _radix(log_mel)
+    size = log_mel.front_end.n_fft // _radix(log_mel)
+    starts = _segment_starts(log_mel)
+    return _frame_window(log_mel)[np.arange(size + 1)[:, None] + starts[: len(starts) // 2]].ravel().tolist()
+
+
+def _window_vectors(log_mel: FixedPointLogMel) -> list[int]:
+    """The weights of each four points, of all segments: those of the four real parts, then of the imaginary ones."""
+    starts, firsts = _segment_starts(log_mel), np.arange(0, log_mel.front_end.n_fft // _radix(log_mel), 8)
+    samples = firsts[:, None, None, None] + starts[:, None, None] + [[0], [1]] + 2 * np.arange(4)
+    return _frame_window(log_mel)[samples].ravel().tolist()  # (four points, segment, re and im, 4)
+
+
+def _frame_window(log_mel: FixedPointLogMel) -> NDArray[np.int64]:
+    """The window within its frame, and a zero after that, (n_fft + 1,)."""
+    front_end = log_mel.front_end
+    left = (front_end.n_fft - front_end.win_length) // 2
     frame = np.zeros(front_end.n_fft + 1, np.int64)
     frame[left : left + front_end.win_length] = log_mel.window_table
-    first = front_end.n_fft // 2 - segments // 2 * size
-    starts = first + size * np.arange(segments // 2)
-    return frame[np.arange(size + 1)[:, None] + starts].ravel().tolist()
+    return frame
+
+
+def _segment_starts(log_mel: FixedPointLogMel) -> NDArray[np.int64]:
+    """The first sample of each segment that has weights."""
+    n_fft, segments = log_mel.front_end.n_fft, _segments(log_mel)
+    return n_fft // 2 + n_fft // _radix(log_mel) * np.arange(-segments // 2, segments // 2)
 
 
 def _order(log_mel: FixedPointLogMel) -> list[int]:
@@ -106,6 +129,20 @@ def _twiddles(log_mel: FixedPointLogMel) -> list[int]:
     n_fft = log_mel.front_end.n_fft
     angles = np.arange(1, n_fft // 16 + 1)[:, None] * (2 * np.array([3, 1, 2]))  # of n_fft to the circle
     return log_mel.twiddles[angles].ravel().tolist()
+
+
+def _twiddle_vectors(log_mel: FixedPointLogMel) -> list[int]:
+    """Rotations of d, b and c in every pass for k from 1 on, as four cosines and four sines for each four of k."""
+    n_fft, values, length = log_mel.front_end.n_fft, [], _radix(log_mel)
+    while length < n_fft // 2:
+        angles = (np.arange(length) + 1) * (
+            n_fft // 4 // length
+        )  # of n_fft to the circle; one for the last is not used
+        angles[-1] = 0
+        turns = angles.reshape(-1, 1, 4) * np.array([3, 1, 2])[:, None]  # (vector, point, 4)
+        values += log_mel.twiddles[turns].transpose(0, 1, 3, 2).ravel().tolist()
+        length *= 4
+    return values
 
 
 def _cells(log_mel: FixedPointLogMel) -> list[int]:

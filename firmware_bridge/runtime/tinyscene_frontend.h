@@ -33,9 +33,9 @@ void tinyscene_frame(const int16_t *ring, int32_t start, int32_t at, void *work,
  * symmetry, half of the window and parts of the circle suffice: see the files of the stages for the order of each. */
 #define TINYSCENE_SEGMENT (TINYSCENE_N_FFT / TINYSCENE_RADIX) /* samples */
 #define TINYSCENE_BLOCKS (TINYSCENE_SEGMENT / 2)
-extern const int32_t tinyscene_window[(TINYSCENE_SEGMENT + 1) * TINYSCENE_SEGMENTS / 2]; /* Q31: (sample, segment) */
+extern const int32_t tinyscene_window[]; /* Q31 */
 extern const uint16_t tinyscene_order[TINYSCENE_BLOCKS];      /* where the block of each n is */
-extern const int32_t tinyscene_twiddles[TINYSCENE_TWIDDLES];  /* Q31, for radix 4 */
+extern const int32_t tinyscene_twiddles[]; /* Q31, for radix 4 */
 extern const int32_t tinyscene_cosine[TINYSCENE_N_FFT / 4 + 1]; /* Q31, of 2 pi j / N_FFT */
 extern const uint16_t tinyscene_segments[TINYSCENE_MELS + 2]; /* first bin of each mel segment */
 extern const uint16_t tinyscene_mel_weights[TINYSCENE_MEL_BINS]; /* Q16, from the first bin of the first segment */

@@ -52,7 +52,82 @@ INLINE point weighted(const int16_t *samples, int32_t re, int32_t im)
     return z;
 }
 
+#if TINYSCENE_RADIX == 8 && TINYSCENE_SEGMENTS == 6
+#define OWN_BLOCKS
+#endif
 #include "tinyscene_frontend_scalar.h"
+
+#if defined(OWN_BLOCKS)
+#define SHIFT "#(15 - " TEXT(TINYSCENE_FRACTION_BITS) ")"
+/* Products with the weights in re and im of the two samples at r3 of a segment, rounded, but not shifted yet. */
+#define WEIGHTED(segment, re, im)                                                                                     \
+    "ldr r4, [sp, #4 * " #segment "]\n ldr r4, [r4, r3]\n"                                                            \
+    "smlawb " re ", " re ", r4, r12\n smlawt " im ", " im ", r4, r12\n"
+/* The sum of a point, whose products are in re and im, and one half a frame later, in r4 and r11; their difference in re
+ * and im. The later one's weights are at r2. */
+#define PAIR(segment, weight_re, weight_im, re, im)                                                                   \
+    "ldr r11, [r2, #" weight_re "]\n ldr lr, [r2, #" weight_im "]\n" WEIGHTED(segment, "r11", "lr")                   \
+    "asr r11, r11, " SHIFT "\n asr lr, lr, " SHIFT "\n"                                                               \
+    "add r4, r11, " re ", asr " SHIFT "\n rsb " re ", r11, " re ", asr " SHIFT "\n"                                   \
+    "add r11, lr, " im ", asr " SHIFT "\n rsb " im ", lr, " im ", asr " SHIFT "\n"
+
+/* On the stack: 0 samples of the segments, 24 order, 28 points, 32 the cosine of 45 degrees, 36 one; then points of two
+ * words: 40 b, 48 odd b, 56 odd c, 64 z3 (d, odd or not), 72 z4 (a; minus it, if odd). r1 and r2 are rows of weights,
+ * r3 is the place in a segment in bytes, r12 half a unit. */
+ASSEMBLY void eight_points(const chunk *c ARGUMENT, const int32_t constants[2] ARGUMENT)
+{
+    __asm__("push {r4, r5, r6, r7, r8, r9, r10, r11, lr}\n"
+            "sub sp, #84\n"
+            "ldrd r2, r3, [r1]\n strd r2, r3, [sp, #32]\n"
+            "ldm r0!, {r4, r5, r6, r7, r8, r9, r10, r11}\n stm sp, {r4, r5, r6, r7, r8, r9, r10, r11}\n"
+            "ldm r0, {r1, r2}\n mov r3, #0\n mov r12, #1 << (14 - " TEXT(TINYSCENE_FRACTION_BITS) ")\n"
+            "0:\n"
+            "ldm r1!, {r5, r6, r7, r8, r9, r10}\n"
+            WEIGHTED(0, "r5", "r8") WEIGHTED(1, "r6", "r9") WEIGHTED(2, "r7", "r10")
+            PAIR(4, "4", "-8", "r5", "r8")
+            "strd r4, r11, [sp, #40]\n strd r5, r8, [sp, #48]\n"
+            PAIR(5, "0", "-12", "r6", "r9")
+            "strd r6, r9, [sp, #56]\n"
+            "mov r5, r4\n" /* c is in r5 and r11 */
+            "ldr r6, [r2, #8]\n ldr r8, [r2, #-4]\n" WEIGHTED(3, "r6", "r8")
+            "asr r6, r6, " SHIFT "\n asr r8, r8, " SHIFT "\n strd r6, r8, [sp, #72]\n"
+            "asr r7, r7, " SHIFT "\n asr r10, r10, " SHIFT "\n strd r7, r10, [sp, #64]\n"
+            /* the transform of a, b, c, d: points at even places */
+            "add lr, r6, r5\n sub r4, r6, r5\n add r6, r8, r11\n sub r11, r8, r11\n" /* a + c, a - c */
+            "ldrd r5, r9, [sp, #40]\n"
+            "add r8, r5, r7\n sub r5, r5, r7\n add r7, r9, r10\n sub r9, r9, r10\n" /* b + d, b - d */
+            "ldr r10, [sp, #24]\n ldrh r0, [r10], #2\n str r10, [sp, #24]\n"
+            "ldr r10, [sp, #28]\n add r0, r10, r0, lsl #6\n" /* where the block is */
+            "add r10, lr, r8\n sub lr, lr, r8\n add r8, r6, r7\n sub r6, r6, r7\n"
+            "strd r10, r8, [r0]\n strd lr, r6, [r0, #32]\n"
+            "add r10, r4, r9\n sub r4, r4, r9\n sub r8, r11, r5\n add r11, r11, r5\n"
+            "strd r10, r8, [r0, #16]\n strd r4, r11, [r0, #48]\n"
+            /* halves of the odd b, d and c, rotated by one, three and two eighths of a circle */
+            "ldrd r4, r5, [sp, #48]\n ldr r6, [sp, #32]\n"
+            "smmulr r7, r5, r6\n smmlar r8, r4, r6, r7\n smmlsr r9, r4, r6, r7\n"
+            "ldrd r4, r5, [sp, #64]\n mov r7, #0\n"
+            "smmlsr r7, r4, r6, r7\n smmlar r10, r5, r6, r7\n smmlsr r11, r5, r6, r7\n"
+            "add r4, r8, r10\n add r5, r9, r11\n sub r8, r8, r10\n sub r9, r9, r11\n" /* b + d, b - d */
+            "ldrd r10, r11, [sp, #56]\n ldr r6, [sp, #36]\n mov r7, #0\n"
+            "smmulr lr, r11, r6\n smmlsr r7, r10, r6, r7\n"
+            "ldrd r10, r11, [sp, #72]\n"
+            "rsb r6, r10, lr, lsl #1\n rsb r10, r11, r7, lsl #1\n"         /* a + c */
+            "sub lr, r6, lr, lsl #2\n sub r7, r10, r7, lsl #2\n"           /* a - c */
+            "add r6, r6, r4, lsl #1\n add r10, r10, r5, lsl #1\n strd r6, r10, [r0, #8]\n"
+            "sub r6, r6, r4, lsl #2\n sub r10, r10, r5, lsl #2\n strd r6, r10, [r0, #40]\n"
+            "add lr, lr, r9, lsl #1\n sub r7, r7, r8, lsl #1\n strd lr, r7, [r0, #24]\n"
+            "sub lr, lr, r9, lsl #2\n add r7, r7, r8, lsl #2\n strd lr, r7, [r0, #56]\n"
+            "add r3, r3, #4\n sub r2, r2, #24\n cmp r3, #64\n bne 0b\n"
+            "add sp, #84\n"
+            "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}\n" ::: "memory");
+}
+
+INLINE void blocks(const chunk *c)
+{
+    const int32_t constants[2] = {tinyscene_cosine[POINTS / 4], tinyscene_cosine[0]};
+    eight_points(c, constants);
+}
+#endif
 
 /* Halves of a point in r4 and r5, rotated, to two registers; the cosine is in r6. */
 #define ROTATE(re, im, sine)                                                                                          \

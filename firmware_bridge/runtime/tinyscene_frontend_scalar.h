@@ -5,6 +5,8 @@
  *   add_product(sum, x, w)           sum + product(x, w)
  *   subtract_product(sum, x, w)      sum + product(x, -w), at a tie not the same as sum - product(x, w)
  *   weighted(samples, re, im)        the point of two samples and their weights
+ *
+ * and may have its own blocks of 8 points with weights for 6, defining OWN_BLOCKS.
  */
 #ifndef TINYSCENE_FRONTEND_SCALAR_H
 #define TINYSCENE_FRONTEND_SCALAR_H
@@ -121,19 +123,37 @@ INLINE void block(const int16_t *const *samples, ptrdiff_t i, const int32_t *ris
 }
 #endif
 
+/* Blocks whose samples have been looked for. */
+typedef struct {
+    const int16_t *samples[TINYSCENE_SEGMENTS];
+    const uint16_t *order;
+    point *points;
+    const int32_t *rising, *falling; /* the first block's weights */
+} chunk;
+
+#if defined(OWN_BLOCKS)
+INLINE void blocks(const chunk *c);
+#else
+INLINE void blocks(const chunk *c)
+{
+    const uint16_t *order = c->order;
+    const int32_t *rising = c->rising, *falling = c->falling;
+    for (ptrdiff_t i = 0; i < 2 * CHUNK; i += 2, rising += 2 * RISING, falling -= 2 * RISING)
+        block(c->samples, i, rising, falling, c->points + TINYSCENE_RADIX * (ptrdiff_t)*order++);
+}
+#endif
+
 /* Step 1 and the beginning of step 2: samples -> transforms of RADIX points. */
 STEP void first_pass(const tinyscene_pcm *pcm, point *points)
 {
+    enum { ROW = 2 * RISING * CHUNK };
     int16_t copies[TINYSCENE_SEGMENTS][2 * CHUNK];
-    const int32_t *rising = tinyscene_window;
-    const int32_t *falling = rising + RISING * (TINYSCENE_SEGMENT - TINYSCENE_WIN_LENGTH % 2);
-    const uint16_t *order = tinyscene_order;
-    for (int32_t n = 0; n < TINYSCENE_BLOCKS; n += CHUNK) {
-        const int16_t *samples[TINYSCENE_SEGMENTS];
+    const int32_t *falling = tinyscene_window + RISING * (TINYSCENE_SEGMENT - TINYSCENE_WIN_LENGTH % 2);
+    chunk c = {{0}, tinyscene_order, points, tinyscene_window, falling};
+    for (int32_t n = 0; n < TINYSCENE_BLOCKS; n += CHUNK, c.order += CHUNK, c.rising += ROW, c.falling -= ROW) {
         for (int32_t s = 0; s < TINYSCENE_SEGMENTS; s++)
-            samples[s] = tinyscene_samples(pcm, FIRST + s * TINYSCENE_SEGMENT + 2 * n, 2 * CHUNK, copies[s]);
-        for (ptrdiff_t i = 0; i < 2 * CHUNK; i += 2, rising += 2 * RISING, falling -= 2 * RISING)
-            block(samples, i, rising, falling, points + TINYSCENE_RADIX * (ptrdiff_t)*order++);
+            c.samples[s] = tinyscene_samples(pcm, FIRST + s * TINYSCENE_SEGMENT + 2 * n, 2 * CHUNK, copies[s]);
+        blocks(&c);
     }
 }
 

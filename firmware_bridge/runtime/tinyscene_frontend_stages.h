@@ -17,6 +17,8 @@
 #define TINYSCENE_FRONTEND_DSP
 #elif defined(TINYSCENE_SIMD) && defined(TINYSCENE_ROTATIONS) /* which are generated for the sizes that it supports */
 #define TINYSCENE_FRONTEND_SIMD
+#elif defined(TINYSCENE_MVE) && defined(TINYSCENE_USUAL_SIZE) && defined(__GNUC__)
+#define TINYSCENE_FRONTEND_MVE
 #else
 #define TINYSCENE_FRONTEND_PLAIN
 #endif
