@@ -19,7 +19,7 @@ from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd, float_pcm
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, make_network
-from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork, NativeScene
+from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork, native_scene
 
 SOUND = 4  # of the golden ones: a sweep
 NATIVE, REFERENCE = "native int8", "reference int8"
@@ -80,7 +80,7 @@ def decisions_of(bundle: Bundle) -> Runtimes:
         return decide
 
     runtimes = Runtimes()
-    runtimes.add(NATIVE, lambda: _call(NativeScene(_library(bundle)), pcm[None]))
+    runtimes.add(NATIVE, lambda: _call(native_scene(_library(bundle)), pcm[None]))
     for name in ("LiteRT int8", "LiteRT float32", "ONNX Runtime float32"):
         runtimes.add(f"{FAST} + {name}", lambda name=name: peer(networks[name]))
     return runtimes
@@ -146,7 +146,7 @@ def _call(function: Callable[[Any], object], values: NDArray[Any]) -> Call:
 
 
 def _native_front_end(bundle: Bundle, pcm: NDArray[np.int16]) -> Call:
-    scene = NativeScene(_library(bundle))
+    scene = native_scene(_library(bundle))
 
     def listen() -> None:  # a window that is never run
         scene.require(scene.c.tinyscene_reset(scene.instance))

@@ -6,8 +6,10 @@
 It is the firmware's C with kernels for this processor; its results equal the reference bit for bit.
 """
 
+import contextlib
 import ctypes
 import hashlib
+import json
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,11 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyscene import deploy
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, write_whole
 from tinyscene.deploy.common.installation import missing
+from tinyscene.deploy.common.terminal import messages
+from tinyscene.deploy.common.text import json_text
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, write_sources
+from tinyscene.firmware_bridge.codegen.network import Config
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, TARGETS, Toolchain, build, find_toolchain
 
 KERNELS = ("simd", "plain")  # plain where tinyscene_simd.c does not support the processor
@@ -35,17 +41,31 @@ Int8 = NDArray[np.int8]
 def native_runner(bundle: Bundle) -> Callable[[NDArray[np.int16]], Int8]:
     """A compiled bundle with its front end: int16 clips (batch, samples) -> int8 logits (batch, classes).
 
-    Raises InputError if there is no compiler.
+    What is compiled already is found by the bundle's hashes, without generating its C again, which takes longer than
+    classifying a few recordings. Raises InputError if there is no compiler.
     """
-    return NativeScene(make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS))
+    parts = [_toolchain().version(), _processor(), bundle.fingerprint, *_own_sources()]
+    index = _cache() / f"{_hash(parts)}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it is not there, or of something else
+        found = json.loads(index.read_text(encoding="utf-8"))
+        return NativeScene(_cache() / found["library"], found["config"])
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS)
+    path = compile_native(library)
+    write_whole(index, json_text({"library": path.name, "config": library.config}))
+    return NativeScene(path, library.config)
+
+
+def native_scene(library: Library) -> "NativeScene":
+    """A library, compiled."""
+    return NativeScene(compile_native(library), library.config)
 
 
 class NativeScene:
-    """An instance of the library."""
+    """An instance of a compiled library."""
 
-    def __init__(self, library: Library) -> None:
-        self.config = library.config
-        self.c = ctypes.CDLL(str(compile_native(library)))
+    def __init__(self, path: Path, config: Config) -> None:
+        self.config = config
+        self.c = ctypes.CDLL(str(path))
         self._memory = _aligned(int(self.config["BYTES"]))
         self.instance = ctypes.c_void_p()
         self.require(self.c.tinyscene_init(_pointer(self._memory), self._memory.nbytes, ctypes.byref(self.instance)))
@@ -101,9 +121,9 @@ def compile_native(
     target, toolchain = TARGETS["host-native"], _toolchain()
     settings = [toolchain.version(), _processor(), optimize, *defines]
     contents = [*library.files.values(), *(path.read_text(encoding="utf-8") for path in (BATCH, *more))]
-    key = hashlib.sha256("\0".join([*settings, *library.files, *contents]).encode()).hexdigest()[:32]
-    path = cache_folder() / "native" / f"{key}.so"
+    path = _cache() / f"{_hash([*settings, *library.files, *contents])}.so"
     if not path.is_file():
+        messages.print(f"compiling the network for this machine, once, with {settings[0]}", soft_wrap=True)
         with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
             sources = [*write_sources(library, Path(folder)), BATCH]
             build(
@@ -118,6 +138,21 @@ def compile_native(
             )
             write_whole(path, Path(folder, path.name).read_bytes())
     return path
+
+
+def _cache() -> Path:
+    return cache_folder() / "native"
+
+
+def _hash(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _own_sources() -> list[str]:
+    """Whatever the generated C and how it is compiled depend on, besides the bundle."""
+    folders = (Path(__file__).parent, Path(deploy.__file__).parent)
+    paths = [path for folder in folders for kind in ("py", "c", "h") for path in sorted(folder.rglob(f"*.{kind}"))]
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def _toolchain() -> Toolchain:

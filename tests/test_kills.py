@@ -84,7 +84,7 @@ COMMANDS = {
     "firmware": Command("firmware bundle --out new", "new", "bundle", has_data=False),
     "package": Command("firmware bundle --out new --package arduino", "new", "bundle", has_data=False),
     "web": Command("web bundle --out new", "new", "bundle", has_data=False),
-    "evaluate": Command("evaluate bundle --split 5", "bundle", "bundle"),
+    "evaluate": Command("evaluate bundle --split 5 --runner reference", "bundle", "bundle"),
     "evaluate RUN": Command("evaluate run", "run", "run"),
     "bench": Command("bench bundle --targets ethos-u55-128", "bundle", "bundle", has_data=False),
     "report": Command("report bundle --out new", "new", "bundle", has_data=False),

@@ -24,7 +24,7 @@ from tinyscene.deploy.live.listen_view import picture_of
 from tinyscene.deploy.live.listener import Listener
 from tinyscene.deploy.live.sound import FileSource
 from tinyscene.firmware_bridge.codegen.library import make_library
-from tinyscene.firmware_bridge.native import READY, NativeScene
+from tinyscene.firmware_bridge.native import READY, native_scene
 
 HOUR, MINUTE = 3600, 60  # seconds
 GROWTH, RESIDENT_GROWTH = 2**17, 2**24  # bytes that Python, and that the process, may have more of after the hour
@@ -143,7 +143,7 @@ def test_listening_for_an_hour_neither_grows_nor_drifts(scene: SceneClassifier, 
 def test_the_c_library_after_an_hour_still_equals_the_reference(bundle: Bundle) -> None:
     rate, hop, q = bundle.front_end.sample_rate, 0.25, bundle.graph.input.q
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, ("simd", "plain"), hop)
-    native, reference = NativeScene(library), FixedPointLogMel(bundle.front_end, q.scale, q.zero_point)
+    native, reference = native_scene(library), FixedPointLogMel(bundle.front_end, q.scale, q.zero_point)
     count = 0
     for portion in portions(rate, (997, 20_000, 1, 441)):
         at = 0

@@ -6,14 +6,15 @@ from pathlib import Path
 from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
-from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier, SceneClassifier
+from tinyscene.deploy.live.classifier import OnnxClassifier, SceneClassifier, open_classifier
 
 
-def load(model: str | Path, runner: str = "reference", device: str | None = None) -> SceneClassifier:
+def load(model: str | Path, runner: str | None = None, device: str | None = None) -> SceneClassifier:
     """A classifier from a bundle, a run folder or an exported .onnx file.
 
     A bundle is run by `runner`: reference (what a device computes), native (the firmware's C, compiled for this
-    machine), litert, tflite-runtime or onnxruntime. A run is exported to ONNX first if it has not been since its
+    machine once, with the same results), litert, tflite-runtime or onnxruntime; by default native where a C compiler is
+    installed, otherwise reference. A run is exported to ONNX first if it has not been since its
     weights changed, which needs the extras `train` and `onnx`; an exported one needs only ONNX Runtime. `device`
     names what records: a bundle's variant for it is used, or the general network where it has none. Raises
     InputError if the model cannot be used.
@@ -21,10 +22,10 @@ def load(model: str | Path, runner: str = "reference", device: str | None = None
     path = Path(model)
     if (path / INDEX).exists():
         bundle = open_bundle(path)
-        return BundleClassifier(bundle if device is None else bundle.variant(device), runner)
+        return open_classifier(bundle if device is None else bundle.variant(device), runner)
     if device is not None:
         raise InputError(f"--device {device}: {path} is no bundle; name the device's own run, RUN/devices/DEVICE")
-    if runner not in ("reference", "onnxruntime"):
+    if runner not in (None, "reference", "onnxruntime"):
         raise InputError(f"--runner {runner}: {path} is no bundle and is run by ONNX Runtime; see `tinyscene quantize`")
     if path.suffix == ".onnx":
         return OnnxClassifier(path)

@@ -31,7 +31,7 @@ from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, su
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, make_library, make_network
-from tinyscene.firmware_bridge.native import KERNELS, READY, NativeNetwork, NativeScene
+from tinyscene.firmware_bridge.native import KERNELS, READY, NativeNetwork, NativeScene, native_scene
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import SCENES, open_dataset
 from tinyscene.train.data.sample import write_sample
@@ -105,14 +105,14 @@ def listening(rounds: int) -> list[dict[str, Any]]:
     bytes_of: dict[tuple[str, float], Any] = {}
     for n_fft in N_FFTS:
         front_end = replace(recipe.features, n_fft=n_fft, win_length=3 * n_fft // 4)
-        scene = NativeScene(make_library(graph, front_end, SCENES, KERNELS))
+        scene = native_scene(make_library(graph, front_end, SCENES, KERNELS))
         calls["n_fft", n_fft] = lambda scene=scene: (
             scene.require(scene.c.tinyscene_reset(scene.instance)),
             scene.push(second),
         )
         bytes_of["n_fft", n_fft] = make_library(graph, front_end, SCENES).config["BYTES"]
     for decisions in DECISIONS:
-        scene = NativeScene(make_library(graph, recipe.features, SCENES, KERNELS, hop=1 / decisions))
+        scene = native_scene(make_library(graph, recipe.features, SCENES, KERNELS, hop=1 / decisions))
         _listen(scene, second)  # from then on each second holds `decisions`
         calls["decisions", decisions] = lambda scene=scene: _listen(scene, second)
         bytes_of["decisions", decisions] = make_library(graph, recipe.features, SCENES, hop=1 / decisions).config[

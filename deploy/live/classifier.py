@@ -1,6 +1,6 @@
 """Scene classifiers: recordings or a stream of samples in, scores by label out. Needs no torch.
 
-    scene = BundleClassifier(open_bundle(folder), "reference")     # or OnnxClassifier(path)
+    scene = open_classifier(open_bundle(folder))     # or OnnxClassifier(path)
     scene.classify("some.wav")
 
     stream = scene.stream(sample_rate=32000)
@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle, read_labels
 from tinyscene.deploy.bundle.runners import make_runner, onnx_session, scene_runners
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.installation import missing
+from tinyscene.deploy.common.installation import MissingPackageError, missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
+from tinyscene.deploy.common.terminal import messages
 from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
 from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES
 
+PREFERRED, DEFINITION = "native", "reference"  # runners: of the first the results are those of the second
 BATCH = 16  # seconds of a recording classified at once
 MAX_ONNX = 2**28  # bytes
 
@@ -38,6 +40,7 @@ class SceneClassifier(ABC):
 
     labels: tuple[str, ...]
     front_end: FrontEnd
+    runner = ""  # what computes the logits
     metadata: dict[str, Any]  # what the model's file says of it: labels, front end, what made it
 
     @abstractmethod
@@ -57,7 +60,7 @@ class SceneClassifier(ABC):
         """Classify a recording of any rate, length and channel count.
 
         Returns: file; scene and scores (label -> mean probability over its seconds); seconds, a list of
-        start, scene and scores; notes on what had to be done to the file.
+        start, scene and scores; notes on what had to be done to the file; runner, which computed the logits.
         """
         recording = Recording(Path(path), self.front_end.sample_rate)
         seconds: list[NDArray[np.float32]] = []
@@ -75,6 +78,7 @@ class SceneClassifier(ABC):
             **self.decision(scores.mean(axis=0)),
             "seconds": [{"start": start, **self.decision(row)} for start, row in enumerate(scores)],
             "notes": recording.notes,
+            "runner": self.runner,
         }
 
     def stream(self, sample_rate: int, hop: float = 1.0) -> "SceneStream":
@@ -145,7 +149,7 @@ class BundleClassifier(SceneClassifier):
 
     def __init__(self, bundle: Bundle, runner: str) -> None:
         self.labels, self.front_end, self.metadata = bundle.labels, bundle.front_end, bundle.content
-        self.bundle = bundle
+        self.bundle, self.runner = bundle, runner
         scene_runner = scene_runners().get(runner)
         if scene_runner:  # it has a front end of its own
             self._run = scene_runner(bundle)
@@ -155,6 +159,31 @@ class BundleClassifier(SceneClassifier):
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         return self.bundle.graph.output.q.dequantize(self._run(pcm))
+
+    def require_golden_logits(self) -> None:
+        """Raise InputError unless the runner gives the logits of the bundle's golden sounds."""
+        vectors = self.bundle.vectors
+        if not np.array_equal(self._run(vectors.pcm), vectors.logits):
+            raise InputError(f"runner {self.runner} does not give the golden logits of {self.bundle.folder}")
+
+
+def open_classifier(bundle: Bundle, runner: str | None = None) -> BundleClassifier:
+    """A bundle, run by the runner of that name; by default by PREFERRED where it can be, otherwise by DEFINITION.
+
+    PREFERRED is silently left out where there is no compiler for it; other reasons get a line on stderr.
+    """
+    if runner is not None:
+        return BundleClassifier(bundle, runner)
+    if PREFERRED in scene_runners():
+        try:
+            native = BundleClassifier(bundle, PREFERRED)
+            native.require_golden_logits()
+            return native
+        except MissingPackageError:
+            pass
+        except (InputError, OSError) as error:
+            messages.print(f"runner {PREFERRED} cannot be used, {DEFINITION} is: {error}", soft_wrap=True)
+    return BundleClassifier(bundle, DEFINITION)
 
 
 class OnnxClassifier(SceneClassifier):
@@ -168,7 +197,7 @@ class OnnxClassifier(SceneClassifier):
             import onnxruntime
         except ImportError:
             raise missing("onnxruntime", "onnx") from None
-        self._model = model
+        self._model, self.runner = model, "onnxruntime"
         if not model.is_file():
             raise InputError(f"{model}: no such model file")
         if model.stat().st_size > MAX_ONNX:

@@ -21,8 +21,11 @@ import tinyscene
 from tests.train.test_export import TINY, run_of
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier, SceneClassifier
+from tinyscene.deploy.graph import reference
+from tinyscene.deploy.live import classifier as classifiers
+from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier, SceneClassifier, open_classifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.data.features import LogMel
@@ -334,3 +337,58 @@ def test_unusable_samples_are_refused_and_leave_the_stream_as_it_was(fault: str)
     with pytest.raises(InputError, match=r"^samples .*$"):
         stream.push(UNUSABLE[fault])
     assert stream.push(samples[3_000:]) == decided(LISTENER, 8_000, [samples])
+
+
+# the default runner
+
+
+def given_native(monkeypatch: pytest.MonkeyPatch, make: Callable[[Bundle], Any]) -> None:
+    monkeypatch.setattr(classifiers, "scene_runners", lambda: {"native": make})
+
+
+def reference_of(bundle: Bundle) -> Callable[[NDArray[np.int16]], NDArray[np.int8]]:
+    return lambda pcm: reference.run(bundle.graph, bundle.features(pcm))
+
+
+def test_by_default_a_bundle_is_run_by_the_native_runner(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_native(monkeypatch, reference_of)
+    assert open_classifier(bundle).runner == "native"
+    assert open_classifier(bundle, "reference").runner == "reference"
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_compiler_the_reference_runs_silently(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without(_: Bundle) -> None:
+        raise missing("a C compiler", "firmware", "runner native")
+
+    given_native(monkeypatch, without)
+    assert open_classifier(bundle).runner == "reference"
+    monkeypatch.setattr(classifiers, "scene_runners", dict)
+    assert open_classifier(bundle).runner == "reference"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [InputError("zig cannot compile"), OSError(30, "Read-only file system")])
+def test_a_compiler_that_fails_is_one_line_and_the_reference_runs(
+    error: Exception, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(_: Bundle) -> None:
+        raise error
+
+    given_native(monkeypatch, failing)
+    assert open_classifier(bundle).runner == "reference"
+    assert capsys.readouterr().err == f"runner native cannot be used, reference is: {error}\n"
+
+
+def test_a_compiled_network_with_other_logits_is_not_used(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_native(monkeypatch, lambda bundle: lambda pcm: reference_of(bundle)(pcm)[:, ::-1])
+    assert open_classifier(bundle).runner == "reference"
+    said = capsys.readouterr().err
+    assert "runner native does not give the golden logits" in said
+    assert said.count("\n") == 1

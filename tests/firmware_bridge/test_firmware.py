@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.common.files import cache_folder
 from tinyscene.deploy.graph.graph import Conv2D, Graph
+from tinyscene.firmware_bridge import native
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.firmware import write_firmware
 from tinyscene.firmware_bridge.packaging import PACKAGES
@@ -169,7 +172,22 @@ def test_the_native_runner_answers_like_the_reference(run_cli: Callable, bundle:
         code, out, _ = run_cli("classify", bundle.folder, recording, "--runner", runner, "--json")
         assert code == 0
         answers.append(json.loads(out))
+        assert [answer.pop("runner") for answer in answers[-1]] == [runner]
     assert answers[0] == answers[1]
+
+
+def test_what_is_compiled_is_found_again_without_generating_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = native.native_runner(bundle)(bundle.vectors.pcm[:2])
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "make_library", None)
+        np.testing.assert_array_equal(native.native_runner(bundle)(bundle.vectors.pcm[:2]), expected)
+    assert capsys.readouterr().err == ""
+    for path in (cache_folder() / "native").glob("*.json"):
+        path.write_text("{")
+    np.testing.assert_array_equal(native.native_runner(bundle)(bundle.vectors.pcm[:2]), expected)
 
 
 def test_the_native_runner_without_a_compiler_is_one_line(

@@ -11,7 +11,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.emulate import emulate
-from tinyscene.firmware_bridge.native import KERNELS, NativeScene
+from tinyscene.firmware_bridge.native import KERNELS, native_scene
 from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
@@ -41,7 +41,9 @@ def test_every_test_clip_is_equal_on_the_host(
     clips: NDArray[np.int16],
     kernels: tuple[str, ...],
 ) -> None:
-    scene = NativeScene(make_library(imported_bundle.graph, imported_bundle.front_end, imported_bundle.labels, kernels))
+    scene = native_scene(
+        make_library(imported_bundle.graph, imported_bundle.front_end, imported_bundle.labels, kernels)
+    )
     reference, q = BundleClassifier(imported_bundle, "reference"), imported_bundle.graph.output.q
     assert len(clips) == 1_088
     for start in range(0, len(clips), 64):

@@ -14,7 +14,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
-from tinyscene.firmware_bridge.native import NativeScene
+from tinyscene.firmware_bridge.native import NativeScene, native_scene
 
 CLIP = 32_000
 OK, READY, NULL, ALIGNMENT, SIZE, INSTANCE, NOT_READY = 0, 1, -1, -2, -3, -4, -5
@@ -30,7 +30,7 @@ def library(bundle: Bundle) -> Library:
 
 @pytest.fixture(scope="module")
 def compiled(library: Library) -> NativeScene:
-    return NativeScene(library)
+    return native_scene(library)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_sound_may_come_sample_by_sample(bundle: Bundle, scene: NativeScene, cli
 def test_overlapping_windows_are_decided_as_each_by_itself(
     bundle: Bundle, stream: NDArray[np.int16], hop: float
 ) -> None:
-    scene = NativeScene(make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop))
+    scene = native_scene(make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop))
     for sizes in ([len(stream)], [777, 31]):
         scene.require(scene.c.tinyscene_reset(scene.instance))
         assert decisions(scene, stream, sizes) == expected(bundle, stream, hop)
@@ -121,7 +121,7 @@ def test_a_waiting_window_takes_no_sound_and_loses_none(
 
 
 def test_two_instances_run_side_by_side(library: Library, bundle: Bundle) -> None:
-    one, other = NativeScene(library), NativeScene(library)
+    one, other = native_scene(library), native_scene(library)
     first, second = (np.ascontiguousarray(bundle.vectors.pcm[index]) for index in (4, 6))
     for at in range(0, CLIP, 1000):
         one.push(first[at : at + 1000])
@@ -198,7 +198,7 @@ def test_memory_that_is_no_instance_is_refused(scene: NativeScene) -> None:
 
 @pytest.mark.parametrize("bit", range(32))
 def test_an_instance_with_one_bit_of_its_magic_changed_is_none(library: Library, bit: int) -> None:
-    scene = NativeScene(library)
+    scene = native_scene(library)
     magic = (ctypes.c_uint32).from_address(scene.instance.value or 0)  # the first of its fields
     magic.value ^= 1 << bit
     taken = ctypes.c_size_t()
@@ -207,7 +207,7 @@ def test_an_instance_with_one_bit_of_its_magic_changed_is_none(library: Library,
 
 
 def test_nothing_is_written_beside_the_memory(library: Library, clip: NDArray[np.int16]) -> None:
-    scene = NativeScene(library)
+    scene = native_scene(library)
     size = int(scene.config["BYTES"])
     memory = np.full(size + 256, 0x5A, np.uint8)
     start = 64 + -memory.ctypes.data % 16

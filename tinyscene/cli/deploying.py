@@ -100,7 +100,7 @@ def classify(
         list[Path],
         typer.Argument(help="Recordings of any sample rate, length and number of channels, or folders of them."),
     ],
-    runner: Runner = "reference",
+    runner: Runner = None,
     device: RecordingDevice = None,
     as_json: Json = False,
 ) -> None:
@@ -132,7 +132,7 @@ def listen(
     card: Annotated[str | None, typer.Option("--input", help="Sound card: its number, or part of its name.")] = None,
     hop: Annotated[float, typer.Option(help="Seconds between decisions.")] = 0.25,
     fast: Annotated[bool, typer.Option("--fast", help="Read a recording faster than real time.")] = False,
-    runner: Runner = "reference",
+    runner: Runner = None,
     device: RecordingDevice = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line for each decision.")] = False,
 ) -> None:
@@ -141,5 +141,6 @@ def listen(
     from tinyscene.deploy.live.listener import Listener
     from tinyscene.deploy.live.sound import open_sound
 
-    listener = Listener(load(model, runner, device), open_sound(source, card, fast), hop, f"{model}, {runner}")
+    classifier = load(model, runner, device)
+    listener = Listener(classifier, open_sound(source, card, fast), hop, f"{model}, {classifier.runner}")
     raise typer.Exit(run_listening(listener, as_json))

@@ -34,7 +34,7 @@ def evaluate(
     model: AnyModel,
     data: DatasetOptions,
     split: TestSplit = None,
-    runner: Runner = "reference",
+    runner: Runner = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on a test list: by class, device and device group, with a confusion matrix."""

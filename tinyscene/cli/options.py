@@ -45,7 +45,11 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as train.lr.")
 ]
 Runner = Annotated[
-    str, typer.Option(help="Runtime for a bundle: reference, native, litert, tflite-runtime or onnxruntime.")
+    str | None,
+    typer.Option(
+        help="Runtime for a bundle: reference, native, litert, tflite-runtime or onnxruntime. By default native, which "
+        "compiles the bundle's C once, where a C compiler is installed, otherwise reference; their results are equal."
+    ),
 ]
 RecordingDevice = Annotated[
     str | None, typer.Option(help="Recording device, to use the bundle's variant for it if there is one.")

@@ -24,7 +24,7 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.text import json_text
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.live.classifier import BundleClassifier, OnnxClassifier
+from tinyscene.deploy.live.classifier import OnnxClassifier, open_classifier
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import DEVICE_GROUPS
 from tinyscene.train.data.features import waveform
@@ -70,13 +70,13 @@ class EvaluatedModel:
     variants: Mapping[str, Predict] = field(default_factory=dict)  # by device; `predict` is for the others
 
 
-def open_evaluated_model(model: Path, runner: str) -> EvaluatedModel:
-    """A run, by torch; a bundle, by the runner named; or an .onnx file, by ONNX Runtime."""
+def open_evaluated_model(model: Path, runner: str | None) -> EvaluatedModel:
+    """A run, by torch; a bundle, by the runner named or the default one; or an .onnx file, by ONNX Runtime."""
     if (model / INDEX).exists():
         bundle = open_bundle(model)
-        scene, split = BundleClassifier(bundle, runner), bundle.content["quantized"]["split"]
-        variants = {name: BundleClassifier(bundle.variant(name), runner).probabilities for name in bundle.variants}
-        return EvaluatedModel(scene.probabilities, scene.front_end, scene.labels, split, runner, variants)
+        scene, split = open_classifier(bundle, runner), bundle.content["quantized"]["split"]
+        variants = {name: open_classifier(bundle.variant(name), runner).probabilities for name in bundle.variants}
+        return EvaluatedModel(scene.probabilities, scene.front_end, scene.labels, split, scene.runner, variants)
     if model.suffix == ".onnx":
         scene = OnnxClassifier(model)
         return EvaluatedModel(
