@@ -109,7 +109,8 @@ def _target(bundle: Bundle, name: str) -> dict[str, Any]:
     try:
         if name in vela.TARGETS:
             return vela.estimate(bundle, name).as_dict()
-        return {"kind": "instructions", **asdict(emulate(bundle, bundle.vectors.pcm[SOUNDS], build_settings(name)))}
+        result = emulate(bundle, bundle.vectors.pcm[SOUNDS], build_settings(name), profile=True)
+        return {"kind": "instructions", **asdict(result)}
     except InputError as error:
         return {"missing": str(error)}
 

@@ -8,7 +8,6 @@ it, and writes logits, checksums of every activation and counts. It counts instr
 model pipelines or flash.
 """
 
-import re
 import struct
 import subprocess
 import tempfile
@@ -27,6 +26,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.firmware_bridge.codegen.library import make_library
+from tinyscene.firmware_bridge.profiling import ROW, ProfileRow, layer_counts, profile_image
 from tinyscene.firmware_bridge.targets import emulators
 from tinyscene.firmware_bridge.targets.image import BuildSettings, FlashBytes, build_image, flash_bytes
 
@@ -35,7 +35,6 @@ RESULT = struct.Struct("<4s7I")  # magic, version, windows, classes, tensors, me
 VERSION, NOTHING = 1, 0xFFFFFFFF
 BATCH = 64  # clips that a program is given at a time
 CHUNK = 1_000  # samples a push: no divisor of anything
-ROW = re.compile(r"tinyscene_row_(\d+)(?:\.(?:constprop|isra)\.\d+)*")  # gcc renames what it specializes
 
 
 class EmulationError(TinysceneError):
@@ -78,19 +77,25 @@ class EmulationResult:
     memory_bytes: int  # arena and state: all that an instance needs
     flash_bytes: int | None
     flash: FlashBytes | None
+    profile: list[ProfileRow] | None = None  # if asked for
 
 
-def emulate(bundle: Bundle, pcm: Iterable[NDArray[np.int16]], settings: BuildSettings) -> EmulationResult:
+def emulate(
+    bundle: Bundle, pcm: Iterable[NDArray[np.int16]], settings: BuildSettings, profile: bool = False
+) -> EmulationResult:
     """Run clips, each (samples,), on an emulated target and compare them with the reference.
 
     The clips are taken as they come, BATCH of them in memory at a time. Raises InputError if there is none, or if the
-    emulator is missing or does not support the core.
+    emulator is missing or does not support the core. `profile` counts instructions by layer and by function, too.
     """
+    if profile and not settings.emulator:
+        raise InputError(f"--profile: {settings.target.name} runs on this machine itself, where nothing counts")
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
     with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
         folder = Path(name)
         image, traced = (Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
         clips, difference, counts = _compare(image, traced, bundle, pcm)
+        rows = profile_image(image.path, settings, bundle.graph) if profile else None
         flash = flash_bytes(image.path, library) if settings.target.bare else None
     config = library.config
     return EmulationResult(
@@ -104,7 +109,7 @@ def emulate(bundle: Bundle, pcm: Iterable[NDArray[np.int16]], settings: BuildSet
         difference=difference,
         instructions=counts.inference,
         frontend_instructions=counts.front_end,
-        layers=counts.layers,
+        layers=counts.layers or layer_counts(rows),
         stack_bytes=counts.stack_bytes,
         instructions_per_mac=None if counts.inference is None else counts.inference / bundle.graph.macs,
         arena_bytes=int(config["ARENA_BYTES"]),
@@ -112,6 +117,7 @@ def emulate(bundle: Bundle, pcm: Iterable[NDArray[np.int16]], settings: BuildSet
         memory_bytes=int(config["BYTES"]),
         flash_bytes=None if flash is None else flash.total,
         flash=flash,
+        profile=rows,
     )
 
 

@@ -154,7 +154,21 @@ def emulation_table(results: Sequence[EmulationResult]) -> Group:
             front_end,
             *("" if size is None else f"{size:,}" for size in sizes),
         )
-    return Group(table, "Inference and front end are counted in instructions, not cycles.")
+    profiles = [part for result in results if result.profile for part in ("", _profile_table(result))]
+    return Group(table, "Inference and front end are counted in instructions, not cycles.", *profiles)
+
+
+def _profile_table(result: EmulationResult) -> Table:
+    rows = result.profile or []
+    whole = sum(row.instructions for row in rows)
+    table = Table(box=None, pad_edge=False, title=f"{result.target}, {result.toolchain}", title_justify="left")
+    for column in ("part", "function or layer", "operator"):
+        table.add_column(column, no_wrap=True)
+    for column in ("instructions", "%"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.part, row.name, row.kind, f"{row.instructions:,}", f"{100 * row.instructions / whole:.1f}")
+    return table
 
 
 def _memory_line(report: LibraryReport) -> str:

@@ -22,6 +22,7 @@ from tinyscene.benchmarks.report.blocks import (
     percent,
 )
 from tinyscene.benchmarks.report.plots import groups_plot, latency_plot
+from tinyscene.benchmarks.report.stages import stages
 from tinyscene.train.sweep.status import GROUPS
 
 NO_BENCH: Content = {"latency": {}, "targets": {}, "accuracy": None}
@@ -279,7 +280,7 @@ def _devices(bundle: Content, targets: dict[str, Content]) -> list[Block]:
         return [Missing("No target was measured yet.", f"{bench_command(bundle)} --targets host,cortex-m4,cortex-m55")]
     missing = {name: row["missing"] for name, row in targets.items() if row["missing"]}
     emulated = {name: row for name, row in targets.items() if row["toolchain"]}
-    blocks: list[Block] = [_emulated(emulated)] if emulated else []
+    blocks: list[Block] = [_emulated(emulated), *stages(emulated)] if emulated else []
     for name, row in targets.items():
         if name not in (*missing, *emulated):
             known = {key: value for key, value in row.items() if value is not None}

@@ -75,6 +75,7 @@ class Target(Recorded):
     instructions_per_mac: float | None = None
     frontend_instructions: int | None = None
     layers: list[int] | None = None  # instructions by operator
+    profile: list[dict[str, str | int]] | None = None  # instructions by layer and by function of the front end
     memory_bytes: int | None = None
     stack_bytes: int | None = None
     flash_bytes: int | None = None

@@ -8,10 +8,13 @@ the processor would. Neither models cycles: they count instructions.
 """
 
 import importlib
+import os
 import re
 import shutil
 import struct
 import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from typing import Any, NamedTuple
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.firmware_bridge.targets.elf import open_image
+from tinyscene.firmware_bridge.targets.profile import Blocks
 from tinyscene.firmware_bridge.targets.semihosting import Semihosting
 from tinyscene.firmware_bridge.targets.toolchains import Target
 
@@ -55,23 +59,24 @@ def run(
     emulator: str | None = None,
     counting: bool = False,
     by_function: str = COUNTED,
+    blocks: Blocks | None = None,
     seconds: float = 600,
 ) -> Run:
     """Run an image to its end, with `folder` as the only place for its files.
 
     By default the emulator is unicorn if it supports the core, else QEMU. `counting` works with unicorn only; it is
     exact and about 20 times slower. `by_function` is a pattern for the full names of the functions to count.
-    Under QEMU the program counts by itself, see harness_instructions.
+    Under QEMU the program counts by itself, see harness_instructions. `blocks` are told every block of code that runs.
 
     Raises InputError if the emulator is missing or does not support the core, or if the program faults or does not end.
     """
     emulator = emulator or ("unicorn" if target.unicorn else "qemu")
     if emulator == "unicorn":
-        return _unicorn(image, target, folder, re.compile(by_function) if counting else None, seconds)
+        return _unicorn(image, target, folder, re.compile(by_function) if counting else None, blocks, seconds)
     if emulator == "qemu":
         if counting:
             raise InputError("qemu does not count the calls of a function: use unicorn, or what the program reports")
-        return _qemu(image, target, folder, seconds)
+        return _qemu(image, target, folder, blocks, seconds)
     raise InputError(f"emulator {emulator!r} is unknown: known are {', '.join(EMULATORS)}")
 
 
@@ -83,7 +88,7 @@ def _endless(image: Path, seconds: float) -> InputError:
     return InputError(f"{image.name} was stopped: it did not end within {seconds:g} seconds")
 
 
-def _qemu(image: Path, target: Target, folder: Path, seconds: float) -> Run:
+def _qemu(image: Path, target: Target, folder: Path, blocks: Blocks | None, seconds: float) -> Run:
     if not target.qemu:
         raise InputError(f"qemu has no machine for {target.name}: use unicorn")
     program, machine = target.qemu
@@ -91,17 +96,55 @@ def _qemu(image: Path, target: Target, folder: Path, seconds: float) -> Run:
         raise InputError(f"{program} is not installed: apt-get install {QEMU_PACKAGES[program]}")
     command = [program, "-M", machine, "-bios", "none", "-kernel", str(image.absolute())]
     command += ["-nographic", "-monitor", "none", "-serial", "none"]
-    command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0"]
+    command += ["-semihosting-config", "enable=on,target=native"]
     try:
-        process = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
-        )
+        outcome = _call(command, folder, seconds) if blocks is None else _call_logged(command, folder, seconds, blocks)
     except subprocess.TimeoutExpired:
         raise _endless(image, seconds) from None
-    console = (process.stdout + process.stderr).decode("utf-8", "replace")
-    if process.returncode == FAULT or process.returncode < 0:
-        raise _faulted(image, _last_line(console))
-    return Run(process.returncode, console)
+    if outcome.exit_code == FAULT or outcome.exit_code < 0:
+        raise _faulted(image, _last_line(outcome.console))
+    return outcome
+
+
+def _call(command: list[str], folder: Path, seconds: float) -> Run:
+    process = subprocess.run(
+        [*command, "-icount", "shift=0"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=seconds,
+        check=False,
+    )
+    return Run(process.returncode, (process.stdout + process.stderr).decode("utf-8", "replace"))
+
+
+def _call_logged(command: list[str], folder: Path, seconds: float, blocks: Blocks) -> Run:
+    """Read the log while it is written: it has a line for each block. Instructions are not counted, for blocks would be
+    cut where a time slice ends."""
+    read, write = os.pipe()
+    logging = ["-d", "in_asm,exec,nochain", "-D", f"/proc/self/fd/{write}"]
+    with tempfile.TemporaryFile() as console, os.fdopen(read, encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(
+            [*command, *logging],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            pass_fds=[write],
+        )
+        os.close(write)
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        try:
+            blocks.read_log(log)
+        finally:
+            stopped = not timer.is_alive()
+            timer.cancel()
+            process.wait()
+        if stopped:
+            raise subprocess.TimeoutExpired(command, seconds)
+        console.seek(0)
+        return Run(process.returncode, console.read().decode("utf-8", "replace"))
 
 
 def _last_line(console: str) -> str:
@@ -236,6 +279,10 @@ class _Unicorn:
         self.uc.hook_add(self.unicorn.UC_HOOK_BLOCK, counter.enter)
         return counter
 
+    def report(self, blocks: Blocks) -> None:
+        """Tell of every block of code."""
+        self.uc.hook_add(self.unicorn.UC_HOOK_BLOCK, lambda _uc, address, size, _data: blocks.enter(address & ~1, size))
+
     def run(self, host: Semihosting, seconds: float) -> None:
         """Run to the program's exit, or raise InputError."""
         end = time.monotonic() + seconds
@@ -280,8 +327,12 @@ class _Unicorn:
         return f"{pc:#x} in {names[0]}" if names else f"{pc:#x}"
 
 
-def _unicorn(image: Path, target: Target, folder: Path, counted: re.Pattern[str] | None, seconds: float) -> Run:
+def _unicorn(
+    image: Path, target: Target, folder: Path, counted: re.Pattern[str] | None, blocks: Blocks | None, seconds: float
+) -> Run:
     processor = _Unicorn(image, target)
+    if blocks:
+        processor.report(blocks)
     counter = processor.count(counted) if counted else None
     with Semihosting(processor.uc, folder) as host:
         processor.run(host, seconds)

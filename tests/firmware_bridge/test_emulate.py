@@ -80,6 +80,19 @@ def test_the_layers_add_up_to_the_inference(on_m4: EmulationResult, bundle: Bund
     assert 0.95 * on_m4.instructions < sum(on_m4.layers) <= on_m4.instructions
 
 
+@pytest.mark.parametrize("emulator", ["unicorn", pytest.param("qemu", marks=pytest.mark.slow)])
+def test_a_profile_adds_up_to_the_whole(bundle: Bundle, on_m4: EmulationResult, emulator: str) -> None:
+    require_tools("cortex-m4", emulator=emulator)
+    device = build_settings("cortex-m4", emulator=emulator)
+    profile = emulate(bundle, bundle.vectors.pcm[:1], device, profile=True).profile or []
+    layers = [(row.name, row.kind) for row in profile if row.part == "network"]
+    assert layers[:-1] == [(each.output.name, each.kind) for each in bundle.graph.operators]
+    sums = {part: sum(row.instructions for row in profile if row.part == part) for part in ("network", "front end")}
+    assert sums["network"] == pytest.approx(on_m4.instructions, rel=1e-4)
+    assert sums["front end"] == pytest.approx(on_m4.frontend_instructions, rel=1e-4)
+    assert [row.instructions for row in profile if row.kind] == pytest.approx(on_m4.layers, rel=1e-3)
+
+
 def test_unicorn_and_qemu_count_the_same(on_m4: EmulationResult, bundle: Bundle) -> None:
     require_tools("cortex-m4", emulator="qemu")
     other = emulate(bundle, bundle.vectors.pcm[:1], build_settings("cortex-m4", emulator="qemu"))
@@ -182,6 +195,7 @@ def test_recordings_that_can_be_read_are_compared_and_the_others_named(
         (["--emulator", "bochs"], "--emulator bochs: known are unicorn, qemu"),
         (["--emulator", "unicorn", "--target", "cortex-m55"], "unicorn has no cortex-m55: use qemu"),
         (["--emulator", "qemu", "--target", "host"], "--emulator qemu: host runs on this machine itself"),
+        (["--profile", "--target", "host"], "--profile: host runs on this machine itself"),
         (["--kernels", "mve"], "--kernels mve: cortex-m4 runs plain and dsp"),
         (["--optimize", "O9"], "--optimize O9: known are O0, O1, O2, O3, Os"),
     ],

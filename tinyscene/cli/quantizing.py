@@ -102,6 +102,14 @@ def emulate(
     ] = None,
     optimize: Annotated[str, typer.Option(help="Optimization level of the compiler: O0, O1, O2, O3 or Os.")] = "O2",
     kernels: Annotated[str | None, typer.Option(help="Kernels: plain; by default the fastest of the target.")] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Count instructions by layer, with all that it calls, and by function of the front end, without what "
+            "it calls, on the first clip. Functions that the compiler inlined count to those that they went into.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a bundle's firmware on emulated targets, compare it bit for bit and count instructions.
@@ -131,7 +139,7 @@ def emulate(
     results = []
     for device in devices:
         with failures.kept():
-            results.append(run_emulation(bundle, pcm(), device))
+            results.append(run_emulation(bundle, pcm(), device, profile))
     rows = [asdict(result) for result in results]
     if rows:
         show(rows if len(devices) > 1 else rows[0], as_json, emulation_table(results))
