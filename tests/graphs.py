@@ -218,6 +218,22 @@ def inputs_of(graph: Graph, seed: int, batch: int = 4) -> NDArray[Any]:
     return features
 
 
+def conv(source: str, name: str, weights: Any, bias: Any, relu: bool = False, size: int = 4) -> Conv2D:
+    """A float 1 x 1 convolution over size x size; weights (outputs, inputs)."""
+    weights, bias = np.array(weights, np.float32), np.array(bias, np.float32)
+    output = Tensor(name, (1, size, size, len(bias)))
+    return Conv2D(inputs=(source,), output=output, weights=weights[:, None, None], bias=bias, relu=relu)
+
+
+def depthwise(source: str, name: str, weights: Any, size: int = 4) -> DepthwiseConv2D:
+    """A float 1 x 1 depthwise convolution over size x size; weights (channels,)."""
+    weights = np.array(weights, np.float32)
+    output = Tensor(name, (1, size, size, len(weights)))
+    return DepthwiseConv2D(
+        inputs=(source,), output=output, weights=weights[None, None, None], bias=np.zeros(len(weights), np.float32)
+    )
+
+
 def float_graph(seed: int, blocks: int = 2) -> Graph:
     """A float network: a stem, blocks of expansion, depthwise convolution, projection and shortcut, a pool, a mean."""
     rng = np.random.default_rng(seed)

@@ -257,6 +257,9 @@ class Quantize(Section):
     Through Weight Equalization and Bias Correction", ICCV 2019."""
     bias_correction: bool = True
     """Whether biases are corrected for the mean error of quantization (same source)."""
+    rounding: bool = True
+    """Whether weights are rounded for the least error of a layer's output, with bias correction and without `--qat`.
+    E. Frantar et al., "GPTQ", ICLR 2023."""
     epochs: Count = 8
     """Epochs of fine-tuning."""
     lr: Positive = 5e-5

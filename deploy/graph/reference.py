@@ -164,6 +164,14 @@ def _window_sum(operator: AveragePool2D, x: Values, zero: int) -> Values:
     return total
 
 
+def windows(operator: Window, x: Values) -> Values:
+    """What each place of an operator's window meets of real values (batch, mel, frame, channels).
+
+    (places, batch, mel', frame', channels), row by row; padding is zero.
+    """
+    return np.stack([part for _, _, part in _taps(operator, _pad(operator, x, 0))])
+
+
 def _pad(operator: Window, x: Values, zero: int) -> Values:
     top, bottom, left, right = operator.padding
     return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero)

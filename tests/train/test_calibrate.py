@@ -1,4 +1,4 @@
-"""Calibration against closed forms, equalization and bias correction on networks, integers by exact fractions."""
+"""Calibration against closed forms, bias correction on networks, integers by exact fractions."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -10,34 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.graphs import float_graph, inputs_of
-from tests.train.test_fake_quantize import extremes, lowered, nchw
-from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, Convolution, DepthwiseConv2D, Graph, Kind
+from tests.graphs import conv, float_graph, inputs_of
+from tests.train.test_fake_quantize import extremes, nchw
+from tinyscene.deploy.graph.graph import AveragePool2D, Convolution, Graph
 from tinyscene.deploy.graph.graph import Tensor as Activation
-from tinyscene.deploy.graph.reference import run, run_all
-from tinyscene.train.quantize.calibrate import Ranges, calibrate, correct_biases, equalize, to_integers
+from tinyscene.deploy.graph.reference import run
+from tinyscene.train.quantize.calibrate import Ranges, calibrate, to_integers
+from tinyscene.train.quantize.correct import correct
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.recipe import Quantize
 
 MILLION = 1_000_000
 SIDE = 1000  # SIDE * SIDE values a batch
 SEEDS = range(8)
-
-
-def conv(source: str, name: str, weights: Any, bias: Any, relu: bool = False, size: int = 4) -> Conv2D:
-    """A 1 x 1 convolution over size x size; weights (outputs, inputs)."""
-    weights, bias = np.array(weights, np.float32), np.array(bias, np.float32)
-    output = Activation(name, (1, size, size, len(bias)))
-    return Conv2D(inputs=(source,), output=output, weights=weights[:, None, None], bias=bias, relu=relu)
-
-
-def depthwise(source: str, name: str, weights: Any, size: int = 4) -> DepthwiseConv2D:
-    """A 1 x 1 depthwise convolution; weights (channels,)."""
-    weights = np.array(weights, np.float32)
-    output = Activation(name, (1, size, size, len(weights)))
-    return DepthwiseConv2D(
-        inputs=(source,), output=output, weights=weights[None, None, None], bias=np.zeros(len(weights), np.float32)
-    )
 
 
 def ranges_of(values: NDArray[np.float64], **settings: Any) -> tuple[float, float]:
@@ -102,71 +87,6 @@ def test_a_tensor_of_zeros_has_a_usable_scale(calibration: Any) -> None:
     np.testing.assert_allclose(logits, 0.3, atol=0.01)
 
 
-# Equalization
-
-
-@pytest.fixture(params=["nano", *SEEDS])
-def network(request: pytest.FixtureRequest) -> tuple[Graph, NDArray[np.float32]]:
-    """A recipe's network or a random one, and features for it."""
-    graph = lowered("nano") if request.param == "nano" else float_graph(request.param)
-    return graph, inputs_of(graph, 0)
-
-
-def expansions(graph: Graph) -> list[str]:
-    """Names of the tensors between a convolution and the depthwise one that reads it."""
-    return [each.inputs[0] for each in graph.operators if isinstance(each, DepthwiseConv2D)]
-
-
-def test_an_equalized_network_is_the_same_function(network: tuple[Graph, NDArray[np.float32]]) -> None:
-    graph, features = network
-    equalized = run(equalize(graph, [features]), features)
-    expected = run(graph, features)
-    np.testing.assert_allclose(equalized, expected, rtol=0, atol=1e-4 * max(1.0, float(np.abs(expected).max())))
-
-
-def test_channels_before_a_depthwise_convolution_reach_equally_far(network: tuple[Graph, NDArray[np.float32]]) -> None:
-    graph, features = network
-    before, after = (run_all(each, features) for each in (graph, equalize(graph, list(features[:, None]))))
-    assert expansions(graph)
-    for name in expansions(graph):
-        reach, equalized = (each[name].max((0, 1, 2)) for each in (before, after))
-        alive = reach > 1.1e-3 * reach.max()
-        np.testing.assert_allclose(equalized[alive], reach.max(), rtol=1e-3)
-        assert (equalized[~alive] <= 1.001 * reach.max()).all()
-    for name in before.keys() - {*expansions(graph)}:
-        np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-4 * max(1.0, np.abs(before[name]).max()))
-
-
-CHAINS: dict[str, tuple[Kind, ...]] = {
-    "no ReLU": (conv("x", "y", [[1.0], [0.1]], [0, 0]), depthwise("y", "z", [1, 1])),
-    "no depthwise convolution": (conv("x", "y", [[1.0], [0.1]], [0, 0], relu=True), conv("y", "z", [[1, 1]], [0])),
-    "another reader": (
-        conv("x", "y", [[1.0], [0.1]], [0, 0], relu=True),
-        depthwise("y", "z", [1, 1]),
-        Add(inputs=("y", "z"), output=Activation("w", (1, 4, 4, 2))),
-    ),
-}
-
-
-@pytest.mark.parametrize("chain", CHAINS)
-def test_equalization_leaves_other_convolutions_alone(chain: str) -> None:
-    graph = Graph(Activation("x", (1, 4, 4, 1)), CHAINS[chain])
-    equalized = equalize(graph, [inputs_of(graph, 0)])
-    for was, now in zip(graph.operators, equalized.operators, strict=True):
-        if isinstance(was, Convolution) and isinstance(now, Convolution):
-            np.testing.assert_array_equal(now.weights, was.weights)
-            np.testing.assert_array_equal(now.bias, was.bias)
-
-
-@pytest.mark.parametrize("bias", [[0.0, -50.0], [-50.0, -50.0]])
-def test_dead_channels_are_equalized_too(bias: list[float]) -> None:
-    chain = (conv("x", "y", [[1.0], [0.1]], bias, relu=True), depthwise("y", "z", [1, -2]))
-    graph = Graph(Activation("x", (1, 4, 4, 1)), chain)
-    features = inputs_of(graph, 0)
-    equalized = equalize(graph, [features])
-    np.testing.assert_allclose(run(equalized, features), run(graph, features), atol=1e-5)
-
-
 # Bias correction
 
 
@@ -192,7 +112,7 @@ def test_corrected_biases_bring_the_means_back(seed: int) -> None:
     graph = float_graph(seed)
     features = inputs_of(graph, seed)
     ranges = clipped(extremes(graph, features))
-    corrected = correct_biases(graph, ranges, [features[:2], features[2:]])
+    corrected, _ = correct(graph, ranges, [features[:2], features[2:]], rounding=False)
     wanted = means(graph, features)
     before, after = (
         [np.abs(each - want).max() for each, want in zip(means(rounded, features, ranges), wanted, strict=True)]
@@ -205,7 +125,7 @@ def test_corrected_biases_bring_the_means_back(seed: int) -> None:
 def test_correction_changes_biases_only() -> None:
     graph = float_graph(0)
     features = inputs_of(graph, 0)
-    corrected = correct_biases(graph, extremes(graph, features), [features])
+    corrected, _ = correct(graph, extremes(graph, features), [features], rounding=False)
     assert corrected.tensors.keys() == graph.tensors.keys()
     for was, now in zip(graph.operators, corrected.operators, strict=True):
         if isinstance(was, Convolution):

@@ -119,6 +119,14 @@ def test_the_integers_answer_nearly_as_the_float_network(
     assert np.abs(np.exp(integers) - np.exp(exact)).max() < 0.1
 
 
+def test_few_calibration_clips_are_a_warning_that_the_bundle_keeps(command: RunCli, tmp_path: Path) -> None:
+    code, _, error = command("--out", tmp_path / "bundle", "--split", SPLIT)
+    (line,) = open_bundle(tmp_path / "bundle").content["quantized"]["warnings"]
+    assert code == 0
+    assert "16 clips" in line
+    assert error == f"quantize: {line}\n"
+
+
 def test_the_bundle_says_what_it_was_made_of(fine_tuned: Bundle, sample_clips: Clips) -> None:
     quantization = fine_tuned.content["quantized"]
     assert quantization["split"] == SPLIT
@@ -171,7 +179,11 @@ def test_every_processor_makes_the_same_bundle(tiny: Path, sample: Path, cache: 
 
 
 @pytest.mark.parametrize(
-    "setting", ["calibration=minmax", "calibration=mse", "percentile=98.0", "equalize=false", "bias_correction=false"]
+    "setting",
+    [
+        *("calibration=minmax", "calibration=mse", "percentile=98.0"),
+        *("equalize=false", "bias_correction=false", "rounding=false"),
+    ],
 )
 def test_a_setting_changes_the_graph(setting: str, quantized: Quantized) -> None:
     key, value = setting.split("=")

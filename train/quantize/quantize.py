@@ -27,6 +27,7 @@ from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import remove_folder, require_free, sha256
 from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.train.data.cache import Clips
@@ -34,7 +35,10 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit
-from tinyscene.train.quantize.calibrate import Ranges, calibrate, correct_biases, equalize, to_integers
+from tinyscene.train.quantize.calibrate import Ranges, Scales, calibrate, to_integers
+from tinyscene.train.quantize.clips import warnings
+from tinyscene.train.quantize.correct import correct
+from tinyscene.train.quantize.equalize import equalize
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Consistency, Distill, Recipe
@@ -44,7 +48,7 @@ from tinyscene.train.runs.run import METRICS, RunFolder, load_model, model_path
 from tinyscene.train.teachers.distill import from_network, loss_of
 
 BATCH = 8  # clips
-BIAS_CLIPS = 64  # for the bias correction, which holds them in memory
+CORRECTION_CLIPS = 64  # for rounding and bias correction, which hold them in memory
 INSPECTED_CLIPS = 16
 
 
@@ -96,6 +100,8 @@ def quantize(
         name, own_work = f"{out.name} for device {device}", RunFolder.begun_or_new(work / DEVICES / device)
         variants[device] = _quantize(run / DEVICES / device, name, own_data, method, own_work)
     bundle = write_bundle(out, parts, variants)
+    for line in bundle.content["quantized"]["warnings"]:
+        notice(f"quantize: {line}")
     if qat:
         remove_folder(work)
     return bundle
@@ -125,7 +131,8 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     count = count_network(network, recipe)
     count.require(recipe.budget, method.allow_over_budget)
     indices = np.random.default_rng(recipe.seed).permutation(data.training_clips())[: recipe.quantize.clips]
-    graph, corrected, ranges = _post_training(lower(network, recipe.features.shape), recipe, clips.pcm[indices])
+    graph = lower(network, recipe.features.shape)
+    graph, corrected, ranges, scales = _post_training(graph, recipe, clips.pcm[indices], not method.qat)
     training = []
     if method.qat:
         rounded = FakeQuantGraph(corrected)
@@ -133,7 +140,7 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
         initial = InitialNetwork(rounded, f"{run} sha256:{sha256(model_path(run))}")
         training = _fine_tune(initial, network, recipe, data, work)
         corrected, ranges = rounded.cpu().graph(), rounded.ranges()
-    integer = to_integers(corrected, ranges)
+    integer = to_integers(corrected, ranges, scales)
     errors = inspect_errors(integer, graph, recipe.features, clips.pcm[indices[:INSPECTED_CLIPS]])
     content = {
         "name": name,
@@ -144,6 +151,7 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
             "data_hash": clips.data_hash,
             "data": data.describe(),
             "calibration_clips": len(indices),
+            "warnings": warnings(data, len(indices)),
             "training": training,
             "made_by": provenance(),
         },
@@ -153,15 +161,22 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     return BundleParts(integer, graph, recipe.features, card.labels, content)
 
 
-def _post_training(graph: Graph, recipe: Recipe, pcm: NDArray[np.int16]) -> tuple[Graph, Graph, Ranges]:
-    """The float graph, equalized; the same with corrected biases; and the ranges of its tensors on these clips."""
+def _post_training(
+    graph: Graph, recipe: Recipe, pcm: NDArray[np.int16], rounding: bool
+) -> tuple[Graph, Graph, Ranges, Scales]:
+    """The float graph, equalized; the same corrected; the ranges of its tensors on these clips; steps of weights.
+
+    Fine-tuning rounds weights by itself, so that `rounding` is only for what is not fine-tuned.
+    """
     settings, log_mel = recipe.quantize, FixedPointLogMel(recipe.features, scale=1.0, zero_point=0).log_mel
     batches = [log_mel(pcm[start : start + BATCH])[..., None] for start in range(0, len(pcm), BATCH)]
     if settings.equalize:
         graph = equalize(graph, batches)
     ranges = calibrate(graph, batches, settings)
-    corrected = correct_biases(graph, ranges, batches[: BIAS_CLIPS // BATCH]) if settings.bias_correction else graph
-    return graph, corrected, ranges
+    if not settings.bias_correction:
+        return graph, graph, ranges, {}
+    corrected, scales = correct(graph, ranges, batches[: CORRECTION_CLIPS // BATCH], rounding and settings.rounding)
+    return graph, corrected, ranges, scales
 
 
 def _fine_tune(
