@@ -253,8 +253,8 @@ class Quantize(Section):
     clips: Annotated[int, Field(ge=1, le=4096)] = 256
     """Number of training clips used for calibration."""
     equalize: bool = True
-    """Whether weight ranges are equalized across layers before quantization. M. Nagel et al., "Data-Free Quantization
-    Through Weight Equalization and Bias Correction", ICCV 2019."""
+    """Whether the ranges of channels are equalized across layers before quantization. M. Nagel et al., "Data-Free
+    Quantization Through Weight Equalization and Bias Correction", ICCV 2019."""
     bias_correction: bool = True
     """Whether biases are corrected for the mean error of quantization (same source)."""
     rounding: bool = True

@@ -1,12 +1,12 @@
-"""How near int8 is to float after each step of calibration, over several draws of calibration clips.
+"""How near int8 is to float after calibration in several ways, over several draws of calibration clips.
 
-    python -m tinyscene.benchmarks.experiments.calibration RUN --data DATA
+    python -m tinyscene.benchmarks.experiments.calibration RUN --data DATA --way default --clips 1088
 
-Each step adds to those before it. Compared are the same scene and the SQNR of the logits, fixed-point front end
-included, on evenly spaced test clips of split 100. What is in the result file is not measured again.
+Compared are the same scene, the SQNR of the logits and the accuracy, fixed-point front end included, on evenly spaced
+test clips of split 100. What is in the result file is not measured again.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +16,14 @@ from numpy.typing import NDArray
 
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
-from tinyscene.deploy.frontend.log_mel import float_pcm
+from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.reference import run as run_graph
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
-from tinyscene.train.data.training_data import TrainingData
-from tinyscene.train.quantize.calibrate import calibrate, equalize, to_integers
-from tinyscene.train.quantize.clips import calibration_clips
-from tinyscene.train.quantize.correct import correct
+from tinyscene.train.quantize.calibrate import to_integers
 from tinyscene.train.quantize.lower import lower
-from tinyscene.train.quantize.quantize import BATCH
+from tinyscene.train.quantize.quantize import BATCH, post_training
 from tinyscene.train.recipe import Quantize
 from tinyscene.train.runs.run import load_model
 
@@ -34,25 +31,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 Float32 = NDArray[np.float32]
 
 SPLIT = "100"
-STEPS = ("before", "even draw", "biases on all clips", "input not clipped", "weights rounded")
-FORMER_BIAS_CLIPS = 64
+WAYS = {
+    "default": Quantize(),
+    "not equalized": Quantize(equalize=False),
+    "weights rounded to nearest": Quantize(rounding=False),
+    "ranges of least squared error": Quantize(calibration="mse"),
+}
 
 
-class _Features:
-    """Fixed-point log-mel of clips, (clips, mel, frame, 1), computed once; in float as training computes them."""
+@dataclass(frozen=True)
+class Test:
+    """Clips that are tested: features (clips, mel, frame, 1), float logits (clips, classes) and labels (clips,)."""
 
-    def __init__(self, front_end, pcm: NDArray[np.int16]) -> None:
-        self.front_end, self.pcm, self.known = front_end, pcm, {}
-        self.fixed_point = FixedPointLogMel(front_end, scale=1.0, zero_point=0)
-
-    def fixed(self, chosen: NDArray[np.int64]) -> Float32:
-        for clip in chosen.tolist():
-            if clip not in self.known:
-                self.known[clip] = self.fixed_point.log_mel(self.pcm[clip : clip + 1])[0, ..., None]
-        return np.stack([self.known[clip] for clip in chosen.tolist()])
-
-    def float(self, chosen: NDArray[np.int64]) -> Float32:
-        return self.front_end.log_mel(float_pcm(self.pcm[chosen]))[..., None]
+    features: Float32
+    logits: Float32
+    labels: NDArray[np.int64]
 
 
 @app.command()
@@ -61,55 +54,47 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")],
     draws: Annotated[int, typer.Option(help="Number of draws of calibration clips.")] = 5,
     clips: Annotated[int, typer.Option(help="Number of test clips.")] = 272,
+    ways: Annotated[list[str] | None, typer.Option("--way", help="Only this one; may be repeated.")] = None,
     out: Out = Path("benchmarks/results/calibration.json"),
 ) -> None:
-    """Measure same scene and SQNR for each step and draw."""
+    """Measure same scene, SQNR and accuracy for each way and draw."""
     network, card = load_model(run)
-    dataset = open_dataset(data)
-    prepared = prepare(dataset, card.parsed_recipe.features.sample_rate)
-    graph = lower(network, card.parsed_recipe.features.shape)
-    features = _Features(card.parsed_recipe.features, prepared.pcm)
-    test = prepared.select(dataset.split(SPLIT)[1])
-    test = test[np.linspace(0, len(test) - 1, clips).astype(int)]
-    training = TrainingData(dataset, prepared, SPLIT)
-    result = {"clips": clips, "calibration_clips": Quantize().clips, "steps": {name: {} for name in STEPS}}
-    result |= read_result(out)
-    exact = _logits(graph, features.float(test))
+    dataset, front_end = open_dataset(data), card.parsed_recipe.features
+    prepared = prepare(dataset, front_end.sample_rate)
+    graph, result = lower(network, front_end.shape), read_result(out)
+    training, listed = (prepared.select(entries) for entries in dataset.split(SPLIT))
+    chosen = listed[np.linspace(0, len(listed) - 1, clips).astype(int)]
+    exact = _logits(graph, front_end.log_mel(float_pcm(prepared.pcm[chosen]))[..., None])
+    test = Test(_fixed_point(front_end, prepared.pcm[chosen]), exact, prepared.label[chosen])
+    result["float"] = result.get("float", {}) | {str(clips): int((exact.argmax(1) == test.labels).sum())}
     for draw in range(draws):
-        if all(str(draw) in result["steps"][name] for name in STEPS):
-            continue
-        for name, integer in _integers(graph, training, features, draw):
-            low, high = integer.input.q, integer.output.q
-            logits = high.dequantize(_logits(integer, low.quantize(features.fixed(test))))
-            noise = float(np.square(logits - exact, dtype=np.float64).sum())
-            signal = float(np.square(exact, dtype=np.float64).sum())
-            result["steps"][name][str(draw)] = {
-                "same_scene": float((logits.argmax(1) == exact.argmax(1)).mean()),
-                "sqnr_db": 10 * float(np.log10(signal / noise)),
-            }
-            write_result(out, result)
+        drawn = np.random.default_rng(draw).permutation(training)[: Quantize().clips]
+        features = _fixed_point(front_end, prepared.pcm[drawn])
+        for way in ways or WAYS:
+            rows = result.setdefault("ways", {}).setdefault(way, {}).setdefault(str(clips), {})
+            if str(draw) not in rows:
+                batches = np.split(features, range(BATCH, len(features), BATCH))
+                _, corrected, ranges, scales = post_training(graph, batches, WAYS[way])
+                rows[str(draw)] = _measure(to_integers(corrected, ranges, scales), test)
+                write_result(out, result)
 
 
-def _integers(graph: Graph, data: TrainingData, features: _Features, draw: int) -> Iterator[tuple[str, Graph]]:
-    """The integer graph after each step."""
-    settings, former = Quantize(), FORMER_BIAS_CLIPS // BATCH
-    for even in (False, True):
-        if even:
-            chosen = calibration_clips(data, draw, settings.clips)
-        else:
-            chosen = np.random.default_rng(draw).permutation(data.training_clips())[: settings.clips]
-        batches = np.split(features.fixed(chosen), range(BATCH, len(chosen), BATCH))
-        equalized = equalize(graph, batches)
-        whole = calibrate(equalized, batches, settings)
-        share = 100 - settings.percentile
-        low, high = np.percentile(np.concatenate(batches), [share, 100 - share])
-        clipped = whole | {graph.input.name: (float(low), float(high))}
-        yield STEPS[even], to_integers(correct(equalized, clipped, batches[:former], rounding=False)[0], clipped)
-        if even:
-            yield STEPS[2], to_integers(correct(equalized, clipped, batches, rounding=False)[0], clipped)
-            yield STEPS[3], to_integers(correct(equalized, whole, batches, rounding=False)[0], whole)
-            corrected, scales = correct(equalized, whole, batches, rounding=True)
-            yield STEPS[4], to_integers(corrected, whole, scales)
+def _fixed_point(front_end: FrontEnd, pcm: NDArray[np.int16]) -> Float32:
+    """Log-mel of clips, (clips, mel, frame, 1), before it is rounded to int8."""
+    front_end_in_integers = FixedPointLogMel(front_end, scale=1.0, zero_point=0)
+    parts = [front_end_in_integers.log_mel(part) for part in np.split(pcm, range(BATCH, len(pcm), BATCH))]
+    return np.concatenate(parts)[..., None]
+
+
+def _measure(integer: Graph, test: Test) -> dict[str, float | int]:
+    logits = integer.output.q.dequantize(_logits(integer, integer.input.q.quantize(test.features)))
+    noise = float(np.square(logits - test.logits, dtype=np.float64).sum())
+    signal = float(np.square(test.logits, dtype=np.float64).sum())
+    return {
+        "sqnr_db": 10 * float(np.log10(signal / noise)),
+        "same_scene": float((logits.argmax(1) == test.logits.argmax(1)).mean()),
+        "correct": int((logits.argmax(1) == test.labels).sum()),
+    }
 
 
 def _logits(graph: Graph, features: NDArray) -> NDArray:

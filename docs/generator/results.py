@@ -26,6 +26,7 @@ def results_page() -> str:
         split_rows=split_rows(measured["splits"]),
         esc10_rows=esc10_rows(measured),
         frontier_rows=frontier_rows(measured["frontier"]),
+        calibration_rows=calibration_rows(measured["calibration"]),
         decisions=decisions(measured),
         origin=lambda name: origin(measured[name]["made_by"], name),
     )
@@ -46,6 +47,18 @@ def origin(made_by: Content, name: str) -> str:
     """Where figures come from: the file, and the machine, Python and commit that measured them."""
     host = f"{made_by['cpu']}, {made_by['cores']} cores, Python {made_by['python']}"
     return f"`benchmarks/results/{name}.json`; {host}; commit `{made_by['git']['commit'][:10]}`"
+
+
+def calibration_rows(result: Content) -> list[Content]:
+    """For each way and number of test clips, the least and the greatest of its draws."""
+    rows = []
+    for way, by_clips in result["ways"].items():
+        for clips, draws in by_clips.items():
+            columns = {key: [draw[key] for draw in draws.values()] for key in ("sqnr_db", "same_scene", "correct")}
+            columns["same_scene"] = [100 * share for share in columns["same_scene"]]
+            row = {key: f"{min(each):.4g} to {max(each):.4g}" for key, each in columns.items()}
+            rows.append({"way": way, "clips": clips, "draws": len(draws), "float": result["float"][clips], **row})
+    return rows
 
 
 def decisions(measured: dict[str, Content]) -> list[Content]:

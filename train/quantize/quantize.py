@@ -41,7 +41,7 @@ from tinyscene.train.quantize.correct import correct
 from tinyscene.train.quantize.equalize import equalize
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
-from tinyscene.train.recipe import Consistency, Distill, Recipe
+from tinyscene.train.recipe import Consistency, Distill, Quantize, Recipe
 from tinyscene.train.runs.budget import Count, count_network
 from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
 from tinyscene.train.runs.run import METRICS, RunFolder, load_model, model_path
@@ -131,8 +131,8 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     count = count_network(network, recipe)
     count.require(recipe.budget, method.allow_over_budget)
     indices = np.random.default_rng(recipe.seed).permutation(data.training_clips())[: recipe.quantize.clips]
-    graph = lower(network, recipe.features.shape)
-    graph, corrected, ranges, scales = _post_training(graph, recipe, clips.pcm[indices], not method.qat)
+    graph, batches = lower(network, recipe.features.shape), _features(recipe, clips.pcm[indices])
+    graph, corrected, ranges, scales = post_training(graph, batches, recipe.quantize, not method.qat)
     training = []
     if method.qat:
         rounded = FakeQuantGraph(corrected)
@@ -161,15 +161,20 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     return BundleParts(integer, graph, recipe.features, card.labels, content)
 
 
-def _post_training(
-    graph: Graph, recipe: Recipe, pcm: NDArray[np.int16], rounding: bool
+def _features(recipe: Recipe, pcm: NDArray[np.int16]) -> list[NDArray[np.float32]]:
+    """Batches of log-mel, (batch, mel, frame, 1) each, by the fixed-point front end, of clips (clips, samples)."""
+    log_mel = FixedPointLogMel(recipe.features, scale=1.0, zero_point=0).log_mel
+    return [log_mel(pcm[start : start + BATCH])[..., None] for start in range(0, len(pcm), BATCH)]
+
+
+def post_training(
+    graph: Graph, batches: list[NDArray[np.float32]], settings: Quantize, rounding: bool = True
 ) -> tuple[Graph, Graph, Ranges, Scales]:
     """The float graph, equalized; the same corrected; the ranges of its tensors on these clips; steps of weights.
 
-    Fine-tuning rounds weights by itself, so that `rounding` is only for what is not fine-tuned.
+    Batches: log-mel (batch, mel, frame, 1). Fine-tuning rounds weights by itself, so that `rounding` is only for what
+    is not fine-tuned.
     """
-    settings, log_mel = recipe.quantize, FixedPointLogMel(recipe.features, scale=1.0, zero_point=0).log_mel
-    batches = [log_mel(pcm[start : start + BATCH])[..., None] for start in range(0, len(pcm), BATCH)]
     if settings.equalize:
         graph = equalize(graph, batches)
     ranges = calibrate(graph, batches, settings)
