@@ -34,15 +34,17 @@ Data = Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")
 
 SPLIT, BATCH = "100", 32
 RESULTS = Path("benchmarks/results")
+NEAREST = "quantize.rounding=false"
 PLAIN = ["quantize.equalize=false", "quantize.bias_correction=false"]
 WAYS: dict[str, tuple[bool, list[str]]] = {  # name -> fine-tuned?, settings
     "minmax": (False, ["quantize.calibration=minmax", *PLAIN]),
     "mse": (False, ["quantize.calibration=mse", *PLAIN]),
     "percentile": (False, PLAIN),
     "percentile, equalized": (False, ["quantize.bias_correction=false"]),
-    "percentile, biases corrected": (False, ["quantize.equalize=false"]),
-    "minmax, both": (False, ["quantize.calibration=minmax"]),
-    "mse, both": (False, ["quantize.calibration=mse"]),
+    "percentile, biases corrected": (False, ["quantize.equalize=false", NEAREST]),
+    "minmax, both": (False, ["quantize.calibration=minmax", NEAREST]),
+    "mse, both": (False, ["quantize.calibration=mse", NEAREST]),
+    "percentile, both": (False, [NEAREST]),
     "default": (False, []),
     "minmax, fine-tuned": (True, ["quantize.calibration=minmax", *PLAIN]),
     "default, fine-tuned": (True, []),
