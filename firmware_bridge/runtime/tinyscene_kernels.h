@@ -85,7 +85,7 @@ void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, in
                       int32_t step, int8_t *patches);
 
 /* a and b -> y, all of `count` values. y may be a or b. tinyscene_add: where both shifts are at least 1, and the output's
- * is 22 at most; tinyscene_add_any: any. */
+ * is 21 at most; tinyscene_add_any: any. */
 void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
 void tinyscene_add_any(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
 

@@ -90,43 +90,65 @@ void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, i
 }
 
 /* All sums stay below 2^29: deploy/graph/graph.py rejects other graphs. */
-INLINE void add_values(const tinyscene_sum *sum_of, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+SELDOM_CALLED
+void tinyscene_add_any(const tinyscene_sum *sum_of, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
 {
     const tinyscene_sum own = *sum_of, *const s = &own; /* which no output that is written can change */
     const int32_t shift = s->shift, half = (1 << shift) >> 1, nudge = shift > 0 ? -1 : 0;
     const int32_t out_shift = s->out_shift, out_half = (1 << out_shift) >> 1, out_nudge = out_shift > 0 ? -1 : 0;
     for (int32_t i = 0; i < count; i++) {
-        const int32_t high = high_product_of_half((b[i] - s->zero_point[1]) * (1 << 21), s->multiplier);
+        const int32_t high = high_product((b[i] - s->zero_point[1]) * (1 << 20), s->multiplier);
         const int32_t sum = (a[i] - s->zero_point[0]) * (1 << 19) + ((high + ((high >> 31) & nudge) + half) >> shift);
-        const int32_t out = high_product_of_half(2 * sum, s->out_multiplier);
+        const int32_t out = high_product(sum, s->out_multiplier);
         const int32_t value = ((out + ((out >> 31) & out_nudge) + out_half) >> out_shift) + s->out_zero_point;
         y[i] = clamp(value, s->activation_min);
     }
 }
 
-SELDOM_CALLED
-void tinyscene_add_any(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
-{
-    add_values(s, a, b, count, y);
-}
-
 #if !defined(TINYSCENE_SIMD) && !defined(TINYSCENE_MVE) /* which have their own of this */
+
+/* A call takes longer than a few bytes do. */
+INLINE int8_t *copy(const int8_t *from, int32_t bytes, int8_t *to)
+{
+#if defined(TINYSCENE_DSP) /* where words may lie at any address */
+    for (; bytes >= 4; bytes -= 4, from += 4, to += 4)
+        __builtin_memcpy(to, from, 4);
+#else
+    if (bytes >= 8) {
+        memcpy(to, from, (size_t)bytes);
+        return to + bytes;
+    }
+#endif
+    for (; bytes > 0; bytes--)
+        *to++ = *from++;
+    return to;
+}
 
 void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, int32_t first, int32_t pixels,
                       int32_t step, int8_t *patches)
 {
     for (int32_t at = first * step; pixels > 0; pixels--, at += step)
-        for (int32_t row = 0; row < tall; row++, patches += bytes)
-            memcpy(patches, rows[row] + at, (size_t)bytes);
+        for (int32_t row = 0; row < tall; row++)
+            patches = copy(rows[row] + at, bytes, patches);
 }
 
 #endif
 
 #if defined(TINYSCENE_PLAIN)
 
-void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+/* As tinyscene_add_any: `half` has twice what is added before a shift, and 1 to round the product. */
+void tinyscene_add(const tinyscene_sum *sum_of, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
 {
-    add_values(s, a, b, count, y);
+    const tinyscene_sum own = *sum_of, *const s = &own;
+    const int32_t half = (1 << s->shift) + 1, out_half = (2 * s->out_zero_point + 1) * (1 << s->out_shift) + 1;
+    const int32_t shift = s->shift + 1, out_shift = s->out_shift + 1;
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t second = (b[i] - s->zero_point[1]) * (1 << 22);
+        const int32_t scaled = (upper_product(second, s->multiplier) + 2 * (second >> 31) + half) >> shift;
+        const int32_t sum = (a[i] - s->zero_point[0]) * (1 << 21) + 4 * scaled;
+        y[i] = clamp((upper_product(sum, s->out_multiplier) + 2 * (sum >> 31) + out_half) >> out_shift,
+                     s->activation_min);
+    }
 }
 
 void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,

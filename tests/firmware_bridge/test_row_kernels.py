@@ -72,7 +72,7 @@ int main(void)
         const tinyscene_average m = {n[2], n[3], n[4], n[5]};
         switch (n[0]) {
         case 2:
-            if (n[5] >= 1 && n[7] >= 1 && n[7] <= 22)
+            if (n[5] >= 1 && n[7] >= 1 && n[7] <= 21)
                 tinyscene_add(&s, operand[0], operand[1], bytes, y);
             else
                 tinyscene_add_any(&s, operand[0], operand[1], bytes, y);

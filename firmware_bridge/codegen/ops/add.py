@@ -5,7 +5,7 @@ from tinyscene.deploy.graph.reference import ADD_SHIFT
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, rescaling
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, row_access
 
-FAST_SHIFT = 22  # of the output, at most: what tinyscene_kernels.h asks for tinyscene_add
+FAST_SHIFT = 21  # of the output, at most: what tinyscene_kernels.h asks for tinyscene_add
 
 
 def access(source: Tensor) -> AccessPattern:
