@@ -74,6 +74,13 @@ void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixel
 void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
                          void *scratch);
 
+/* The same two under wider conditions, which are fast on hosts; elsewhere they do what those of any convolution do, and
+ * have weights in that order. Twice any accumulator, shifted to the left where a shift is negative, and any rounded
+ * product with its rounding term fit 32 bits; shifts are -6 to 22, of depthwise convolutions 1 to 22. */
+void tinyscene_pointwise_wide(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
+void tinyscene_depthwise_wide(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step,
+                              int8_t *y);
+
 /* The same two without these conditions; windows of any size (tall, wide). */
 void tinyscene_pointwise_any(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y);
 void tinyscene_depthwise_any(const tinyscene_conv *c, const int8_t *const *rows, int32_t tall, int32_t wide,

@@ -69,6 +69,22 @@ void tinyscene_depthwise_any(const tinyscene_conv *c, const int8_t *const *rows,
         }
 }
 
+#if !defined(TINYSCENE_SIMD) /* which has faster ones */
+
+void tinyscene_pointwise_wide(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
+{
+    (void)scratch;
+    tinyscene_pointwise_any(c, x, pixels, y);
+}
+
+void tinyscene_depthwise_wide(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step,
+                              int8_t *y)
+{
+    tinyscene_depthwise_any(c, rows, 3, 3, pixels, step, y);
+}
+
+#endif
+
 /* sum / count, rounded half away from zero. */
 static int8_t mean_of(int32_t sum, int32_t count)
 {

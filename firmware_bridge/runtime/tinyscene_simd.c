@@ -22,6 +22,7 @@ typedef struct {
     const int8_t *weights[MOST_BLOCKS]; /* of each block, behind its corrections */
     vector start[MOST_VECTORS];         /* what sums begin with */
     scaling scale[MOST_VECTORS];
+    vector left[MOST_VECTORS], restored[MOST_VECTORS]; /* if sums are shifted to the left first: by how much, and BIAS */
     int32_t channels;                   /* from the first of these on to the convolution's last */
 } channel_set;
 
@@ -63,7 +64,8 @@ static int32_t block_bytes(const tinyscene_conv *c)
 }
 
 /* Channels that there are not are computed with zeros and not stored. */
-INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const int32_t blocks, const int symmetric)
+INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const int32_t blocks, const int symmetric,
+                                 const int shifted)
 {
     channel_set out;
     out.channels = c->outputs - first;
@@ -75,8 +77,11 @@ INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const i
             const int32_t some = count < 0 ? 0 : count; /* a count of 0 reads nothing */
             const vector bias = load_words(c->bias + (some ? channel : 0), some);
             out.start[at] = add(FLIP ? add(bias, load(w + part * LANES * 4)) : bias, splat(BIAS));
+            const vector shift = load_int8(c->shift + (some ? channel : 0), some);
             out.scale[at] = make_scaling(load_words(c->multiplier + (some ? channel : 0), some),
-                                         load_int8(c->shift + (some ? channel : 0), some), c->rounding, symmetric);
+                                         shifted ? larger(shift, splat(0)) : shift, c->rounding, symmetric);
+            out.left[at] = larger(subtract(splat(0), shift), splat(0));
+            out.restored[at] = subtract(splat(BIAS), shift_lanes_left(splat(BIAS), out.left[at]));
         }
     }
     return out;
@@ -84,7 +89,7 @@ INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const i
 
 /* A few pixels by a few channels: each value that is loaded is used several times, and all sums are in registers. */
 INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *y, int32_t outputs,
-                 const int32_t blocks, const int symmetric, const int32_t pixels)
+                 const int32_t blocks, const int symmetric, const int shifted, const int32_t pixels)
 {
     const int32_t vectors = blocks * PARTS;
     vector sums[MOST_PIXELS][MOST_VECTORS];
@@ -106,8 +111,11 @@ INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *
             }
         }
         for (int32_t pixel = 0; pixel < pixels; pixel++)
-            for (int32_t i = 0; i < some; i++)
-                sums[pixel][first + i] = total(partial[pixel][i]);
+            for (int32_t i = 0; i < some; i++) {
+                const vector sum = total(partial[pixel][i]);
+                const int32_t at = first + i;
+                sums[pixel][at] = shifted ? add(shift_lanes_left(sum, c->left[at]), c->restored[at]) : sum;
+            }
     }
     const int32_t paired = HAS_PAIRS && blocks == 2 && c->channels >= 2 * BLOCK;
 #pragma GCC unroll 8 /* or clang puts the sums into memory to loop over them */
@@ -128,17 +136,17 @@ INLINE void tile(const channel_set *c, int32_t depth, const uint8_t *x, int8_t *
 
 /* All pixels of a row, by tiles of about the same size. */
 INLINE void strip(const channel_set *c, int32_t depth, const uint8_t *x, int32_t pixels, int8_t *y, int32_t outputs,
-                  const int32_t blocks, const int symmetric)
+                  const int32_t blocks, const int symmetric, const int shifted)
 {
     for (int32_t tiles = (pixels + MOST_PIXELS - 1) / MOST_PIXELS; tiles > 0; tiles--) {
         const int32_t some = (pixels + tiles - 1) / tiles;
         switch (some) {
-        case 1: tile(c, depth, x, y, outputs, blocks, symmetric, 1); break;
-        case 2: tile(c, depth, x, y, outputs, blocks, symmetric, 2); break;
-        case 3: tile(c, depth, x, y, outputs, blocks, symmetric, 3); break;
-        case 4: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS < 4 ? MOST_PIXELS : 4); break;
-        case 5: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
-        default: tile(c, depth, x, y, outputs, blocks, symmetric, MOST_PIXELS); break;
+        case 1: tile(c, depth, x, y, outputs, blocks, symmetric, shifted, 1); break;
+        case 2: tile(c, depth, x, y, outputs, blocks, symmetric, shifted, 2); break;
+        case 3: tile(c, depth, x, y, outputs, blocks, symmetric, shifted, 3); break;
+        case 4: tile(c, depth, x, y, outputs, blocks, symmetric, shifted, MOST_PIXELS < 4 ? MOST_PIXELS : 4); break;
+        case 5: tile(c, depth, x, y, outputs, blocks, symmetric, shifted, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
+        default: tile(c, depth, x, y, outputs, blocks, symmetric, shifted, MOST_PIXELS); break;
         }
         pixels -= some;
         x += some * depth;
@@ -146,17 +154,18 @@ INLINE void strip(const channel_set *c, int32_t depth, const uint8_t *x, int32_t
     }
 }
 
-INLINE void all_channels(const tinyscene_conv *c, const uint8_t *x, int32_t pixels, int8_t *y, const int symmetric)
+INLINE void all_channels(const tinyscene_conv *c, const uint8_t *x, int32_t pixels, int8_t *y, const int symmetric,
+                         const int shifted)
 {
     const int32_t depth = (c->depth + 3) / 4 * 4;
     int32_t channel = 0;
     for (; MOST_BLOCKS == 2 && channel + BLOCK < c->outputs; channel += 2 * BLOCK) {
-        const channel_set two = take_channels(c, channel, MOST_BLOCKS, symmetric);
-        strip(&two, depth, x, pixels, y + channel, c->outputs, MOST_BLOCKS, symmetric);
+        const channel_set two = take_channels(c, channel, MOST_BLOCKS, symmetric, shifted);
+        strip(&two, depth, x, pixels, y + channel, c->outputs, MOST_BLOCKS, symmetric, shifted);
     }
     for (; channel < c->outputs; channel += BLOCK) {
-        const channel_set one = take_channels(c, channel, 1, symmetric);
-        strip(&one, depth, x, pixels, y + channel, c->outputs, 1, symmetric);
+        const channel_set one = take_channels(c, channel, 1, symmetric, shifted);
+        strip(&one, depth, x, pixels, y + channel, c->outputs, 1, symmetric, shifted);
     }
 }
 
@@ -170,9 +179,14 @@ void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixel
 {
     const uint8_t *inputs = prepare(x, pixels, c->depth, scratch);
     if (is_symmetric(c))
-        all_channels(c, inputs, pixels, y, 1);
+        all_channels(c, inputs, pixels, y, 1, 0);
     else
-        all_channels(c, inputs, pixels, y, 0);
+        all_channels(c, inputs, pixels, y, 0, 0);
+}
+
+void tinyscene_pointwise_wide(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
+{
+    all_channels(c, prepare(x, pixels, c->depth, scratch), pixels, y, 1, 1);
 }
 
 enum { WIDE = 4 * LANES }; /* channels that a depthwise convolution takes at once */
@@ -264,14 +278,20 @@ INLINE void all_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], 
         depthwise_channels(c, rows, first + count <= n ? first : n - count, count, pixels, step, y, symmetric);
 }
 
-void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
-                         void *scratch)
+void tinyscene_depthwise_wide(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step,
+                              int8_t *y)
 {
-    (void)scratch;
     if (is_symmetric(c))
         all_depthwise(c, rows, pixels, step, y, 1);
     else
         all_depthwise(c, rows, pixels, step, y, 0);
+}
+
+void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
+                         void *scratch)
+{
+    (void)scratch;
+    tinyscene_depthwise_wide(c, rows, pixels, step, y);
 }
 
 /* All sums stay below 2^29: deploy/graph/graph.py admits no others. Not `clamped`: by the stores alone, at -128. */

@@ -67,6 +67,11 @@ INLINE vector shift_left(vector a, int32_t count)
     return vshlq_s32(a, vdupq_n_s32(count));
 }
 
+INLINE vector shift_lanes_left(vector a, vector counts)
+{
+    return vshlq_s32(a, counts);
+}
+
 INLINE vector larger(vector a, vector b)
 {
     return vmaxq_s32(a, b);

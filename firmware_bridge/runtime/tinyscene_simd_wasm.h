@@ -87,6 +87,17 @@ INLINE vector shift_right(vector x, int32_t count)
     return wasm_i32x4_shr(x, (uint32_t)count);
 }
 
+/* 2^count of each lane, 0 to 30, as the exponent of a float. */
+INLINE vector power_of_two(vector count)
+{
+    return wasm_i32x4_trunc_sat_f32x4(shift_left(add(count, splat(127)), 23));
+}
+
+INLINE vector shift_lanes_left(vector a, vector counts)
+{
+    return wasm_i32x4_mul(a, power_of_two(counts));
+}
+
 INLINE vector larger(vector a, vector b)
 {
     return wasm_i32x4_max(a, b);
@@ -129,12 +140,6 @@ INLINE vector dot(vector sums, vector x, vector weights)
     const vector low = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(x), wasm_i16x8_extend_low_i8x16(weights));
     const vector high = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16(x), wasm_i16x8_extend_high_i8x16(weights));
     return add(sums, add_neighbours(low, high));
-}
-
-/* 2^count of each lane, 0 to 30, as the exponent of a float. */
-INLINE vector power_of_two(vector count)
-{
-    return wasm_i32x4_trunc_sat_f32x4(shift_left(add(count, splat(127)), 23));
 }
 
 INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)

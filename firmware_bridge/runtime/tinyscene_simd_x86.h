@@ -43,6 +43,11 @@ INLINE vector shift_left(vector a, int32_t count)
     return X86(sll_epi32)(a, _mm_cvtsi32_si128(count));
 }
 
+INLINE vector shift_lanes_left(vector a, vector counts)
+{
+    return X86(sllv_epi32)(a, counts);
+}
+
 INLINE vector larger(vector a, vector b)
 {
     return X86(max_epi32)(a, b);

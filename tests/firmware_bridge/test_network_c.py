@@ -2,6 +2,7 @@
 
 import ctypes
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.graphs import inputs_of, integer_graphs
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.graph import Conv2D, DepthwiseConv2D, Graph, Kind
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.firmware_bridge.codegen.library import Library, make_network
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, accumulator_block
@@ -82,6 +83,35 @@ def test_every_tensor_of_a_bundle_has_the_golden_checksum(bundle: Bundle, kernel
     for each, golden in zip(features, bundle.vectors.crc, strict=True):
         rows = rows_of(network, each)
         assert [zlib.crc32(b"".join(rows[number])) for number in range(len(golden))] == golden.tolist()
+
+
+def amplifying(bundle: Bundle) -> Graph:
+    """The graph of a bundle whose pointwise convolutions multiply some sums by more than 1, as trained ones may; and
+    whose depthwise ones have a large bias in some channels."""
+
+    def changed(operator: Kind) -> Kind:
+        if isinstance(operator, DepthwiseConv2D):
+            bias = operator.bias.copy()
+            bias[::3] = 2**28
+            return replace(operator, bias=bias)
+        if isinstance(operator, Conv2D) and operator.size == (1, 1) and operator.weight_scales is not None:
+            scales = operator.weight_scales.copy()
+            scales[::2] = 5 * operator.output.q.scale / bundle.graph.sources(operator)[0].q.scale
+            return replace(operator, weight_scales=scales)
+        return operator
+
+    return Graph(bundle.graph.input, tuple(map(changed, bundle.graph.operators)))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_convolutions_outside_the_devices_fast_range_equal_the_reference(
+    bundle: Bundle, kernels: tuple[str, ...]
+) -> None:
+    graph = amplifying(bundle)
+    source = make_network(graph, kernels).files["tinyscene_network.c"]
+    for kernel in ("pointwise_wide", "depthwise_wide"):
+        assert (f"tinyscene_{kernel}(" in source) == ("simd" in kernels)
+    require_equal(graph, kernels, 0)
 
 
 class Poison:

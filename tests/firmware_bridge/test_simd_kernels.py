@@ -66,19 +66,21 @@ int main(void)
         }
         const int8_t *rows[64];
         for (int i = 0; i < 64; i++)
-            rows[i] = operand[0] + (n[0] == 1 || n[0] > 2 ? i * n[9] : 0);
+            rows[i] = operand[0] + (n[0] == 1 || n[0] == 3 || n[0] == 4 ? i * n[9] : 0);
         int8_t *y = operand[5];
         const tinyscene_conv c = {operand[1], (int32_t *)operand[2], (int32_t *)operand[3], operand[4],
                                   n[2], n[3], n[4], -128};
         const tinyscene_sum s = {{n[2], n[3]}, n[4], n[5], n[6], n[7], n[8], n[9]};
-        void *scratch = take(n[0] == 0 ? (size_t)n[9] : 0, n[1]);
-        if (n[0] == 0 && n[9] != TINYSCENE_POINTWISE_SCRATCH(n[2], n[5]))
+        const int is_pointwise = n[0] == 0 || n[0] == 5;
+        void *scratch = take(is_pointwise ? (size_t)n[9] : 0, n[1]);
+        if (is_pointwise && n[9] != TINYSCENE_POINTWISE_SCRATCH(n[2], n[5]))
             return 5;
         switch (n[0]) {
         case 0: tinyscene_pointwise(&c, operand[0], n[5], y, scratch); break;
         case 1: tinyscene_depthwise(&c, rows, n[5], n[6], y, NULL); break;
         case 2: tinyscene_add(&s, operand[0], operand[1], bytes, y); break;
         case 3: tinyscene_pool(rows, n[2], n[3], n[4], n[5], n[6], y); break;
+        case 5: tinyscene_pointwise_wide(&c, operand[0], n[5], y, scratch); break;
         case 4: tinyscene_gather(rows, n[2], n[3], n[4], n[5], n[6], y); break;
         }
         fwrite(y, 1, (size_t)bytes, stdout);
@@ -137,22 +139,25 @@ def requantized(sums: Array, conv: tuple[Array, Array, Array], zero_point: int) 
     return np.clip(rescale(sums + bias, multiplier, -shift) + zero_point, -128, 127).astype(np.int8)
 
 
-def random_scaling(draw: np.random.Generator, outputs: int) -> tuple[Array, Array, Array]:
-    """Biases, multipliers and shifts. Half of the multipliers are powers of two, so that sums lie between outputs."""
+def random_scaling(draw: np.random.Generator, outputs: int, least: int = 1) -> tuple[Array, Array, Array]:
+    """Biases, multipliers and shifts from the least on. Half of the multipliers are powers of two, so that sums lie
+    between outputs."""
+    shift = draw.integers(least, 23, outputs)
     bias = draw.integers(-(2**29), 2**29, outputs) >> draw.integers(0, 30, outputs)
+    bias >>= 2 * np.maximum(-shift, 0)  # which leaves room for shifts to the left
     multiplier = np.where(draw.random(outputs) < 0.5, 2**30, draw.integers(2**30, 2**31, outputs))
     multiplier[draw.random(outputs) < 0.1] = 2**31 - 1
-    return bias.astype(np.int32), multiplier.astype(np.int32), draw.integers(1, 23, outputs).astype(np.int8)
+    return bias.astype(np.int32), multiplier.astype(np.int32), shift.astype(np.int8)
 
 
-def pointwise(draw: np.random.Generator, depth: int, outputs: int, pixels: int, style: int) -> Case:
+def pointwise(draw: np.random.Generator, depth: int, outputs: int, pixels: int, style: int, wide: bool = False) -> Case:
     x = random_values(draw, (pixels, depth), style, 127)
     weights = np.maximum(random_values(draw, (outputs, depth), int(draw.integers(5)), 127), -127)
-    conv, zero_point = random_scaling(draw, outputs), int(draw.integers(-128, 128))
+    conv, zero_point = random_scaling(draw, outputs, -6 if wide else 1), int(draw.integers(-128, 128))
     scratch = pointwise_scratch("simd", depth, pixels)
     expected = requantized(x.astype(np.int64) @ weights.astype(np.int64).T, conv, zero_point)
     arguments = (depth, outputs, 2 * zero_point + 1, pixels, 0, 0, 0, scratch)
-    return Case(0, arguments, (x, simd(weights), *conv), expected)
+    return Case(5 if wide else 0, arguments, (x, simd(weights), *conv), expected)
 
 
 def depthwise(draw: np.random.Generator, channels: int, pixels: int, step: int, style: int) -> Case:
@@ -213,6 +218,17 @@ def test_pointwise_convolutions_equal_the_reference(program: list[str]) -> None:
         for pixels in (1, 2, 3, 4, 5, 6, 9, 17, 33)
     ]
     require_equal(program, [pointwise(draw, *shape, index % 5) for index, shape in enumerate(shapes)])
+
+
+def test_pointwise_convolutions_that_shift_to_the_left_equal_the_reference(program: list[str]) -> None:
+    draw = np.random.default_rng(6)
+    cases = [
+        pointwise(draw, depth, outputs, pixels, style, wide=True)
+        for style, depth in enumerate((3, 32, 56, 120, 516))
+        for outputs in (1, 8, 16, 33, 64, 120)
+        for pixels in (1, 4, 9)
+    ]
+    require_equal(program, cases)
 
 
 def test_depthwise_convolutions_equal_the_reference(program: list[str]) -> None:

@@ -15,6 +15,7 @@ from tinyscene.firmware_bridge.memory.planner import Plan
 
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
 FAST_SHIFTS = (1, 22)  # to the right, that the fast kernels support
+WIDE_SHIFTS = (-6, 22)  # of the pointwise convolutions that are fast on hosts
 FAST_SUMS = 2**23  # accumulators are smaller
 FAST_CHANNELS = 4  # of a depthwise convolution, at least
 
@@ -109,8 +110,25 @@ def is_fast(operator: Convolution, source: Tensor) -> bool:
         return False
     if isinstance(operator, DepthwiseConv2D) and len(operator.bias) < FAST_CHANNELS:
         return False
+    return bool((_largest_sums(operator, source) < FAST_SUMS).all())
+
+
+def is_fast_on_hosts(operator: Convolution, source: Tensor) -> bool:
+    """Whether the kernels of hosts are exact: the conditions of tinyscene_pointwise_wide in tinyscene_kernels.h."""
+    rescaling = rescaling_of(operator, source)
+    minimum, maximum = FAST_SHIFTS if isinstance(operator, DepthwiseConv2D) else WIDE_SHIFTS
+    if not ((rescaling.shift >= minimum) & (rescaling.shift <= maximum)).all() or _activation_min(operator) != -128:
+        return False
+    sums = _largest_sums(operator, source) << np.maximum(-rescaling.shift, 0)
+    products = (sums * rescaling.multiplier >> 31) + 1
+    roundings = abs(2 * rescaling.zero_point + 1) << np.maximum(rescaling.shift - 1, 0)
+    return bool((sums < 2**30).all() and (products + roundings < 2**31).all())
+
+
+def _largest_sums(operator: Convolution, source: Tensor) -> NDArray[np.int64]:
+    """A bound of each channel's accumulators."""
     weights = np.abs(operator.weights.astype(np.int64)).sum(operator.other_axes)
-    return bool((128 * weights + np.abs(folded_bias(operator, source)) < FAST_SUMS).all())
+    return 128 * weights + np.abs(folded_bias(operator, source))
 
 
 def folded_bias(operator: Convolution, source: Tensor) -> NDArray[np.int64]:

@@ -8,12 +8,14 @@ from tinyscene.firmware_bridge.codegen.ops.context import (
     CodegenContext,
     convolution_tables,
     is_fast,
+    is_fast_on_hosts,
     rescaling_of,
 )
 from tinyscene.firmware_bridge.codegen.weight_layouts import pointwise_scratch, pointwise_table
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, aligned
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, window_access
 
+FAST, WIDE, ANY = "tinyscene_pointwise", "tinyscene_pointwise_wide", "tinyscene_pointwise_any"
 PATCHES = 6  # windows gathered at once: kernels process two or three together; a host gathers a whole row
 
 
@@ -21,25 +23,31 @@ def access(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> AccessPa
     width, depth = operator.output.shape[2], operator.weights[0].size
     patches = 0 if _is_pointwise(operator) else aligned(_patches(operator, kernels) * depth)
     pixels = width if _is_pointwise(operator) else _patches(operator, kernels)
-    needs = [pointwise_scratch(name, depth, pixels) for name in kernels] if is_fast(operator, source) else [0]
-    return window_access(operator, source, operator.size, patches + max(needs))
+    needs = {name: pointwise_scratch(name, depth, pixels) for name in kernels}
+    kernel = _kernel(operator, source, kernels)
+    scratch = {FAST: max(needs.values()), WIDE: needs.get("simd", 0), ANY: 0}[kernel]
+    return window_access(operator, source, operator.size, patches + scratch)
 
 
 def emit(operator: Conv2D, context: CodegenContext) -> Code:
-    fast = is_fast(operator, context.sources[0])
+    kernel = _kernel(operator, context.sources[0], context.kernels)
     flat = operator.weights.reshape(len(operator.bias), -1)
     scale = rescaling_of(operator, context.sources[0])
-    kernels = context.kernels if fast else []
-    tables = {name: pointwise_table(name, flat, scale) for name in kernels} or {"any": flat.reshape(-1)}
-    code = convolution_tables(operator, context, tables, ("dsp", "mve"))
+    any_table = flat.reshape(-1)
+    tables = {
+        FAST: {name: pointwise_table(name, flat, scale) for name in context.kernels},
+        WIDE: {name: pointwise_table(name, flat, scale) if name == "simd" else any_table for name in context.kernels},
+        ANY: {"any": any_table},
+    }[kernel]
+    code = convolution_tables(operator, context, tables, ("dsp", "mve") if kernel == FAST else ())
     if _is_pointwise(operator):
-        step = [_multiply(context, fast, context.source(0), str(context.width), "y", 0)]
+        step = [_multiply(context, kernel, context.source(0), str(context.width), "y", 0)]
     else:
-        step = [*context.rows(), *_gathered(operator, context, fast)]
-    return Code(step, code.tables, code.declarations + (_scratch_check(operator, context) if fast else ""))
+        step = [*context.rows(), *_gathered(operator, context, kernel)]
+    return Code(step, code.tables, code.declarations + (_scratch_check(operator, context) if kernel == FAST else ""))
 
 
-def _gathered(operator: Conv2D, context: CodegenContext, fast: bool) -> list[str]:
+def _gathered(operator: Conv2D, context: CodegenContext, kernel: str) -> list[str]:
     channels, count = context.sources[0].shape[3], _patches(operator, context.kernels)
     tall, wide = operator.size
     sizes = f"{tall}, {wide * channels}"
@@ -47,9 +55,9 @@ def _gathered(operator: Conv2D, context: CodegenContext, fast: bool) -> list[str
     patches = context.address(SCRATCH)
     used = aligned(count * operator.weights[0].size)
     if count >= context.width:
-        multiply = _multiply(context, fast, patches, str(context.width), "y", used)
+        multiply = _multiply(context, kernel, patches, str(context.width), "y", used)
         return [f"tinyscene_gather(rows, {sizes}, 0, {context.width}, {step}, {patches});", multiply]
-    multiply = _multiply(context, fast, patches, "pixels", f"y + x * {operator.output.shape[3]}", used)
+    multiply = _multiply(context, kernel, patches, "pixels", f"y + x * {operator.output.shape[3]}", used)
     return [
         f"for (int32_t x = 0; x < {context.width}; x += {count}) {{",
         f"    const int32_t pixels = x + {count} <= {context.width} ? {count} : {context.width} - x;",
@@ -69,12 +77,17 @@ def _scratch_check(operator: Conv2D, context: CodegenContext) -> str:
     return f"typedef char scratch_{context.number}_suffices[{size} <= {room} ? 1 : -1];\n"
 
 
-def _multiply(context: CodegenContext, fast: bool, x: str, pixels: str, y: str, used: int) -> str:
+def _multiply(context: CodegenContext, kernel: str, x: str, pixels: str, y: str, used: int) -> str:
     """The call of a kernel; `used` bytes of scratch hold its input."""
-    if not fast:
-        return f"tinyscene_pointwise_any(&tinyscene_conv_{context.number}, {x}, {pixels}, {y});"
-    scratch = context.address(SCRATCH, used)
-    return f"tinyscene_pointwise(&tinyscene_conv_{context.number}, {x}, {pixels}, {y}, {scratch});"
+    scratch = "" if kernel == ANY else f", {context.address(SCRATCH, used)}"
+    return f"{kernel}(&tinyscene_conv_{context.number}, {x}, {pixels}, {y}{scratch});"
+
+
+def _kernel(operator: Conv2D, source: Tensor, kernels: Sequence[str]) -> str:
+    """The fastest kernel that is exact."""
+    if is_fast(operator, source):
+        return FAST
+    return WIDE if "simd" in kernels and is_fast_on_hosts(operator, source) else ANY
 
 
 def _is_pointwise(operator: Conv2D) -> bool:

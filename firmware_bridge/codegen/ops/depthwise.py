@@ -8,6 +8,7 @@ from tinyscene.firmware_bridge.codegen.ops.context import (
     CodegenContext,
     convolution_tables,
     is_fast,
+    is_fast_on_hosts,
     rescaling_of,
 )
 from tinyscene.firmware_bridge.codegen.weight_layouts import depthwise_scratch, depthwise_table
@@ -27,6 +28,8 @@ def emit(operator: DepthwiseConv2D, context: CodegenContext) -> Code:
         code = convolution_tables(operator, context, {"any": flat.reshape(-1)})
         windows = ", ".join(map(str, operator.size))
         call = f"tinyscene_depthwise_any({name}, rows, {windows}, {sizes});"
+        if "simd" in context.kernels and operator.size == (3, 3) and is_fast_on_hosts(operator, context.sources[0]):
+            call = f"tinyscene_depthwise_wide({name}, rows, {sizes});"
         return Code([*context.rows(), call], code.tables, code.declarations)
     scale = rescaling_of(operator, context.sources[0])
     tables = {each: depthwise_table(each, flat, scale) for each in context.kernels}
