@@ -235,6 +235,59 @@ void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
     spectrum_power(points + 1, points + POINTS - 1, tinyscene_cosine + 1, tinyscene_cosine + QUARTER - 1);
 }
 
-#include "tinyscene_frontend_mels.h"
+/* The sums of a segment, from the power at r0 and the weight at r1 on to the end that the segment after it, at r12,
+ * tells: in r4 those of the lower words and in r5 those of the upper ones, which fit 32 bits in usual sizes (see
+ * tinyscene_frontend_mels.h); in r6 and r7 that of the powers by their weights. */
+#define UP "#(32 - " TEXT(TINYSCENE_POWER_SHIFT) ")"
+#define LEFT "#" TEXT(TINYSCENE_POWER_SHIFT) /* bits of a word that is shifted up by UP and leaves its word */
+#define SEGMENT                                                                                                       \
+    "ldrh r11, [r12], #2\n ldr r2, [sp, #8]\n add r11, r2, r11, lsl #3\n"                                             \
+    "mov r4, #0\n mov r5, #0\n mov r6, #0\n mov r7, #0\n mov r8, #0\n mov r9, #0\n"                                   \
+    "cmp r0, r11\n beq 3f\n"                                                                                          \
+    "2:\n"                                                                                                            \
+    "ldrd r2, r3, [r0], #8\n ldrh r10, [r1], #2\n"                                                                    \
+    "add r4, r4, r2\n umlal r6, r7, r2, r10\n add r5, r5, r3\n umlal r8, r9, r3, r10\n"                               \
+    "cmp r0, r11\n bne 2b\n"                                                                                          \
+    "3:\n"                                                                                                            \
+    "adds r6, r6, r8, lsl " UP "\n lsl r9, r9, " UP "\n orr r9, r9, r8, lsr " LEFT "\n adc r7, r7, r9\n"
+
+/* Steps 5 and 6; tinyscene_feature explains the cells. On the stack: 0 the rising sum of the segment below, 8 powers,
+ * 12 thresholds, 16 cells, 20 the feature, 24 the stride, 28 where the segments end. */
+ASSEMBLY void all_mels(const uintptr_t arguments[5] ARGUMENT, const uint16_t *segment ARGUMENT,
+                       const uint16_t *weight ARGUMENT, const uint16_t *end ARGUMENT)
+{
+    __asm__("push {r4, r5, r6, r7, r8, r9, r10, r11, lr}\n"
+            "sub sp, #36\n"
+            "ldm r0, {r4, r5, r6, r7, r8}\n add r9, sp, #8\n stm r9, {r4, r5, r6, r7, r8}\n str r3, [sp, #28]\n"
+            "mov r12, r1\n mov r1, r2\n"
+            "ldrh r0, [r12], #2\n add r0, r4, r0, lsl #3\n"
+            SEGMENT
+            "strd r6, r7, [sp]\n"
+            "1:\n" SEGMENT
+            "adds r4, r4, r5, lsl " UP "\n lsr r5, r5, " LEFT "\n adc r5, r5, #0\n" /* all powers of the segment */
+            "lsl r5, r5, #16\n orr r5, r5, r4, lsr #16\n"
+            "ldrd r2, r3, [sp]\n adds r2, r2, r4, lsl #16\n adc r3, r3, r5\n" /* and those that rose below */
+            "subs r2, r2, r6\n sbc r3, r3, r7\n"                              /* less those that rise here: energy */
+            "strd r6, r7, [sp]\n"
+            "ldrd r10, r11, [sp, #12]\n"
+            "cmp r3, #32\n"
+            "itte hs\n movhs r5, r3\n movhs r6, #59\n movlo r6, #32\n"
+            "itt lo\n lsrlo r5, r2, #5\n orrlo r5, r5, r3, lsl #27\n"
+            "clz r4, r5\n lsl r5, r5, r4\n sub r6, r6, r4\n ubfx r5, r5, #27, #4\n add r5, r5, r6, lsl #4\n" /* cell */
+            "ldrb r4, [r11, r5]\n add r10, r10, r4, lsl #3\n"
+            "4:\n" /* while the threshold does not exceed the energy */
+            "ldrd r6, r7, [r10], #8\n cmp r2, r6\n sbcs r6, r3, r7\n it hs\n addhs r4, r4, #1\n bhs 4b\n"
+            "ldrd r6, r7, [sp, #20]\n sub r4, r4, #128\n strb r4, [r6]\n add r6, r6, r7\n str r6, [sp, #20]\n"
+            "ldr r2, [sp, #28]\n cmp r12, r2\n bne 1b\n"
+            "add sp, #36\n"
+            "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}\n" ::: "memory");
+}
+
+void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)
+{
+    const uintptr_t arguments[5] = {(uintptr_t)work, (uintptr_t)tinyscene_thresholds, (uintptr_t)tinyscene_cells,
+                                    (uintptr_t)features, (uintptr_t)stride};
+    all_mels(arguments, tinyscene_segments, tinyscene_mel_weights, tinyscene_segments + TINYSCENE_MELS + 2);
+}
 
 #endif

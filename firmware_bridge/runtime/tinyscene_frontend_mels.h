@@ -21,25 +21,12 @@ INLINE void add_segment(sums *s, int32_t bins)
     const uint32_t *const end = s->power + 2 * (ptrdiff_t)bins;
     s->low = s->high = 0;
     s->rising_low = s->rising_high = 0;
-#if defined(TINYSCENE_FRONTEND_DSP)
-    uint32_t low, high, weight;
-    if (bins > 0)
-        __asm__ volatile("0: ldrd %[low], %[high], [%[power]], #8\n ldrh %[w], [%[weight]], #2\n"
-                         "add %[sum_low], %[sum_low], %[low]\n umlal %Q[rising_low], %R[rising_low], %[low], %[w]\n"
-                         "add %[sum_high], %[sum_high], %[high]\n umlal %Q[rising_high], %R[rising_high], %[high], %[w]\n"
-                         "cmp %[power], %[end]\n bne 0b\n"
-                         : [power] "+r"(s->power), [weight] "+r"(s->weight), [sum_low] "+r"(s->low),
-                           [sum_high] "+r"(s->high), [rising_low] "+r"(s->rising_low),
-                           [rising_high] "+r"(s->rising_high), [low] "=&r"(low), [high] "=&r"(high), [w] "=&r"(weight)
-                         : [end] "r"(end) : "cc", "memory");
-#else
     for (; s->power < end; s->power += 2, s->weight++) {
         s->low += s->power[0];
         s->high += s->power[1];
         s->rising_low += (uint64_t)s->power[0] * *s->weight;
         s->rising_high += (uint64_t)s->power[1] * *s->weight;
     }
-#endif
 }
 
 void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)

@@ -251,48 +251,51 @@ STEP void radix_4_pass(int32_t *re, int32_t length, const int32_t *twiddles)
     radix_4_blocks(re + 1, length * (int32_t)sizeof *re, twiddles, re + POINTS + 1);
 }
 
-/* Step 4: a power as two words, low + high * 2^(32 - POWER_SHIFT). */
-INLINE uint32x4_t power_low(points z)
-{
-    const uint32x4_t re = vreinterpretq_u32_s32(vmulq_s32(z.re, z.re)), im = vreinterpretq_u32_s32(vmulq_s32(z.im, z.im));
-    return vrshrq_n_u32(vhaddq_u32(re, im), TINYSCENE_POWER_SHIFT - 1);
-}
+/* Step 4: powers of the bins in q0 and q1 to two words each, low + high * 2^(32 - POWER_SHIFT). */
+#define POWER(store_low, store_high)                                                                                  \
+    "vmul.i32 q2, q0, q0\n vmul.i32 q3, q1, q1\n vhadd.u32 q2, q2, q3\n"                                              \
+    "vrshr.u32 q2, q2, #" TEXT(TINYSCENE_POWER_SHIFT) " - 1\n" store_low                                              \
+    "vmulh.s32 q2, q0, q0\n vmulh.s32 q3, q1, q1\n vadd.i32 q2, q2, q3\n" store_high
 
-INLINE uint32x4_t power_high(points z)
+/* Steps 3 and 4, of bins from both ends at once: four at `up`, and four at `down` in reverse order, by cosines at
+ * `cosine` and sines at `sine`, these in reverse order, too. The last ones in the middle are computed from both ends. */
+ASSEMBLY void spectrum_power(int32_t *up ARGUMENT, int32_t *down ARGUMENT, const int32_t *cosine ARGUMENT,
+                             const int32_t *sine ARGUMENT)
 {
-    return vreinterpretq_u32_s32(vaddq_s32(vmulhq_s32(z.re, z.re), vmulhq_s32(z.im, z.im)));
-}
-
-/* Steps 3 and 4, of bins from both ends at once. The last ones in the middle are computed from both. */
-STEP void spectrum_power(int32_t *re)
-{
-    const uint32x4_t back = vddupq_n_u32(12, 4); /* bytes: four in reverse order */
-    int32_t *up = re + 1, *down = re + POINTS - 4;
-    const int32_t *cosine = tinyscene_cosine + 1, *sine = tinyscene_cosine + POINTS / 2 - 4;
-    for (int32_t left = POINTS / 8; left > 0; left--, up += 4, down -= 4, cosine += 4, sine -= 4) {
-        const points a = {vldrwq_s32(up), vldrwq_s32(up + POINTS)};
-        const points b = {vldrwq_gather_offset_s32(down, back), vldrwq_gather_offset_s32(down + POINTS, back)};
-        const vector odd_re = vaddq_s32(a.im, b.im), odd_im = vsubq_s32(b.re, a.re);
-        const vector by_cosine = vldrwq_s32(cosine), by_sine = vldrwq_gather_offset_s32(sine, back);
-        const vector re_half = vaddq_s32(product(odd_re, by_cosine), product(odd_im, by_sine));
-        const vector im_half = vaddq_s32(product(odd_im, by_cosine), product(vnegq_s32(odd_re), by_sine));
-        const points upper = {vmlaq_n_s32(vaddq_s32(a.re, b.re), re_half, 2),
-                              vmlaq_n_s32(vsubq_s32(a.im, b.im), im_half, 2)};
-        vstrwq_u32((uint32_t *)up, power_low(upper));
-        vstrwq_u32((uint32_t *)up + POINTS, power_high(upper));
-        const points lower = {vmlaq_n_s32(upper.re, re_half, -4), vmlaq_n_s32(upper.im, im_half, -4)};
-        vstrwq_scatter_offset_u32((uint32_t *)down, back, power_low(lower));
-        vstrwq_scatter_offset_u32((uint32_t *)down + POINTS, back, power_high(lower));
-    }
+    __asm__("push {r4, r5, r6, r7, r8, lr}\n"
+            "vpush {d8, d9, d10, d11, d12, d13, d14, d15}\n"
+            "mov r8, #2 * " TEXT(TINYSCENE_N_FFT) "\n add r4, r0, r8\n add r5, r1, r8\n" /* imaginary parts */
+            "mov r6, #2\n mov r7, #-4\n"
+            "mov r8, #12\n vddup.u32 q7, r8, #4\n" /* places of words in reverse order */
+            "mov r8, #" TEXT(TINYSCENE_N_FFT) " / 16\n"
+            "dls lr, r8\n"
+            "0:\n"
+            "vldrw.u32 q0, [r0]\n vldrw.u32 q1, [r4]\n vldrw.u32 q2, [r1, q7]\n vldrw.u32 q3, [r5, q7]\n"
+            "vadd.i32 q4, q1, q3\n vsub.i32 q1, q1, q3\n"       /* O real, E imaginary */
+            "vsub.i32 q3, q2, q0\n vadd.i32 q0, q0, q2\n"       /* O imaginary, E real */
+            "vldrw.u32 q2, [r2], #16\n vrmulh.s32 q5, q4, q2\n vrmulh.s32 q6, q3, q2\n"
+            "vldrw.u32 q2, [r3, q7]\n vrmulh.s32 q3, q3, q2\n vneg.s32 q4, q4\n vrmulh.s32 q4, q4, q2\n"
+            "vadd.i32 q5, q5, q3\n vadd.i32 q6, q6, q4\n"       /* half of O, rotated */
+            "vmla.s32 q0, q5, r6\n vmla.s32 q1, q6, r6\n"
+            POWER("vstrw.32 q2, [r0], #16\n", "vstrw.32 q2, [r4], #16\n")
+            "vmla.s32 q0, q5, r7\n vmla.s32 q1, q6, r7\n"
+            POWER("vstrw.32 q2, [r1, q7]\n", "vstrw.32 q2, [r5, q7]\n")
+            "sub r1, #16\n sub r5, #16\n sub r3, #16\n"
+            "le lr, 0b\n"
+            "vpop {d8, d9, d10, d11, d12, d13, d14, d15}\n"
+            "pop {r4, r5, r6, r7, r8, pc}\n" ::: "memory");
 }
 
 void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
 {
-    const int32_t *twiddles = tinyscene_twiddles;
-    first_pass(pcm, work);
-    for (int32_t length = TINYSCENE_RADIX; length < POINTS; length *= 4)
-        radix_4_pass(work, length, twiddles), twiddles += 6 * length;
-    spectrum_power(work);
+    const int32_t *twiddles = tinyscene_twiddles, *cosine = tinyscene_cosine;
+    int32_t *re = work;
+    first_pass(pcm, re);
+    for (int32_t length = TINYSCENE_RADIX; length < POINTS; length *= 4) {
+        radix_4_pass(re, length, twiddles);
+        twiddles += 6 * length;
+    }
+    spectrum_power(re + 1, re + POINTS - 4, cosine + 1, cosine + POINTS / 2 - 4);
 }
 
 /* The sums of both words of the powers in a segment: as they are, and by the rising weight. In usual sizes the former fit
