@@ -14,28 +14,12 @@
 #define TEXT(number) TEXT_OF(number)
 #define TEXT_OF(number) #number
 
-enum {
-    POINTS = TINYSCENE_N_FFT / 2,
-    FIRST = (TINYSCENE_RADIX - TINYSCENE_SEGMENTS) / 2 * TINYSCENE_SEGMENT /* sample of a frame that has a weight */
-            - (TINYSCENE_N_FFT - TINYSCENE_WIN_LENGTH) / 2,                /* from the window's beginning */
-    CHUNK = 16, /* blocks whose samples are looked for at once */
-    ODD = TINYSCENE_RADIX / 2 /* the second half of a block of 8: points at odd places */
-};
+enum { POINTS = TINYSCENE_N_FFT / 2 };
 
 typedef int32x4_t vector;
 typedef struct {
     vector re, im;
 } points;
-
-INLINE vector product(vector x, vector w)
-{
-    return vrmulhq_s32(x, w);
-}
-
-INLINE vector product_n(vector x, int32_t w)
-{
-    return vrmulhq_s32(x, vdupq_n_s32(w));
-}
 
 INLINE points add(points a, points b)
 {
@@ -49,112 +33,7 @@ INLINE points subtract(points a, points b)
     return difference;
 }
 
-INLINE points twice(points a)
-{
-    const points doubled = {vshlq_n_s32(a.re, 1), vshlq_n_s32(a.im, 1)};
-    return doubled;
-}
-
-/* Transforms of four points to every STEP-th place from FROM on of four blocks, whose addresses are given. */
-#define FOUR_POINTS(to_re, to_im, FROM, STEP, a, b, c, d)                                                             \
-    do {                                                                                                              \
-        const points sum_ac_ = add(a, c), sum_bd_ = add(b, d);                                                        \
-        vstrwq_scatter_base_s32(to_re, 4 * (FROM), vaddq_s32(sum_ac_.re, sum_bd_.re));                                \
-        vstrwq_scatter_base_s32(to_im, 4 * (FROM), vaddq_s32(sum_ac_.im, sum_bd_.im));                                \
-        vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + 2 * (STEP)), vsubq_s32(sum_ac_.re, sum_bd_.re));                 \
-        vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + 2 * (STEP)), vsubq_s32(sum_ac_.im, sum_bd_.im));                 \
-        const points difference_ac_ = subtract(a, c), difference_bd_ = subtract(b, d);                                \
-        vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + (STEP)), vaddq_s32(difference_ac_.re, difference_bd_.im));       \
-        vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + (STEP)), vsubq_s32(difference_ac_.im, difference_bd_.re));       \
-        vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + 3 * (STEP)), vsubq_s32(difference_ac_.re, difference_bd_.im));   \
-        vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + 3 * (STEP)), vaddq_s32(difference_ac_.im, difference_bd_.re));   \
-    } while (0)
-
-/* Four points of a segment: even samples are real parts, odd ones imaginary. */
-INLINE points windowed(const int16_t *samples, const int32_t *weights)
-{
-    enum { TO_FRACTION = TINYSCENE_FRACTION_BITS + 1 };
-    const int16x8_t both = vldrhq_s16(samples);
-    const points z = {product(vshllbq_n_s16(both, TO_FRACTION), vldrwq_s32(weights)),
-                      product(vshlltq_n_s16(both, TO_FRACTION), vldrwq_s32(weights + 4))};
-    return z;
-}
-
-/* Blocks of four neighbouring n; `i` is the first's sample in the chunk. Weights lie in the order of their segments. */
-#if TINYSCENE_RADIX == 4
-INLINE void four_blocks(const int16_t *const *samples, int32_t i, const int32_t *weights,
-                        uint32x4_t to_re, uint32x4_t to_im)
-{
-    const points a = windowed(samples[0] + i, weights), b = windowed(samples[1] + i, weights + 8);
-    const points c = windowed(samples[2] + i, weights + 16), d = windowed(samples[3] + i, weights + 24);
-    FOUR_POINTS(to_re, to_im, 0, 1, a, b, c, d);
-}
-#else
-/* Twice the halves of z, rotated by eighths of a circle: see tinyscene_frontend_scalar.h. */
-INLINE points by_45(points z)
-{
-    const int32_t cosine = tinyscene_cosine[POINTS / 4];
-    const vector both = product_n(z.im, cosine);
-    const points half = {vaddq_s32(both, product_n(z.re, cosine)), vaddq_s32(both, product_n(z.re, -cosine))};
-    return twice(half);
-}
-
-INLINE points by_90(points z)
-{
-    const int32_t sine = tinyscene_cosine[0];
-    const points half = {product_n(z.im, sine), product_n(z.re, -sine)};
-    return twice(half);
-}
-
-INLINE points by_135(points z)
-{
-    const int32_t cosine = tinyscene_cosine[POINTS / 4];
-    const vector both = product_n(z.re, -cosine);
-    const points half = {vaddq_s32(both, product_n(z.im, cosine)), vaddq_s32(both, product_n(z.im, -cosine))};
-    return twice(half);
-}
-
-INLINE void four_blocks(const int16_t *const *samples, int32_t i, const int32_t *weights,
-                        uint32x4_t to_re, uint32x4_t to_im)
-{
-    enum { S = TINYSCENE_SEGMENTS == 6 ? -1 : 0 }; /* the first segment that has a weight is number 0 */
-    const points z1 = windowed(samples[1 + S] + i, weights + 8 * (1 + S));
-    const points z5 = windowed(samples[5 + S] + i, weights + 8 * (5 + S));
-    const points z2 = windowed(samples[2 + S] + i, weights + 8 * (2 + S));
-    const points z6 = windowed(samples[6 + S] + i, weights + 8 * (6 + S));
-    const points z3 = windowed(samples[3 + S] + i, weights + 8 * (3 + S));
-    const points z4 = windowed(samples[4 + S] + i, weights + 8 * (4 + S));
-#if TINYSCENE_SEGMENTS == 6
-    const points a = z4, a_odd = {vnegq_s32(z4.re), vnegq_s32(z4.im)}, d = z3, d_odd = z3;
-#else
-    const points z0 = windowed(samples[0] + i, weights), z7 = windowed(samples[7] + i, weights + 8 * 7);
-    const points a = add(z0, z4), a_odd = subtract(z0, z4), d = add(z3, z7), d_odd = subtract(z3, z7);
-#endif
-    const points b = add(z1, z5), c = add(z2, z6);
-    FOUR_POINTS(to_re, to_im, 0, 2, a, b, c, d);
-    const points b_odd = by_45(subtract(z1, z5)), c_odd = by_90(subtract(z2, z6)), turned = by_135(d_odd);
-    FOUR_POINTS(to_re, to_im, 1, 2, a_odd, b_odd, c_odd, turned);
-}
-#endif
-
-/* Steps 1 and 2: samples -> transforms of RADIX points. */
-STEP void first_pass(const tinyscene_pcm *pcm, int32_t *re)
-{
-    int16_t copies[TINYSCENE_SEGMENTS][2 * CHUNK];
-    const uint32x4_t places = vaddq_n_u32(vmulq_n_u32(vidupq_n_u32(0, 1), TINYSCENE_BLOCKS / 4 * TINYSCENE_RADIX * 4),
-                                          (uint32_t)(uintptr_t)re); /* of the blocks of four neighbouring n */
-    const int32_t *weights = tinyscene_window;
-    for (int32_t n = 0; n < TINYSCENE_BLOCKS; n += CHUNK) {
-        const int16_t *samples[TINYSCENE_SEGMENTS];
-        for (int32_t s = 0; s < TINYSCENE_SEGMENTS; s++)
-            samples[s] = tinyscene_samples(pcm, FIRST + s * TINYSCENE_SEGMENT + 2 * n, 2 * CHUNK, copies[s]);
-        for (int32_t i = 0; i < CHUNK; i += 4, weights += 8 * TINYSCENE_SEGMENTS)
-        {
-            const uint32x4_t to_re = vaddq_n_u32(places, 4 * TINYSCENE_RADIX * (uint32_t)tinyscene_order[n + i]);
-            four_blocks(samples, 2 * i, weights, to_re, vaddq_n_u32(to_re, 4 * POINTS));
-        }
-    }
-}
+#include "tinyscene_frontend_mve_first.h"
 
 /* The first of each four points of a pass, which are not rotated, for four transforms at a time. */
 INLINE points load(const int32_t *re, uint32x4_t places, mve_pred16_t there)
