@@ -6,8 +6,10 @@
 /* Compilers optimize cold functions for size. */
 #if defined(__GNUC__)
 #define SELDOM_CALLED __attribute__((cold))
+#define KEEP_ROLLED(count) __asm("" : "+r"(count)) /* compilers that cannot know how often a loop runs leave it */
 #else
 #define SELDOM_CALLED
+#define KEEP_ROLLED(count) ((void)0)
 #endif
 
 /* x * multiplier / 2^31, rounded half up: the upper half of the doubled product. */
@@ -127,16 +129,20 @@ void tinyscene_add_any(const tinyscene_sum *sum_of, const int8_t *a, const int8_
 INLINE int8_t *copy(const int8_t *from, int32_t bytes, int8_t *to)
 {
 #if defined(TINYSCENE_DSP) /* where words may lie at any address */
-    for (; bytes >= 4; bytes -= 4, from += 4, to += 4)
+    for (; bytes >= 4; bytes -= 4, from += 4, to += 4) {
         __builtin_memcpy(to, from, 4);
+        KEEP_ROLLED(bytes);
+    }
 #else
     if (bytes >= 8) {
         memcpy(to, from, (size_t)bytes);
         return to + bytes;
     }
 #endif
-    for (; bytes > 0; bytes--)
+    for (; bytes > 0; bytes--) {
         *to++ = *from++;
+        KEEP_ROLLED(bytes);
+    }
     return to;
 }
 
