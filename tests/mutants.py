@@ -118,6 +118,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
+        # made once, not by every run of the tests
+        subprocess.run([sys.executable, "-m", "tests.small_bundle", str(copy / "small")], cwd=ROOT, check=True)
+        os.environ["TINYSCENE_TEST_BUNDLE"] = str(copy / "small" / "bundle")
         for file in options.files or TESTS:
             mutate = survivors_in_c if file.endswith(".c") else survivors
             tried, found = mutate(copy, file, options.sample)
