@@ -438,9 +438,9 @@ def test_the_commands_adapt_quantize_evaluate_and_classify(
     assert run_cli("inspect", out / "variants" / "s1")[0] == 0
     sounds = sorted((small_dataset / "audio").iterdir())[:1]
     given = [("--device", "s1"), ("--device", "s9"), ()]
-    answers = [run_cli("classify", out, *sounds, *each, "--json") for each in given]
-    own = run_cli("classify", out / "variants" / "s1", *sounds, "--json")
-    assert [code for code, _, _ in answers] == [0, 0, 0]
+    answers = [run_cli("classify", out, *sounds, *each, "--json")[:2] for each in given]  # stderr says what is compiled
+    own = run_cli("classify", out / "variants" / "s1", *sounds, "--json")[:2]
+    assert [code for code, _ in answers] == [0, 0, 0]
     assert (answers[0], answers[1]) == (own, answers[2])
     assert answers[0] != answers[1]
 
