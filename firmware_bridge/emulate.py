@@ -10,7 +10,6 @@ model pipelines or flash.
 
 import struct
 import subprocess
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.profiling import ROW, ProfileRow, layer_counts, profile_image
@@ -91,8 +91,7 @@ def emulate(
     if profile and not settings.emulator:
         raise InputError(f"--profile: {settings.target.name} runs on this machine itself, where nothing counts")
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
-    with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         image, traced = (Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
         clips, difference, counts = _compare(image, traced, bundle, pcm)
         rows = profile_image(image.path, settings, bundle.graph) if profile else None

@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import json
 import platform
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from tinyscene import deploy
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import cache_folder, write_whole
+from tinyscene.deploy.common.files import cache_folder, temporary_folder, write_whole
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.terminal import messages
 from tinyscene.deploy.common.text import json_text
@@ -124,19 +123,19 @@ def compile_native(
     path = _cache() / f"{_hash([*settings, *library.files, *contents])}.so"
     if not path.is_file():
         messages.print(f"compiling the network for this machine, once, with {settings[0]}", soft_wrap=True)
-        with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
-            sources = [*write_sources(library, Path(folder)), BATCH]
+        with temporary_folder() as folder:
+            sources = [*write_sources(library, folder), BATCH]
             build(
                 toolchain,
                 target,
                 [*sources, *more],
-                Path(folder, path.name),
-                includes=[Path(folder)],
+                folder / path.name,
+                includes=[folder],
                 defines=["TINYSCENE_HOST" if "simd" in library.kernels else "TINYSCENE_PLAIN", *defines],
                 optimize=optimize,
                 shared=True,
             )
-            write_whole(path, Path(folder, path.name).read_bytes())
+            write_whole(path, (folder / path.name).read_bytes())
     return path
 
 

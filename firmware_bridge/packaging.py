@@ -6,12 +6,11 @@ What does not depend on the model is in packages/, one folder per kind of packag
 """
 
 import re
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.firmware_bridge.codegen.library import Library
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Kernels, Target, build, find_toolchain
 from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render_folder
@@ -101,8 +100,7 @@ def _wasm(sources: Mapping[str, str], target: Target) -> bytes:
     linker_options = ["--no-entry", f"-z,stack-size={WASM_STACK}", "--strip-all"]
     linker_options += [f"--export={name}" for name in WASM_EXPORTS]
     glue = (TEMPLATES / "wasm" / WASM_GLUE).read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory(prefix="tinyscene-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         for path, text in {**sources, WASM_GLUE: glue}.items():
             (folder / path).write_text(text, encoding="utf-8")
         module = build(

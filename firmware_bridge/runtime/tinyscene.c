@@ -140,22 +140,20 @@ tinyscene_status tinyscene_reset(tinyscene *instance)
     return TINYSCENE_OK;
 }
 
-/* Copy samples into the ring until none are left or `due` of the window have arrived; returns how many. */
-static size_t append(tinyscene *instance, const int16_t *pcm, size_t samples, int32_t due)
+/* Copy samples, from the first that is not `taken` on, into the ring until none are left or `due` of the window are. */
+static void append(tinyscene *instance, const int16_t *pcm, size_t samples, size_t *taken, int32_t due)
 {
     int16_t *ring = (int16_t *)(void *)(arena_of(instance) + TINYSCENE_PCM);
-    size_t taken = 0;
-    while (instance->samples < due && taken < samples) {
+    while (instance->samples < due && *taken < samples) {
         const int32_t slot = (instance->start + instance->samples) % TINYSCENE_RING_SAMPLES;
         const int32_t missing = due - instance->samples, space = TINYSCENE_RING_SAMPLES - slot;
         size_t stretch = (size_t)(missing < space ? missing : space);
-        if (stretch > samples - taken)
-            stretch = samples - taken;
-        memcpy(ring + slot, pcm + taken, stretch * sizeof *ring);
+        if (stretch > samples - *taken)
+            stretch = samples - *taken;
+        memcpy(ring + slot, pcm + *taken, stretch * sizeof *ring);
         instance->samples += (int32_t)stretch;
-        taken += stretch;
+        *taken += stretch;
     }
-    return taken;
 }
 
 tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t samples, size_t *taken)
@@ -173,7 +171,7 @@ tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t 
         if (pending_due(instance) < due)
             due = pending_due(instance);
 #endif
-        *taken += append(instance, pcm + *taken, samples - *taken, due);
+        append(instance, pcm, samples, taken, due);
         if (instance->samples < due)
             return TINYSCENE_OK;
 #if TINYSCENE_PENDING > 0
