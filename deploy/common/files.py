@@ -84,7 +84,7 @@ def _new_file(path: Path) -> Path:
 @contextlib.contextmanager
 def _held(make: Callable[[], Path]) -> Iterator[Path]:
     """Yield a new temporary file or folder, locked as long as the block runs: so it is seen not to be abandoned."""
-    if os.name != "posix":  # folders cannot be locked, nor open files be removed
+    if not _has_locks():
         yield make()
         return
     while True:
@@ -102,7 +102,7 @@ def _held(make: Callable[[], Path]) -> Iterator[Path]:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove temporary files and folders whose process was killed: nobody holds their locks."""
-    if os.name != "posix":
+    if not _has_locks():  # then nobody holds those in use either
         return
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):  # in use, or somebody else's
@@ -160,6 +160,14 @@ def lock(handle: IO[Any] | int, wait: bool = True) -> None:
     except OSError as error:
         if not wait or error.errno not in (errno.ENOLCK, errno.ENOTSUP):
             raise
+
+
+def _has_locks() -> bool:
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def reserve(handle: IO[Any], size: int) -> None:

@@ -164,6 +164,14 @@ def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_locks_what_is_in_use_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder() as folder:
+        monkeypatch.setitem(sys.modules, "fcntl", None)  # as in another process of such a Python
+        with temporary_folder():
+            assert folder.exists()
+
+
 @pytest.mark.parametrize("kind", ["replacing", "replacing_folder"])
 def test_a_folder_with_nothing_but_what_a_killed_process_left_is_free(kind: str, tmp_path: Path) -> None:
     leave_behind(tmp_path, kind)
