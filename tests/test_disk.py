@@ -172,4 +172,4 @@ def test_an_evaluation_that_cannot_be_written_is_shown(
     monkeypatch.setattr(evaluate, "record", refuse)
     code, stdout, stderr = run_cli("evaluate", bundle.folder, "--data", sample, "--json")
     assert (code, "macro_accuracy" in json.loads(stdout)) == (2, True)
-    assert stderr == "tinyscene: evaluation.json: Read-only file system\n"
+    assert stderr.splitlines()[-1] == "tinyscene: evaluation.json: Read-only file system"
