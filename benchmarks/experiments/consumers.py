@@ -2,8 +2,9 @@
 
     python -m tinyscene.benchmarks.experiments.consumers BUNDLE     # writes benchmarks/results/consumers.json
 
-Each reader that is installed (extra `consumers`) runs each of its formats on the golden sounds. Differences of float files are of the
-logits in float, those of int8 files are steps of the logits: readers in QDQ form round otherwise than TFLite.
+Each reader that is installed (extra `consumers`) runs each of its formats on the golden sounds. Differences of float
+files are of the logits in float, those of int8 files are steps of the logits: readers in QDQ form round otherwise than
+TFLite.
 """
 
 import importlib
