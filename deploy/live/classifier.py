@@ -35,6 +35,12 @@ BATCH = 16  # seconds of a recording classified at once
 MAX_ONNX = 2**28  # bytes
 
 
+def require_hop(hop: float, sample_rate: int) -> None:
+    """Raise InputError for a hop, in seconds, that no stream can have."""
+    if not 0 < hop <= 1 or round(hop * sample_rate) < 1:
+        raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most 1")
+
+
 class SceneClassifier(ABC):
     """A model with its front end and labels. A subclass says how its logits are computed."""
 
@@ -101,8 +107,7 @@ class SceneStream:
         low, high = SOURCE_RATES
         if type(sample_rate) is not int or not low <= sample_rate <= high:
             raise InputError(f"a sample rate of {sample_rate} Hz: it must be a whole number in {low:,} to {high:,}")
-        if not 0 < hop <= 1 or round(hop * sample_rate) < 1:
-            raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most 1")
+        require_hop(hop, sample_rate)
         self.classifier, self.sample_rate = classifier, sample_rate
         self._hop = hop * sample_rate  # samples, and not always a whole number of them
         self._decided = 0  # seconds

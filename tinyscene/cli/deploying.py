@@ -137,10 +137,13 @@ def listen(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line for each decision.")] = False,
 ) -> None:
     """Classify live sound from a sound card until Ctrl-C."""
+    from tinyscene.deploy.live.classifier import require_hop
     from tinyscene.deploy.live.listen import listen as run_listening
     from tinyscene.deploy.live.listener import Listener
     from tinyscene.deploy.live.sound import open_sound
 
+    sound = open_sound(source, card, fast)
+    require_hop(hop, sound.sample_rate)  # before a bundle is compiled
     classifier = load(model, runner, device)
-    listener = Listener(classifier, open_sound(source, card, fast), hop, f"{model}, {classifier.runner}")
+    listener = Listener(classifier, sound, hop, f"{model}, {classifier.runner}")
     raise typer.Exit(run_listening(listener, as_json))
