@@ -122,7 +122,8 @@ def compile_native(
     contents = [*library.files.values(), *(path.read_text(encoding="utf-8") for path in (BATCH, *more))]
     path = _cache() / f"{_hash([*settings, *library.files, *contents])}.so"
     if not path.is_file():
-        messages.print(f"compiling the network for this machine, once, with {settings[0]}", soft_wrap=True)
+        if messages.is_terminal:  # as of other progress
+            messages.print(f"compiling the network for this machine, once, with {settings[0]}", soft_wrap=True)
         with temporary_folder() as folder:
             sources = [*write_sources(library, folder), BATCH]
             build(
