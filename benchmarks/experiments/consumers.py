@@ -9,7 +9,6 @@ TFLite.
 
 import importlib
 import importlib.metadata
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
+from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.graph.reference import run
 
 Values = NDArray[Any]
@@ -72,8 +72,8 @@ def difference(bundle: Bundle, package: str, kind: str) -> float:
     expected = run(graph, values)
     if kind.startswith("onnx"):
         values = np.ascontiguousarray(values.transpose(0, 3, 1, 2))  # (batch, 1, mel, frame)
-    with tempfile.TemporaryDirectory(prefix="tinyscene-") as folder:
-        file = Path(folder, Path(EXPORTS[kind]).name)
+    with temporary_folder() as folder:
+        file = folder / EXPORTS[kind]
         file.write_bytes(export(bundle, kind))
         found = read(reader, file, values)
     return float(np.abs(found.astype(np.float64).reshape(expected.shape) - expected).max())

@@ -13,7 +13,6 @@ step on synthetic sounds, cut into micro-batches as on any CPU, and in one piece
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from tinyscene.benchmarks.experiments.results import Out, Rounds, write_result
 from tinyscene.benchmarks.experiments.training_speed import our_step
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, summarize
+from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, make_library, make_network
@@ -140,8 +140,7 @@ def _listen(scene: NativeScene, pcm: NDArray[np.int16]) -> int:
 def training() -> list[dict[str, Any]]:
     """Clips a second by batch, of our step: in micro-batches, and whole."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="tinyscene-") as name, progress("training", 2 * len(BATCHES)) as advance:
-        folder = Path(name)
+    with temporary_folder() as folder, progress("training", 2 * len(BATCHES)) as advance:
         write_sample(folder / "sample")
         dataset = open_dataset(folder / "sample")
         clips = prepare(dataset, load_recipe("baseline").features.sample_rate, folder)
