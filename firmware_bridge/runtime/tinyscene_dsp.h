@@ -17,10 +17,7 @@
 
 #include <arm_acle.h>
 
-#define NOINLINE __attribute__((noinline))         /* one copy: flash is short */
 #define KEEP_ROLLED(count) __asm("" : "+r"(count)) /* compilers that cannot know how often a loop runs leave it */
-#define ASSEMBLY static __attribute__((naked, noinline))
-#define ARGUMENT __attribute__((unused))
 #define CLOBBERED "r0", "r1", "r2", "r3", "r12", "memory", "cc" /* gcc looks there for what a call leaves alone */
 
 static inline __attribute__((always_inline)) int32_t load4(const int8_t *x)

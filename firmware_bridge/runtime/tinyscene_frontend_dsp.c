@@ -4,13 +4,6 @@
 
 #if defined(TINYSCENE_FRONTEND_DSP)
 
-#define INLINE static inline __attribute__((always_inline))
-#define STEP static __attribute__((noinline))
-#define ASSEMBLY static __attribute__((naked, noinline))
-#define ARGUMENT __attribute__((unused))
-#define TEXT(number) TEXT_OF(number)
-#define TEXT_OF(number) #number
-
 typedef struct {
     int32_t re, im;
 } point;

@@ -7,13 +7,6 @@
 
 #include <arm_mve.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define STEP static __attribute__((noinline))
-#define ASSEMBLY static __attribute__((naked, noinline))
-#define ARGUMENT __attribute__((unused))
-#define TEXT(number) TEXT_OF(number)
-#define TEXT_OF(number) #number
-
 enum { POINTS = TINYSCENE_N_FFT / 2 };
 
 typedef int32x4_t vector;

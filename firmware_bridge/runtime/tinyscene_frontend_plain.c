@@ -4,14 +4,6 @@
 
 #if defined(TINYSCENE_FRONTEND_PLAIN)
 
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline)) /* at -Os too, where calls would cost a third */
-#define STEP static __attribute__((noinline))               /* so that each has all registers for itself */
-#else
-#define INLINE static inline
-#define STEP static
-#endif
-
 typedef struct {
     int32_t re, im;
 } point;

@@ -14,8 +14,6 @@
 
 #include "tinyscene_simd.h"
 
-#define STEP static __attribute__((noinline)) /* so that each has all registers for itself */
-
 enum {
     POINTS = TINYSCENE_N_FFT / 2,
     QUARTER = TINYSCENE_N_FFT / 4, /* of a circle */

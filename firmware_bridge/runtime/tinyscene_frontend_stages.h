@@ -23,6 +23,10 @@
 #define TINYSCENE_FRONTEND_PLAIN
 #endif
 
+#define STEP static NOINLINE
+#define TEXT(number) TEXT_OF(number) /* in assembly */
+#define TEXT_OF(number) #number
+
 #ifdef __cplusplus
 extern "C" {
 #endif

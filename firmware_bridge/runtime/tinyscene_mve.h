@@ -13,10 +13,6 @@
 
 #include <arm_mve.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define NOINLINE __attribute__((noinline))
-#define ASSEMBLY static __attribute__((naked, noinline))
-#define ARGUMENT __attribute__((unused))
 #define CLOBBERED "r0", "r1", "r2", "r3", "r12", "q0", "q1", "q2", "q3", "memory", "cc" /* gcc looks there */
 
 /* Four sums -> outputs less their zero point. Shifts are to the right, as negative numbers. */

@@ -4,12 +4,6 @@
 
 #include "tinyscene_kernels.h"
 
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
-
 /* The upper half of a product. Numbers come four times as large: then TFLite's product by 2^-31, before it is rounded,
  * is half of it, and the bit below the point is there to round by. */
 INLINE int32_t upper_product(int32_t x, int32_t multiplier)

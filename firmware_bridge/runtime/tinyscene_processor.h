@@ -19,4 +19,16 @@
 /* In C99, >> of a negative number is implementation-defined. All known compilers shift arithmetically. */
 typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
 
+/* INLINE: at -Os too, where calls would cost a third, and arguments that are constants must become them. NOINLINE: one
+ * copy, and all registers for it. ASSEMBLY: its body is all of it, and reads its arguments where the call left them. */
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
+#define ASSEMBLY static __attribute__((naked, noinline))
+#define ARGUMENT __attribute__((unused))
+#else
+#define INLINE static inline
+#define NOINLINE
+#endif
+
 #endif

@@ -29,7 +29,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline)) /* what is called with constants must become them */
+#include "tinyscene_processor.h"
 
 /* tinyscene_simd_x86.h has what AVX2 and AVX-512 share. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
