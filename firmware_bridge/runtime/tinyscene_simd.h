@@ -73,4 +73,26 @@ INLINE vector total(accumulator sums)
 }
 #endif
 
+#ifndef TINYSCENE_MASKED_LOADS /* loads of fewer values than a vector holds, by way of memory; the others are 0 */
+
+INLINE vector load_words(const int32_t *from, int32_t count)
+{
+    int32_t part[LANES] = {0};
+    if (count >= LANES)
+        return load(from);
+    memcpy(part, from, (size_t)(count > 0 ? count : 0) * sizeof *from);
+    return load(part);
+}
+
+INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
+{
+    int8_t part[4 * LANES] = {0};
+    if (count >= 4 * LANES)
+        return load_wide(from);
+    memcpy(part, from, (size_t)count);
+    return load_wide(part);
+}
+
+#endif
+
 #endif

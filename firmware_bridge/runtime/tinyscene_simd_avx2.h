@@ -35,15 +35,6 @@ INLINE void store_alternating(uint64_t *to, vector even, vector odd)
 
 #include "tinyscene_simd_x86.h"
 
-INLINE vector load_words(const int32_t *from, int32_t count)
-{
-    int32_t part[LANES] = {0};
-    if (count >= LANES)
-        return load(from);
-    memcpy(part, from, (size_t)(count > 0 ? count : 0) * sizeof *from);
-    return load(part);
-}
-
 INLINE vector load_int8(const int8_t *from, int32_t count)
 {
     int8_t part[LANES] = {0};
@@ -53,13 +44,9 @@ INLINE vector load_int8(const int8_t *from, int32_t count)
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)part));
 }
 
-INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
+INLINE wide_bytes load_wide(const int8_t *from)
 {
-    int8_t part[4 * LANES] = {0};
-    if (count >= 4 * LANES)
-        return load(from);
-    memcpy(part, from, (size_t)count);
-    return load(part);
+    return load(from);
 }
 
 INLINE vector dot(vector sums, vector x, vector weights)

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#define TINYSCENE_MASKED_LOADS
+
 enum { LANES = 16, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 2, AT_ONCE = 2, HAS_PAIRS = 1 };
 typedef __m512i vector;
 typedef __m512i wide_bytes;

@@ -16,15 +16,6 @@ INLINE vector load(const void *from)
     return vreinterpretq_s32_s8(vld1q_s8(from));
 }
 
-INLINE vector load_words(const int32_t *from, int32_t count)
-{
-    int32_t part[LANES] = {0};
-    if (count >= LANES)
-        return vld1q_s32(from);
-    memcpy(part, from, (size_t)(count > 0 ? count : 0) * sizeof *from);
-    return vld1q_s32(part);
-}
-
 INLINE vector load_int8(const int8_t *from, int32_t count)
 {
     int32_t part[LANES] = {0};
@@ -33,13 +24,9 @@ INLINE vector load_int8(const int8_t *from, int32_t count)
     return vld1q_s32(part);
 }
 
-INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
+INLINE wide_bytes load_wide(const int8_t *from)
 {
-    int8_t part[4 * LANES] = {0};
-    if (count >= 4 * LANES)
-        return vld1q_s8(from);
-    memcpy(part, from, (size_t)count);
-    return vld1q_s8(part);
+    return vld1q_s8(from);
 }
 
 INLINE vector splat(int32_t value)

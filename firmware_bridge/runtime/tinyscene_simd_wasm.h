@@ -29,15 +29,6 @@ INLINE void store(int32_t *to, vector x)
     wasm_v128_store(to, x);
 }
 
-INLINE vector load_words(const int32_t *from, int32_t count)
-{
-    int32_t part[LANES] = {0};
-    if (count >= LANES)
-        return load(from);
-    memcpy(part, from, (size_t)(count > 0 ? count : 0) * sizeof *from);
-    return load(part);
-}
-
 INLINE vector load_int8(const int8_t *from, int32_t count)
 {
     int8_t part[LANES] = {0};
@@ -48,13 +39,9 @@ INLINE vector load_int8(const int8_t *from, int32_t count)
     return wasm_i32x4_extend_low_i16x8(wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(from)));
 }
 
-INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
+INLINE wide_bytes load_wide(const int8_t *from)
 {
-    int8_t part[4 * LANES] = {0};
-    if (count >= 4 * LANES)
-        return load(from);
-    memcpy(part, from, (size_t)count);
-    return load(part);
+    return load(from);
 }
 
 INLINE vector splat(int32_t value)
