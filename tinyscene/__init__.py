@@ -36,27 +36,71 @@ Every command takes --json and then prints one JSON object or list on stdout; me
 Exit codes: 0 done, 2 bad input, 3 over budget, 4 not verified, 130 interrupted.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyscene.deploy.common.errors import InputError, TinysceneError
     from tinyscene.deploy.frontend.log_mel import FrontEnd
     from tinyscene.deploy.live.classifier import SceneClassifier
+    from tinyscene.interface.bundle import Bundle
+    from tinyscene.interface.datasets import DatasetOptions, prepare, sample
+    from tinyscene.interface.evaluation import evaluate
+    from tinyscene.interface.quantization import quantize
+    from tinyscene.interface.reporting import report
+    from tinyscene.interface.run import Run
+    from tinyscene.interface.training import budget, import_weights, logits, probe, prune, recipes, sweep, train
     from tinyscene.models import load
 
-__all__ = ["FrontEnd", "InputError", "SceneClassifier", "TinysceneError", "load"]
+__all__ = [
+    "Bundle",
+    "DatasetOptions",
+    "FrontEnd",
+    "InputError",
+    "Run",
+    "SceneClassifier",
+    "TinysceneError",
+    "budget",
+    "evaluate",
+    "import_weights",
+    "load",
+    "logits",
+    "prepare",
+    "probe",
+    "prune",
+    "quantize",
+    "recipes",
+    "report",
+    "sample",
+    "sweep",
+    "train",
+]
 
 _MODULES = {
+    "Bundle": "tinyscene.interface.bundle",
+    "DatasetOptions": "tinyscene.interface.datasets",
     "FrontEnd": "tinyscene.deploy.frontend.log_mel",
     "InputError": "tinyscene.deploy.common.errors",
+    "Run": "tinyscene.interface.run",
     "SceneClassifier": "tinyscene.deploy.live.classifier",
     "TinysceneError": "tinyscene.deploy.common.errors",
+    "evaluate": "tinyscene.interface.evaluation",
     "load": "tinyscene.models",
+    "prepare": "tinyscene.interface.datasets",
+    "quantize": "tinyscene.interface.quantization",
+    "report": "tinyscene.interface.reporting",
+    "sample": "tinyscene.interface.datasets",
+    **dict.fromkeys(
+        ("budget", "import_weights", "logits", "probe", "prune", "recipes", "sweep"), "tinyscene.interface.training"
+    ),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":
+        return import_module("tinyscene.train")
     if name not in _MODULES:
         raise AttributeError(f"module 'tinyscene' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
@@ -64,3 +108,24 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _TrainPackage(ModuleType):
+    """`tinyscene.train` is both a package and the call that trains."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return import_module("tinyscene.interface.training").train(*arguments, **options)
+
+    @property
+    def __signature__(self) -> Any:  # what a notebook shows of the call
+        return import_module("inspect").signature(import_module("tinyscene.interface.training").train)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "train" and isinstance(value, ModuleType):  # by the import system
+            value.__class__ = _TrainPackage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -8,14 +8,14 @@ import typer
 
 from tinyscene.cli.failures import Failures
 from tinyscene.cli.options import DEPLOY, AllowOver, AnyModel, BundleFolder, RecordingDevice, Runner
-from tinyscene.deploy.bundle.bundle import EXPORTS, INDEX, open_bundle
-from tinyscene.deploy.bundle.exports import export as write_export
+from tinyscene.deploy.bundle.bundle import EXPORTS
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import sha256, write_whole
-from tinyscene.deploy.common.installation import require
+from tinyscene.deploy.common.files import sha256
 from tinyscene.deploy.common.terminal import Json, messages, show
 from tinyscene.deploy.frontend.sound_files import recordings_of
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
+from tinyscene.interface.bundle import Bundle, is_bundle
+from tinyscene.interface.run import Run
 from tinyscene.models import load
 
 app = typer.Typer()
@@ -39,19 +39,13 @@ def export(
         raise InputError(f"--out {out}: names one file, --to {len(kinds)} formats")
     if batch and not (out and kinds[0].startswith("onnx")):
         raise InputError(f"--batch {batch}: is of a file of ONNX; name it with --out")
-    if (model / INDEX).exists():
-        bundle = open_bundle(model, rewriting=() if out else kinds)
-        contents = {kind: write_export(bundle, kind, small, batch) for kind in kinds}
-        if out:
-            write_whole(out, contents[to])
-        paths = [out] if out else [bundle.add_export(kind, content) for kind, content in contents.items()]
+    if is_bundle(model):
+        bundle = Bundle(model, rewriting=() if out else kinds)
+        paths = bundle.export_all(kinds, out, small, batch)
     else:
         if kinds != ["onnx"]:
             raise InputError(f"--to {to}: a run is exported to onnx; `tinyscene quantize` makes a bundle of it")
-        require("torch", "train")
-        from tinyscene.train.export import export_onnx
-
-        paths = [export_onnx(model, out, allow_over_budget, batch)]
+        paths = [Run(model).export("onnx", out, allow_over_budget, batch)]
     written = [{"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths]
     show(
         written if len(written) > 1 else written[0],
@@ -72,10 +66,9 @@ def firmware(
     as_json: Json = False,
 ) -> None:
     """Write a bundle as C99 with a planned arena, or as a package for a build system."""
-    from tinyscene.firmware_bridge.firmware import write_firmware
     from tinyscene.firmware_bridge.report import report_tables
 
-    written = write_firmware(open_bundle(folder), out, package, kernels.split(","), hop)
+    written = Bundle(folder).firmware(out, package, kernels.split(","), hop)
     show(written.as_json(), as_json, report_tables(written.report))
     messages.print(f"{out}: {len(written.files)} files written", soft_wrap=True)
 
@@ -87,9 +80,7 @@ def web(
     as_json: Json = False,
 ) -> None:
     """Write a web page that classifies the microphone and sound files in the browser and sends no data anywhere."""
-    from tinyscene.firmware_bridge.web import write_site
-
-    site = write_site(open_bundle(folder), out)
+    site = Bundle(folder).web(out)
     show(asdict(site), as_json, f"{out / 'index.html'}: {site.bytes:,} bytes written; open it in a browser")
 
 

@@ -1,17 +1,12 @@
 """Several things to do, some of which cannot be done: the others are done and shown, then these are named."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.terminal import messages
-from tinyscene.deploy.frontend.audio import Recording
-from tinyscene.deploy.frontend.sound_files import recordings_of
 
 
 class Failures:
@@ -28,12 +23,6 @@ class Failures:
         except InputError as error:
             if str(error) not in map(str, self._errors):  # what is tried twice fails twice
                 self._errors.append(error)
-
-    def clips(self, paths: Sequence[Path], sample_rate: int) -> Iterator[NDArray[np.int16]]:
-        """The one-second clips (sample_rate,) of the recordings that can be read, of those in folders, too."""
-        for path in recordings_of(paths):
-            with self.kept():
-                yield from Recording(path, sample_rate).clips()
 
     def name(self) -> None:
         """Name each error on a line of its own and leave with exit code 2, if there are any."""

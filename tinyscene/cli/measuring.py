@@ -13,17 +13,17 @@ from tinyscene.cli.options import (
     AllowOver,
     AnyModel,
     BundleFolder,
-    DatasetOptions,
     Runner,
     Set,
     TestSplit,
     with_dataset,
 )
-from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
-from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
-from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, messages, show
+from tinyscene.interface.bundle import Bundle
+from tinyscene.interface.datasets import DatasetOptions
+from tinyscene.interface.reporting import report as write_report
 
 app = typer.Typer()
 
@@ -40,18 +40,11 @@ def evaluate(
     """Evaluate a model on a test list: by class, device and device group, with a confusion matrix."""
     require("torch", "train")
     from tinyscene.cli.training_tables import evaluation_tables
-    from tinyscene.train.runs.evaluate import evaluate as run_evaluation
-    from tinyscene.train.runs.evaluate import open_evaluated_model, record
+    from tinyscene.interface.evaluation import evaluate as run_evaluation
 
-    evaluated_model = open_evaluated_model(model, runner)
-    dataset, clips = data.open(evaluated_model.front_end)
-    clips.require_labels(evaluated_model.labels, model)
-    name = split or evaluated_model.split or dataset.default_split
-    test, groups = dataset.split(name)[1], dataset.device_groups(name)
-    evaluation = run_evaluation(evaluated_model.predict, clips, test, evaluated_model.variants, groups)
-    about = {"model": str(model), "data_hash": clips.data_hash, "split": name, "runner": evaluated_model.runner}
-    show(asdict(evaluation) | about, as_json, evaluation_tables(evaluation))
-    path = record(model, evaluation, about)
+    evaluation = run_evaluation(model, data, split, runner, record=False)
+    show(evaluation.as_dict(), as_json, evaluation_tables(evaluation))
+    path = evaluation.record()
     messages.print(f"{path}.json and the confusion matrix {path}.png written", soft_wrap=True)
 
 
@@ -68,9 +61,9 @@ def budget(
     """Count parameters, bytes and MACs against the limits of DCASE 2024 Task 1 (exit code 3 if over)."""
     require("torch", "train")
     from tinyscene.cli.training_tables import budget_tables
-    from tinyscene.train.runs.budget import count_target
+    from tinyscene.interface.training import budget as count_budget
 
-    count, limits = count_target(target, recipe, settings)
+    count, limits = count_budget(target, recipe, settings)
     changed = {"max_bytes": max_bytes, "max_macs": max_macs}
     limits = limits.model_copy(update={key: value for key, value in changed.items() if value is not None})
     show(count.as_dict(limits), as_json, budget_tables(count, limits))
@@ -84,12 +77,10 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show each tensor of a bundle: shape, scale, range, bytes, MACs and the error that its quantization adds."""
-    bundle = open_bundle(folder)
-    errors, failures = bundle.errors, Failures()
-    if files:
-        pcm = failures.clips(files, bundle.front_end.sample_rate)
-        with failures.kept():
-            errors = inspect_errors(bundle.graph, bundle.float_graph, bundle.front_end, pcm)
+    bundle, failures = Bundle(folder), Failures()
+    errors = bundle.errors
+    with failures.kept():
+        errors = bundle.inspect(files or (), failures.kept)
     costs = inspect_graph(bundle.graph)
     rows = [asdict(cost) | asdict(errors[cost.name]) for cost in costs]
     show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(costs, errors))
@@ -111,17 +102,11 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle and record the results in it: latency beside peers, instructions, RAM, flash, accuracy."""
-    from tinyscene.benchmarks.bench import bench as run_bench
     from tinyscene.benchmarks.bench import bench_table
     from tinyscene.firmware_bridge.emulate import require_equal
 
-    bundle, test = open_bundle(folder), None
-    if data:
-        require("torch", "train")
-        dataset, clips = data.open(bundle.front_end)
-        clips.require_labels(bundle.labels, folder)
-        test = clips, dataset.split(split or bundle.content["quantized"]["split"])[1]
-    result = run_bench(bundle, targets.split(","), test, serial)
+    bundle = Bundle(folder)
+    result = bundle.bench(targets.split(","), data, split, serial, record=False)
     show(result.as_dict(), as_json, bench_table(result))
     bundle.record("bench", result.as_dict())
     require_equal({row["target"]: row["difference"] for row in result.targets.values() if "equal" in row})
@@ -134,15 +119,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Report bundles and sweeps on one HTML page: accuracy, size, layers, memory, latency, provenance."""
-    require("torch", "train")
+    content = write_report(folders, out)
     if out:
-        from tinyscene.benchmarks.report import MARKDOWN, PAGE, write_report
+        from tinyscene.benchmarks.report import MARKDOWN, PAGE
 
-        show(write_report(folders, out), as_json, f"{out / PAGE} written, and the same as {out / MARKDOWN}")
-        return
-    if len(folders) > 1 or (folders[0] / INDEX).exists():
-        raise InputError("--out: name the folder to write; only a single sweep is reported in its own folder")
-    from tinyscene.train.sweep.report import report as report_sweep
-
-    summary = report_sweep(folders[0])
-    show(summary.as_dict(), as_json, (folders[0] / "report.md").read_text(encoding="utf-8"))
+        show(content, as_json, f"{out / PAGE} written, and the same as {out / MARKDOWN}")
+    else:
+        show(content, as_json, (folders[0] / "report.md").read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.installation import require
-from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.interface.datasets import DatasetOptions
 
 TRAIN = "Train"
 QUANTIZE = "Quantize and verify"
@@ -74,25 +72,6 @@ FoldPattern = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Accept that more than half of the recordings cannot be used.")
 ]
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """A dataset as it is named on the command line."""
-
-    folder: Path
-    splits: str | None
-    fold_pattern: str | None
-    allow_missing: bool
-
-    def open(self, front_end: FrontEnd) -> tuple[Any, Any]:
-        """The dataset and its prepared clips at the front end's sample rate."""
-        require("pooch", "train")
-        from tinyscene.train.data.cache import prepare
-        from tinyscene.train.data.datasets import open_dataset
-
-        dataset = open_dataset(self.folder, self.splits, self.fold_pattern)
-        return dataset, prepare(dataset, front_end.sample_rate, allow_missing=self.allow_missing)
 
 
 def with_dataset(*names: str, use: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:

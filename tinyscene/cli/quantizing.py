@@ -1,14 +1,10 @@
 """The commands that make a bundle and verify it."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from tinyscene.cli.bundle_tables import verification_table
 from tinyscene.cli.failures import Failures
@@ -16,18 +12,16 @@ from tinyscene.cli.options import (
     QUANTIZE,
     AllowOver,
     BundleFolder,
-    DatasetOptions,
     FinishedRun,
     Set,
     TestSplit,
     TrainingSplit,
     with_dataset,
 )
-from tinyscene.deploy.bundle.bundle import open_bundle
-from tinyscene.deploy.bundle.verify import verify as run_verification
-from tinyscene.deploy.common.files import require_free
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, show
+from tinyscene.interface.bundle import Bundle
+from tinyscene.interface.datasets import DatasetOptions
 
 app = typer.Typer()
 
@@ -47,13 +41,9 @@ def quantize(
 ) -> None:
     """Quantize a run to integers, with or without fine-tuning, and write it as a bundle."""
     require("torch", "train")
-    from tinyscene.train.quantize.quantize import quantize as run_quantization
-    from tinyscene.train.runs.run import load_model
+    from tinyscene.interface.quantization import quantize as run_quantization
 
-    if not resume:
-        require_free(out)
-    dataset, clips = data.open(load_model(run)[1].parsed_recipe.features)
-    bundle = run_quantization(run, dataset, clips, out, qat, split, settings, resume, allow_over_budget)
+    bundle = run_quantization(run, data, out, qat, split, settings, resume, allow_over_budget)
     budget = bundle.content["budget"]
     show(
         {"bundle": str(out), **budget},
@@ -73,16 +63,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare every installed runtime with the reference (exit code 4 if one that must be equal differs)."""
-    bundle = open_bundle(folder)
     failures = Failures()
-    pcm, truth = failures.clips(files or [], bundle.front_end.sample_rate), None
-    if data:
-        dataset, clips = data.open(bundle.front_end)
-        clips.require_labels(bundle.labels, folder)
-        indices = clips.select(dataset.split(split or bundle.content["quantized"]["split"])[1])
-        pcm = chain(pcm, (clips.pcm[index] for index in indices))
-        truth = None if files else clips.label[indices]
-    result = run_verification(bundle, pcm, truth)
+    result = Bundle(folder).verify(files or (), data, split, failures.kept)
     show(result.as_dict(), as_json, verification_table(result))
     result.require()
     failures.name()
@@ -116,30 +98,16 @@ def emulate(
 
     The exit code is 4 if a target differs from the reference.
     """
-    from tinyscene.firmware_bridge.emulate import emulate as run_emulation
     from tinyscene.firmware_bridge.emulate import require_equal
     from tinyscene.firmware_bridge.report import emulation_table
     from tinyscene.firmware_bridge.targets.image import build_settings
 
-    failures = Failures()
     devices = [build_settings(name, toolchain, emulator, optimize, kernels) for name in target.split(",")]
-    bundle = open_bundle(folder)
-    stored, indices = np.zeros((0, bundle.front_end.clip_samples), np.int16), np.zeros(0, np.int64)
-    if data:
-        dataset, prepared = data.open(bundle.front_end)
-        stored, indices = prepared.pcm, prepared.select(dataset.split(bundle.content["quantized"]["split"])[1])
-        count = min(clips or len(indices), len(indices))
-        indices = indices[np.linspace(0, len(indices) - 1, count).astype(int)]
-
-    def pcm() -> Iterator[NDArray[np.int16]]:
-        yield from bundle.vectors.pcm
-        yield from failures.clips(audio or [], bundle.front_end.sample_rate)
-        yield from (stored[index] for index in indices)
-
-    results = []
+    bundle, failures, results = Bundle(folder), Failures(), []
+    opened = data.open(bundle.front_end) if data else None
     for device in devices:
         with failures.kept():
-            results.append(run_emulation(bundle, pcm(), device, profile))
+            results.append(bundle.emulate(device, audio or (), opened, clips, profile, failures.kept))
     rows = [asdict(result) for result in results]
     if rows:
         show(rows if len(devices) > 1 else rows[0], as_json, emulation_table(results))

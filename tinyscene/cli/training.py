@@ -3,7 +3,6 @@
 Nothing here imports torch before a command runs, so that an installation without it can list all commands.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,6 @@ import typer
 from tinyscene.cli.options import (
     TRAIN,
     AllowOver,
-    DatasetOptions,
     FinishedRun,
     FoldPattern,
     RecipeName,
@@ -28,8 +26,12 @@ from tinyscene.cli.options import (
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
 from tinyscene.deploy.common.installation import require
-from tinyscene.deploy.common.terminal import Json, messages, notice, show
+from tinyscene.deploy.common.terminal import Json, messages, show
 from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.interface import datasets
+from tinyscene.interface import training as stages
+from tinyscene.interface.datasets import DatasetOptions
+from tinyscene.interface.run import Run
 
 app = typer.Typer()
 
@@ -41,10 +43,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Write a small synthetic dataset in TAU's layout."""
-    require("pooch", "train")
-    from tinyscene.train.data.sample import write_sample
-
-    counts = write_sample(folder, seed)
+    counts = datasets.sample(folder, seed)
     show(
         {"folder": str(folder), "clips": counts},
         as_json,
@@ -61,8 +60,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Decode and resample a dataset into the cache, and list the recordings that were changed or left out."""
-    options = DatasetOptions(folder, splits, fold_pattern, allow_missing=True)
-    report = options.open(FrontEnd(sample_rate=sample_rate))[1].report()
+    report = datasets.prepare(DatasetOptions(folder, splits, fold_pattern), sample_rate)
     lines = [
         f"{report['used']} recordings, {report['clips']} one-second clips, {report['left_out']} left out",
         f"cache {report['cache']}, data hash {report['data_hash'][:16]}",
@@ -76,9 +74,8 @@ def recipes(as_json: Json = False) -> None:
     """List the recipes: their parameters, their MACs and what each is for."""
     require("torch", "train")
     from tinyscene.cli.training_tables import recipes_table
-    from tinyscene.train.recipe_list import list_recipes
 
-    listed = list_recipes()
+    listed = stages.recipes()
     show([asdict(recipe) for recipe in listed], as_json, recipes_table(listed))
 
 
@@ -96,60 +93,17 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a recipe on a split of a dataset."""
-    _train(recipe, data, out, split, settings, weights, resume, allow_over_budget, as_json)
+    run = stages.train(recipe, data, split, out, settings, weights, resume, allow_over_budget)
+    _show_run(run, data, as_json)
 
 
-def _default_folder(recipe: str, split: str) -> Path:
-    """Where a run goes that names no folder. Raises InputError where the names would lead out of it."""
-    name = f"{recipe}-{split}"
-    if not name.isprintable() or any(letter in name for letter in "/\\:") or name.startswith("."):
-        raise InputError(f"the recipe's name and the split, {name!r}, are no name of a folder: name one with --out")
-    return Path("runs") / name
-
-
-def _train(
-    recipe: str,
-    data: DatasetOptions,
-    out: Path | None,
-    split: str | None,
-    settings: list[str] | None,
-    weights: str | None,
-    resume: bool,
-    allow_over_budget: bool,
-    as_json: bool,
-) -> None:
-    require("torch", "train")
-    from tinyscene.train.data.training_data import TrainingData
-    from tinyscene.train.loop.loop import train as run_training
-    from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.runs.run import RunFolder
-    from tinyscene.train.runs.transfer import find_weights
-
-    parsed_recipe = load_recipe(recipe, settings)
-    parsed_recipe.distill.require(parsed_recipe.name)
-    if out is None:  # a name that cannot be used is refused before anything is prepared
-        _default_folder(parsed_recipe.name, split or "")
-    dataset, clips = data.open(parsed_recipe.features)
-    name: str = split or dataset.default_split
-    out = out or _default_folder(parsed_recipe.name, name)
-    start = find_weights(weights, parsed_recipe.model) if weights else None
-    if parsed_recipe.augment.dir_p and not parsed_recipe.augment.dir_folder:
-        notice("no augment.dir_folder is named: training without impulse responses of microphones")
-    training_data = TrainingData(dataset, clips, name)
-    model = run_training(parsed_recipe, training_data, RunFolder(out, resume), start, allow_over_budget)
-    _show_run(model, clips.data_hash, data, as_json)
-
-
-def _show_run(model: Path, data_hash: str, data: DatasetOptions, as_json: bool) -> None:
-    from tinyscene.train.runs.run import METRICS
-
-    out = model.parent
-    last = json.loads((out / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+def _show_run(run: Run, data: DatasetOptions, as_json: bool) -> None:
+    last = run.metrics[-1]
     show(
-        {"run": str(out), "model": str(model), "data_hash": data_hash, **last},
+        {"run": str(run.folder), "model": str(run.model), "data_hash": run.card.data_hash, **last},
         as_json,
-        f"{model}: {last['epoch']} epochs, loss {last['loss']:.3f}, {last['accuracy']:.1%} of the training clips; "
-        f"next: tinyscene evaluate {out} --data {data.folder}",
+        f"{run.model}: {last['epoch']} epochs, loss {last['loss']:.3f}, {last['accuracy']:.1%} of the training clips; "
+        f"next: tinyscene evaluate {run.folder} --data {data.folder}",
     )
 
 
@@ -172,32 +126,10 @@ def teach(
     if probe:
         if resume:
             raise InputError("--probe: has nothing to resume; it is fitted in one go")
-        _probe(recipe, data, out, split, settings, weights, as_json)
+        run = stages.probe(recipe, data, out, split, settings, weights)
     else:
-        _train(recipe, data, out, split, settings, weights, resume, True, as_json)
-
-
-def _probe(
-    recipe: str,
-    data: DatasetOptions,
-    out: Path,
-    split: str | None,
-    settings: list[str] | None,
-    weights: str | None,
-    as_json: bool,
-) -> None:
-    require("torch", "train")
-    from tinyscene.train.data.training_data import TrainingData
-    from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.runs.transfer import find_weights
-    from tinyscene.train.teachers.probe import probe as fit_probe
-
-    parsed_recipe = load_recipe(recipe, settings)
-    start = find_weights(weights, parsed_recipe.model) if weights else None
-    dataset, clips = data.open(parsed_recipe.features)
-    name: str = split or dataset.default_split
-    model = fit_probe(parsed_recipe, TrainingData(dataset, clips, name), out, start)
-    _show_run(model, clips.data_hash, data, as_json)
+        run = stages.train(recipe, data, split, out, settings, weights, resume, allow_over_budget=True)
+    _show_run(run, data, as_json)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -214,19 +146,13 @@ def logits(
     as_json: Json = False,
 ) -> None:
     """Compute the logits of teachers on a split's training clips, and write their average to a file."""
-    require("torch", "train")
-    from tinyscene.train.teachers.logits import AVERAGES, make_logits, read_logits
-
-    if average not in AVERAGES:
-        raise InputError(f"--average {average}: must be one of {', '.join(AVERAGES)}")
-    dataset, clips = data.open(FrontEnd())
-    name: str = split or dataset.default_split
-    written = read_logits(make_logits(teachers, dataset, clips, name, out, average, responses))
+    written = stages.logits(teachers, data, out, split, average, responses)
     show(
         {"logits": str(out), "clips": len(written.clips), "views": len(written.views), "sha256": sha256(out)},
         as_json,
         f"{out}: {len(teachers)} teachers' logits for {len(written.clips)} clips; "
-        f"next: tinyscene train student --data {data.folder} --split {name} --set distill.logits={out} --out RUN",
+        f"next: tinyscene train student --data {data.folder} --split {written.split} "
+        f"--set distill.logits={out} --out RUN",
     )
 
 
@@ -242,12 +168,7 @@ def adapt(
     as_json: Json = False,
 ) -> None:
     """Fine-tune a run for each recording device; the new run has one network per device."""
-    require("torch", "train")
-    from tinyscene.train.fine_tuning.adapt import adapt as run_adaptation
-    from tinyscene.train.runs.run import load_model
-
-    dataset, clips = data.open(load_model(run)[1].parsed_recipe.features)
-    adapted = run_adaptation(run, dataset, clips, out, split, settings, resume)
+    adapted = Run(run).adapt(data, out, split, settings, resume)
     left_out = adapted.left_out.items()
     lines = [
         *(f"device {device}: fine-tuned on {count} clips" for device, count in adapted.devices.items()),
@@ -273,18 +194,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Remove channels from a run, step by step, until it fits a budget."""
-    require("torch_pruning", "train")
-    from tinyscene.train.fine_tuning.prune import prune as run_pruning
-    from tinyscene.train.runs.budget import count_target
-    from tinyscene.train.runs.run import load_model
-
-    for name, goal in (("--to-macs", to_macs), ("--to-bytes", to_bytes)):
-        if goal is not None and not 1 <= goal < 1e18:
-            raise InputError(f"{name} {goal}: must be a number of 1 or more")
-    most_macs, most_bytes = (None if goal is None else int(goal) for goal in (to_macs, to_bytes))
-    dataset, clips = data.open(load_model(run)[1].parsed_recipe.features)
-    run_pruning(run, dataset, clips, out, most_macs, most_bytes, split, settings, resume)
-    count, _ = count_target(str(out), None, None)
+    count = stages.prune(run, data, out, to_macs, to_bytes, split, settings, resume).budget()
     show(
         {"run": str(out), "parameters": count.parameters, "macs": count.macs, "bytes": count.bytes},
         as_json,
@@ -322,22 +232,11 @@ def sweep(
     """
     require("torch", "train")
     from tinyscene.cli.training_tables import cost_table
-    from tinyscene.train.sweep.begin import begin
-    from tinyscene.train.sweep.cost import estimate
-    from tinyscene.train.sweep.job import Source
-    from tinyscene.train.sweep.status import SweepStatus
     from tinyscene.train.sweep.sweep import go_on, named_sources
 
-    source = Source(
-        folder=str(data.folder),
-        splits=data.splits,
-        fold_pattern=data.fold_pattern,
-        allow_missing=data.allow_missing,
-    )
     variants = [*([teachers] if teachers else []), *(variant or []), *(["small"] if small else [])]
-    sources = {"": source, **named_sources(other or [])}
-    status = SweepStatus(out, begin(file, sources, tuple(settings or ()), out, tuple(variants)))
-    cost = estimate(status, jobs)
+    others = {name: source.folder for name, source in named_sources(other or []).items()}
+    status, cost = stages.open_sweep(file, data, out, others, settings, variants, jobs)
     if dry_run:
         show(cost.as_dict(), as_json, cost_table(cost))
         return
@@ -359,9 +258,5 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make a run from weights that were trained elsewhere."""
-    require("torch", "train")
-    from tinyscene.train.recipe import load_recipe
-    from tinyscene.train.runs.run import import_weights
-
-    run = import_weights(weights, load_recipe(recipe, settings), out)
+    run = stages.import_weights(weights, out, recipe, settings).folder
     show({"run": str(run)}, as_json, f"{run}: imported; next: tinyscene evaluate {run} --data DATA")

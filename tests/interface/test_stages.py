@@ -1,0 +1,90 @@
+"""Each stage as a call: what it returns, and that the command does the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinyscene
+from tests.train.test_export import TINY
+from tests.train.test_loop import QUICK
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.runs.run import load_model
+
+SETTINGS = [*QUICK, *TINY, "train.epochs=1"]
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tinyscene.Run:
+    return tinyscene.train("nano", sample, "5", tmp_path_factory.mktemp("run") / "run", SETTINGS)
+
+
+def test_train_is_a_call_and_a_package(run: tinyscene.Run) -> None:
+    import tinyscene.train.loop
+
+    assert tinyscene.train.loop.__name__ == "tinyscene.train.loop"
+    assert callable(tinyscene.train)
+
+
+def test_a_run_says_what_it_was_trained_on(run: tinyscene.Run) -> None:
+    assert (run.recipe.name, run.recipe.train.epochs, run.card.split, len(run.labels)) == ("nano", 1, "5", 10)
+    assert [row["epoch"] for row in run.metrics] == [1]
+    network = load_model(run.folder)[0]
+    assert run.budget().parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no model\.safetensors"):
+        tinyscene.Run(tmp_path)
+
+
+def test_an_evaluation_is_that_of_the_command(run: tinyscene.Run, small_dataset: Path, run_cli: Cli) -> None:
+    evaluation = run.evaluate(small_dataset)
+    assert evaluation.runner == "torch"
+    assert json.loads((run.folder / "evaluation.json").read_text())["confusion"] == evaluation.confusion
+    code, out, _ = run_cli("evaluate", run.folder, "--data", small_dataset, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(json.dumps(evaluation.as_dict()))
+
+
+def test_a_run_is_quantized_to_a_bundle_that_lives_as_long_as_it_is_used(
+    run: tinyscene.Run, small_dataset: Path, tmp_path: Path
+) -> None:
+    bundle = tinyscene.quantize(run, small_dataset, settings={"quantize.clips": 8})
+    kept, folder = bundle.save(tmp_path / "kept"), bundle.folder
+    assert (kept.fingerprint, kept.labels) == (bundle.fingerprint, run.labels)
+    del bundle
+    assert not folder.exists()
+    assert open_bundle(kept.folder).fingerprint == kept.fingerprint
+
+
+def test_a_bundle_is_not_saved_over_another(bundle: Bundle, tmp_path: Path) -> None:
+    tinyscene.Bundle(bundle.folder).save(tmp_path / "kept")
+    with pytest.raises(InputError, match="already exists"):
+        tinyscene.Bundle(bundle.folder).save(tmp_path / "kept")
+
+
+def test_a_bundle_verifies_and_exports_as_the_commands_do(bundle: Bundle, tmp_path: Path, run_cli: Cli) -> None:
+    copy = tinyscene.Bundle(bundle.folder).save(tmp_path / "copy")
+    path = copy.export("tflite")
+    run_cli("export", bundle.folder, "--to", "tflite", "--out", tmp_path / "other.tflite")
+    assert path.read_bytes() == (tmp_path / "other.tflite").read_bytes()
+    result = tinyscene.Bundle(copy).verify()
+    result.require()
+    assert (result.golden_equal, result.exports) == (True, {"tflite": True})
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_the_call(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing\.wav"):
+        tinyscene.Bundle(bundle.folder).verify([tmp_path / "missing.wav"])
+
+
+def test_a_bundle_is_taken_where_its_path_is(bundle: Bundle, sample: Path) -> None:
+    opened = tinyscene.Bundle(bundle.folder)
+    recording = next((sample / "audio").iterdir())
+    scores = tinyscene.load(opened, "reference").classify(recording)["scores"]
+    assert np.isclose(sum(scores.values()), 1)

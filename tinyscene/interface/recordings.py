@@ -1,0 +1,28 @@
+"""The clips of recordings that a caller names."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.frontend.audio import Recording
+from tinyscene.deploy.frontend.sound_files import recordings_of
+
+Keep = Callable[[], AbstractContextManager[None]]  # surrounds what is done with each file
+
+
+def clips_of(
+    files: "Iterable[str | os.PathLike[str]]", sample_rate: int, keep: Keep = contextlib.nullcontext
+) -> Iterator[NDArray[np.int16]]:
+    """The one-second clips (sample_rate,) of recordings, and of those in folders.
+
+    `keep` surrounds the reading of each: one that swallows InputError goes on with the next. Raises InputError for a
+    folder without recordings, and for a file that cannot be read.
+    """
+    for path in recordings_of([Path(file) for file in files]):
+        with keep():
+            yield from Recording(path, sample_rate).clips()
