@@ -92,7 +92,7 @@ class Bundle(files.Bundle):
         Returns the comparison; its `require()` raises VerificationError if a runtime that must be equal differs.
         """
         paths, truth = list(files), None
-        pcm: Iterator[NDArray[np.int16]] = clips_of(paths, self.front_end.sample_rate, keep)
+        pcm: Iterator[NDArray[np.int16]] = clips_of(paths, self.front_end, keep)
         if data is not None:
             dataset, clips = open_data(data, self.front_end)
             clips.require_labels(self.labels, self.folder)
@@ -109,7 +109,7 @@ class Bundle(files.Bundle):
         paths = list(files)
         if not paths:
             return self.errors
-        pcm = clips_of(paths, self.front_end.sample_rate, keep)
+        pcm = clips_of(paths, self.front_end, keep)
         return inspect_errors(self.graph, self.float_graph, self.front_end, pcm)
 
     def export(
@@ -196,7 +196,7 @@ class Bundle(files.Bundle):
 
         settings = build_settings(target) if isinstance(target, str) else target
         tested = iter(()) if data is None else self._test_clips(data, clips)
-        pcm = chain(self.vectors.pcm, clips_of(files, self.front_end.sample_rate, keep), tested)
+        pcm = chain(self.vectors.pcm, clips_of(files, self.front_end, keep), tested)
         return emulate(self, pcm, settings, profile)
 
     def _test_clips(self, data: AnyDataset, count: int | None) -> Iterator[NDArray[np.int16]]:

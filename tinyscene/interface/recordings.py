@@ -10,19 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.frontend.audio import Recording
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.frontend.sound_files import recordings_of
 
 Keep = Callable[[], AbstractContextManager[None]]  # surrounds what is done with each file
 
 
 def clips_of(
-    files: "Iterable[str | os.PathLike[str]]", sample_rate: int, keep: Keep = contextlib.nullcontext
+    files: "Iterable[str | os.PathLike[str]]", front_end: FrontEnd, keep: Keep = contextlib.nullcontext
 ) -> Iterator[NDArray[np.int16]]:
-    """The one-second clips (sample_rate,) of recordings, and of those in folders.
+    """The clips (samples,) of recordings, and of those in folders, as the front end takes them.
 
     `keep` surrounds the reading of each: one that swallows InputError goes on with the next. Raises InputError for a
     folder without recordings, and for a file that cannot be read.
     """
     for path in recordings_of([Path(file) for file in files]):
         with keep():
-            yield from Recording(path, sample_rate).clips()
+            yield from Recording(path, front_end.sample_rate).clips()
