@@ -1,5 +1,6 @@
 """Opening a model: a bundle, a run folder or an exported .onnx file, as a scene classifier."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.deploy.live.classifier import OnnxClassifier, SceneClassifier, open_classifier
 
 
-def load(model: str | Path, runner: str | None = None, device: str | None = None) -> SceneClassifier:
+def load(model: "str | os.PathLike[str]", runner: str | None = None, device: str | None = None) -> SceneClassifier:
     """A classifier from a bundle, a run folder or an exported .onnx file.
 
     A bundle is run by `runner`: reference (what a device computes), native (the firmware's C, compiled for this

@@ -60,8 +60,8 @@ class Quantization:
         """Nearest int8 values, of any shape."""
         return np.clip(np.rint(real / self.scale) + self.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
 
-    def dequantize(self, quantized: NDArray[np.int8]) -> NDArray[np.float32]:
-        """Real values, of any shape."""
+    def dequantize(self, quantized: NDArray[np.int8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Real values of int8 values, or of means of them, of any shape."""
         return (quantized.astype(np.float32) - self.zero_point) * np.float32(self.scale)
 
 

@@ -13,7 +13,8 @@ float front end.
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from tinyscene.deploy.common.terminal import messages
 from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
 from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES
+from tinyscene.deploy.graph.embedding import embed
+from tinyscene.deploy.live.onnx_embedding import onnx_embedder
 
 PREFERRED, DEFINITION = "native", "reference"  # runners: of the first the results are those of the second
 BATCH = 16  # seconds of a recording classified at once
@@ -69,15 +72,7 @@ class SceneClassifier(ABC):
         start, scene and scores; notes on what had to be done to the file; runner, which computed the logits.
         """
         recording = Recording(Path(path), self.front_end.sample_rate)
-        seconds: list[NDArray[np.float32]] = []
-        batch: list[NDArray[np.int16]] = []
-        for clip in recording.clips():
-            batch.append(clip)
-            if len(batch) == BATCH:
-                seconds.append(self.probabilities(np.stack(batch)))
-                batch = []
-        if batch:
-            seconds.append(self.probabilities(np.stack(batch)))
+        seconds = [self.probabilities(batch) for batch in self._batches(recording)]
         scores = np.concatenate(seconds)  # (second, classes)
         return {
             "file": str(path),
@@ -86,6 +81,28 @@ class SceneClassifier(ABC):
             "notes": recording.notes,
             "runner": self.runner,
         }
+
+    def embeddings(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:  # noqa: ARG002
+        """Clips (batch, samples), as for `logits` -> what the network's classifier takes, averaged (batch, channels).
+
+        Raises InputError for a model that has none.
+        """
+        raise InputError(f"{self!r} has no embedding")
+
+    def embed(self, path: Path | str) -> NDArray[np.float32]:
+        """The embedding of each second of a recording, (second, channels): what the network's classifier takes.
+
+        The values of a bundle are those of its integers, which all runners share. Raises InputError as `classify`.
+        """
+        return np.concatenate(
+            [self.embeddings(batch) for batch in self._batches(Recording(Path(path), self.front_end.sample_rate))]
+        )
+
+    def _batches(self, recording: Recording) -> Iterator[NDArray[np.int16]]:
+        """The clips of a recording, (batch, samples)."""
+        clips = recording.clips()
+        while batch := list(islice(clips, BATCH)):
+            yield np.stack(batch)
 
     def stream(self, sample_rate: int, hop: float = 1.0) -> "SceneStream":
         """A stream of samples at `sample_rate` Hz, to be decided on every `hop` seconds.
@@ -165,6 +182,9 @@ class BundleClassifier(SceneClassifier):
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         return self.bundle.graph.output.q.dequantize(self._run(pcm))
 
+    def embeddings(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        return embed(self.bundle.graph, self.bundle.features(pcm))
+
     def require_golden_logits(self) -> None:
         """Raise InputError unless the runner gives the logits of the bundle's golden sounds."""
         vectors = self.bundle.vectors
@@ -213,6 +233,7 @@ class OnnxClassifier(SceneClassifier):
             self.labels, self.front_end = tuple(self.metadata["labels"]), FrontEnd(**self.metadata["front_end"])
             self._input = self._session.get_inputs()[0].name if self._session.get_inputs() else ""
             self._check_shapes(model)
+        self._embedder: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
         self.logits(np.zeros((1, self.front_end.clip_samples), np.int16))
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -222,6 +243,13 @@ class OnnxClassifier(SceneClassifier):
         if logits.shape != (len(pcm), len(self.labels)) or not np.isfinite(logits).all():
             raise InputError(f"{self._model}: gives NaN, infinite values or another number of logits")
         return logits
+
+    def embeddings(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        if self._embedder is None:
+            self._embedder = onnx_embedder(self._model)
+        features = self.front_end.log_mel(float_pcm(pcm))[:, None]  # (batch, 1, mel, frame)
+        with _named(self._model, "ONNX Runtime loads it but cannot run it"):
+            return self._embedder(features)
 
     def _check_shapes(self, model: Path) -> None:
         """Raise InputError unless the model takes batches of the front end's features and gives a logit a label."""
