@@ -47,7 +47,7 @@ def write_firmware(
     out: Path,
     kind: str | None = None,
     kernels: Sequence[str] = DEVICE_KERNELS,
-    hop: float = 1.0,
+    hop: float | None = None,
 ) -> WrittenFirmware:
     """Write C sources, or a package of a kind, whole or not at all.
 

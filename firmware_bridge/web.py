@@ -67,7 +67,7 @@ def write_site(bundle: Bundle, out: Path) -> Site:
 def page_hop(front_end: FrontEnd) -> float:
     """Seconds between decisions on the microphone: the whole number of frames that is nearest to HOP."""
     frames = max(1, round(HOP * front_end.sample_rate / front_end.hop_length))
-    return min(1.0, frames * front_end.hop_length / front_end.sample_rate)
+    return min(front_end.clip_seconds, frames * front_end.hop_length / front_end.sample_rate)
 
 
 def make_page(bundle: Bundle, modules: Sequence[bytes], binding: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.train.feature_settings import as_given, feature_keys
 from tinyscene.train.network_settings import FAMILIES, Count, CountOrZero, CPMobileModel, Model
 from tinyscene.train.settings import Section, hint, read_settings, set_override
 
@@ -301,7 +302,7 @@ class Recipe(Section):
     """Quantization, for `tinyscene quantize`."""
 
     def as_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json") | {"features": self.features.as_dict()}
 
 
 def recipe_names(family: str | None = None) -> list[str]:
@@ -323,7 +324,14 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     if not isinstance(settings, dict):
         raise InputError(f"recipe {path}: must be a mapping of keys to values")
     source = f"recipe {name}"
-    return override(parse_recipe({"name": path.stem, **settings}, source), overrides or [], source)
+    recipe = parse_recipe({"name": path.stem, **settings}, source)
+    if not overrides:
+        return recipe
+    features = as_given(settings.get("features", {}), overrides, source)
+    changed = recipe.as_dict() | {"features": features}
+    for setting in overrides:
+        set_override(changed, setting)
+    return parse_recipe(changed, source)
 
 
 def override(recipe: Recipe, overrides: list[str], source: str) -> Recipe:
@@ -351,7 +359,7 @@ def _describe(error: ValidationError) -> str:
     if fault["type"] == "union_tag_invalid":
         return f"model.family: must be one of {', '.join(FAMILIES)} (given: {fault.get('ctx', {}).get('tag')!r})"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key!r}: {hint(key, list(_keys(Recipe(name='any').as_dict())))}"
+        return f"unknown key {key!r}: {hint(key, [*_keys(Recipe(name='any').as_dict()), *feature_keys()])}"
     if fault["type"] == "value_error":  # a check of our own, which says it all
         return fault["msg"].removeprefix("Value error, ")
     return f"{key}: {fault['msg']} (given: {fault['input']!r})"

@@ -46,7 +46,7 @@ def random_clips(count: int, samples: int) -> Clips:
         notes=(),
     )
     label, recording = np.arange(count) % len(SCENES), np.zeros(count, np.int64)
-    return Clips(Path(), pcm, label, recording, (whole,), SCENES, "random")
+    return Clips(Path(), pcm, label, recording, (whole,), SCENES, "random", samples)
 
 
 def main(

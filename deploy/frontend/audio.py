@@ -1,8 +1,9 @@
-"""Audio files as one-second int16 clips, for training and for classification.
+"""Audio files as int16 clips of equal length, for training and for classification.
 
-A recording is cut into seconds at its own rate, then each second is mixed down to mono, resampled and
-rounded to int16, so every clip is treated as the one-second files of TAU are. What is left at the end is
-padded with zeros to a clip if it lasts half a second or more, or if it is the whole recording; otherwise dropped.
+A recording is cut into clips at its own rate, then each of them is mixed down to mono, resampled and rounded to
+int16, so every clip is treated as a file of this length, such as the one-second files of TAU, is. What is left at the
+end is padded with zeros to a clip if it lasts half a clip or more, or if it is the whole recording; otherwise dropped.
+At its own rate a clip is the fewest samples that give enough of them at the rate of the clips.
 
 The clips of a lossless file (WAV, FLAC, AIFF) are the same on every processor, and those of WAV and FLAC in the web
 page, because every step is exact or rounds elementwise: mixing down (`mix_down`), resampling (`resample.py`), and
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.audio_file import measure, open_file
-from tinyscene.deploy.frontend.log_mel import PCM_SCALE, float_pcm
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND, PCM_SCALE, clip_samples, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES, resample
 
 BLOCK = 2**20  # samples of all channels that are decoded at a time
@@ -30,10 +31,15 @@ CANCELLED = "its channels cancel each other: the first is used where they do"
 CANCELLING = 16  # channels cancel each other if they are this many times louder than their mean
 
 
-def clip_count(frames: int, rate: int) -> int:
-    """One-second clips cut from `frames` samples at `rate` Hz, by the rule above."""
-    whole, rest = divmod(frames, rate)
-    return whole + (2 * rest >= rate or (whole == 0 and rest > 0))
+def clip_count(frames: int, length: int) -> int:
+    """Clips cut from `frames` samples, each of `length` of them, by the rule above."""
+    whole, rest = divmod(frames, length)
+    return whole + (2 * rest >= length or (whole == 0 and rest > 0))
+
+
+def source_samples(samples: int, rate: int, sample_rate: int) -> int:
+    """The fewest samples at `rate` Hz that `samples` at `sample_rate` Hz come of."""
+    return -(-samples * rate // sample_rate)
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Recording:
 
     path: Path
     sample_rate: int  # Hz, of the clips
+    clip_seconds: float = ONE_SECOND
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,18 +73,28 @@ class Recording:
             self.notes.append(f"{self.channels} channels mixed down")
 
     @property
+    def clip_samples(self) -> int:
+        """Samples in a clip."""
+        return clip_samples(self.sample_rate, self.clip_seconds)
+
+    @property
     def clip_count(self) -> int:
         """Clips of the file's length; a damaged file has fewer."""
-        return clip_count(self.frames, self.rate)
+        return clip_count(self.frames, self._length)
+
+    @property
+    def _length(self) -> int:
+        """Of a clip, in samples of the file."""
+        return source_samples(self.clip_samples, self.rate, self.sample_rate)
 
     def clips(self) -> Iterator[NDArray[np.int16]]:
-        """Yield one-second clips (sample_rate,), one second of the file in memory at a time.
+        """Yield clips (samples,), one clip of the file in memory at a time.
 
         Raises InputError if nothing at the start decodes or it holds NaN or infinity. Damage further on
         ends the recording there, with a note.
         """
-        for mono in self._seconds():
-            clip, clipped = make_clip(mono, self.rate, self.sample_rate)
+        for mono in self._segments(self._length):
+            clip, clipped = make_clip(mono, self.rate, self.sample_rate, self.clip_samples)
             if clipped and "clipped at full scale" not in self.notes:
                 self.notes.append("clipped at full scale")
             yield clip
@@ -87,32 +104,38 @@ class Recording:
 
         The resampler rounds to 24 bits and limits to +-4, so that only samples of a known scale keep their precision.
         """
-        mono = next(self._seconds())
+        mono = next(self._segments(self.rate))
         peak = np.abs(mono).max() or np.float32(1)  # digital silence stays what it is
         signal = resample(mono / peak, self.rate, self.sample_rate)[: self.sample_rate]
         return np.pad(signal, (0, self.sample_rate - len(signal)))
 
-    def _seconds(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the mono samples (rate,) of each second that becomes a clip, fewer where the file ends in it."""
+    def _segments(self, length: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the mono samples (length,) of each segment that becomes a clip, fewer where the file ends in it."""
         with open_file(self.path) as sound:
-            for index in range(self.clip_count):
-                second, cancels, fault = read_mono(sound, min(self.rate, self.frames - index * self.rate))
+            for index in range(clip_count(self.frames, length)):
+                segment, cancels, fault = read_mono(sound, min(length, self.frames - index * length))
                 if fault:
-                    if index == 0 and len(second) == 0:
+                    if index == 0 and len(segment) == 0:
                         raise InputError(f"{self.path}: damaged: {fault}")
-                    if index and 2 * len(second) < self.rate:
-                        second = second[:0]
-                    used = round(index + len(second) / self.rate, 2)
+                    if index and 2 * len(segment) < length:
+                        segment = segment[:0]
+                    used = round((index * length + len(segment)) / self.rate, 2)
                     self.notes.append(f"damaged: {fault}; the first {used:g} s are used")
-                    if len(second) == 0:
+                    if len(segment) == 0:
                         return
-                if len(second) < self.rate:
-                    self.notes.append(f"the last {len(second) / self.rate:.2f} s padded to one second")
+                if len(segment) < length:
+                    left = f"{len(segment) / self.rate:.2f} s"
+                    self.notes.append(f"the last {left} padded to {describe_seconds(self.clip_seconds)}")
                 if cancels and CANCELLED not in self.notes:
                     self.notes.append(CANCELLED)
-                yield second
+                yield segment
                 if fault:
                     return
+
+
+def describe_seconds(seconds: float) -> str:
+    """A length of clips in words."""
+    return "one second" if seconds == ONE_SECOND else f"{seconds:g} seconds"
 
 
 def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -153,10 +176,10 @@ def _cancels(mono: NDArray[np.float32], peak: float) -> bool:
     return CANCELLING * _peak(mono) < peak
 
 
-def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int) -> tuple[NDArray[np.int16], bool]:
-    """A second or less at `rate` Hz as an int16 clip (sample_rate,), and whether it was clipped."""
-    signal = resample(mono, rate, sample_rate)[:sample_rate]
-    clip = np.zeros(sample_rate, np.int16)
+def make_clip(mono: NDArray[np.float32], rate: int, sample_rate: int, samples: int) -> tuple[NDArray[np.int16], bool]:
+    """A clip or less at `rate` Hz as an int16 clip (samples,) at `sample_rate` Hz, and whether it was clipped."""
+    signal = resample(mono, rate, sample_rate)[:samples]
+    clip = np.zeros(samples, np.int16)
     clip[: len(signal)] = np.clip(np.rint(signal * PCM_SCALE), -32768, 32767)
     return clip, bool(np.abs(signal).max() > 1.0)
 

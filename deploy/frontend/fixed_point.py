@@ -98,7 +98,7 @@ class FixedPointLogMel:
         self.thresholds = self._least_energies(INT8_MIN - zero_point, self.scale, THRESHOLDS)  # (255,)
 
     def __call__(self, pcm: NDArray[np.int16]) -> NDArray[np.int8]:
-        """One-second clips at the front end's rate: (batch, samples) -> (batch, mel, frame)."""
+        """Clips of the front end's rate and length: (batch, samples) -> (batch, mel, frame)."""
         features = np.empty((len(pcm), *self.front_end.shape), np.int8)
         for feature, energy in zip(features, self._mel_energies(pcm), strict=True):
             feature[:] = np.searchsorted(self.thresholds, energy, side="right") + INT8_MIN
@@ -107,7 +107,7 @@ class FixedPointLogMel:
     def log_mel(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         """The log-mel in steps of 2**-9 for those of `scale`, still by integers alone: the same on every processor.
 
-        One-second clips (batch, samples) -> (batch, mel, frame).
+        Clips (batch, samples) -> (batch, mel, frame).
         """
         lowest, thresholds = self._fine_thresholds
         features = np.empty((len(pcm), *self.front_end.shape), np.float32)

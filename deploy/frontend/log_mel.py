@@ -1,6 +1,6 @@
 """The front end: every feature constant, named once, and the log-mel in floating point by numpy alone.
 
-One second of sound at `sample_rate` becomes a log-mel of `n_mels` bands by `frames` frames:
+A clip of `clip_seconds` at `sample_rate` becomes a log-mel of `n_mels` bands by `frames` frames:
 reflect-padded and centred frames, periodic Hann window, power spectrum, HTK mel triangles without
 normalisation, log(x + log_offset). These are the settings of the DCASE 2024 Task 1 baseline and the
 definitions of torchaudio's `MelSpectrogram`, to which the tests hold them.
@@ -10,9 +10,9 @@ FFT, matrix product and logarithm do. Bundles take that of `fixed_point.py`, whi
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import InitVar, asdict, dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,11 @@ from tinyscene.deploy.common.errors import InputError
 
 Float32 = NDArray[np.float32]
 
-MAX_SPECTRUM = 2**21  # values of a clip's spectrum: eight times the baseline's
+CLIP_SECONDS = (0.25, 10.0)  # least and most
+ONE_SECOND = 1.0  # the length of a clip that is not written down
+WINDOW_SECONDS, HOP_SECONDS = 0.096, 0.015625  # 3072 and 500 samples at 32 kHz
+LEAST_FFT = 64  # that is chosen for a window; the least that the fixed-point front end has
+MAX_SPECTRUM = 2**22  # values of a clip's spectrum: sixteen times the baseline's for a second
 MAX_FILTERBANK = 2**23  # values: eight times the baseline's
 MAX_FEATURES = 2**19  # values of a clip's log-mel: thirty times the baseline's
 PCM_SCALE = np.float32(32768.0)  # int16 full scale; a float waveform is PCM / PCM_SCALE
@@ -32,20 +36,27 @@ def float_pcm(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
     return pcm.astype(np.float32) / PCM_SCALE
 
 
+_BY_SECONDS: Any = None  # the default of lengths that `FrontEnd.__post_init__` finds
+
+
 @dataclass(frozen=True)
 class FrontEnd:
-    """Feature settings. The defaults are the DCASE 2024 Task 1 baseline's: 256 mel x 65 frames at 32 kHz."""
+    """Feature settings. The defaults are the DCASE 2024 Task 1 baseline's: 256 mel x 65 frames at 32 kHz.
+
+    Window and hop may be given in seconds or in samples. What is not given has its default in seconds, so that at
+    another sample rate it is as long as at 32 kHz.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
 
     sample_rate: int = 32_000
     """Sample rate of the audio, in Hz."""
-    n_fft: int = 4096
-    """Length of the FFT, in samples."""
-    win_length: int = 3072
-    """Length of the Hann window, in samples."""
-    hop_length: int = 500
-    """Samples from one frame to the next."""
+    n_fft: int = _BY_SECONDS
+    """Length of the FFT, in samples; by default the least power of two that holds the window."""
+    win_length: int = _BY_SECONDS
+    """Length of the Hann window, in samples; by default `window_seconds` times the sample rate, rounded."""
+    hop_length: int = _BY_SECONDS
+    """Samples from one frame to the next; by default `hop_seconds` times the sample rate, rounded."""
     n_mels: int = 256
     """Number of mel bands."""
     f_min: float = 0.0
@@ -54,27 +65,69 @@ class FrontEnd:
     """Upper edge of the last mel band, in Hz; null is half the sample rate."""
     log_offset: float = 1e-5
     """Added to the power before the logarithm."""
+    clip_seconds: float = ONE_SECOND
+    """Length of the clips that are classified, in seconds, 0.25 to 10. Recordings are cut into such clips."""
+    window_seconds: InitVar[float | None] = None
+    """Length of the Hann window, in seconds, in place of `win_length`; 0.096 if neither is given."""
+    hop_seconds: InitVar[float | None] = None
+    """Time from one frame to the next, in seconds, in place of `hop_length`; 0.015625 if neither is given."""
 
-    def __post_init__(self) -> None:
-        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels"):
-            if type(getattr(self, name)) is not int:
-                raise InputError(f"features.{name} is {getattr(self, name)!r}: it must be a whole number")
-        limits = {
-            "sample_rate": (4_000, 192_000),
-            "n_fft": (16, 65_536),
-            "win_length": (1, self.n_fft),
-            "hop_length": (1, self.sample_rate),
-            "n_mels": (1, 1024),
-            "log_offset": (1e-20, 1.0),
-            "top_frequency": (1.0, self.sample_rate / 2),
-            "f_min": (0.0, self.top_frequency - 1.0),
-        }
+    def __post_init__(self, window_seconds: float | None, hop_seconds: float | None) -> None:
+        self._require_whole("sample_rate")
+        self._require_within({"sample_rate": (4_000, 192_000)})
+        self._find_length("win_length", "window_seconds", window_seconds, WINDOW_SECONDS)
+        self._find_length("hop_length", "hop_seconds", hop_seconds, HOP_SECONDS)
+        if self.n_fft is None:
+            object.__setattr__(self, "n_fft", max(LEAST_FFT, 1 << max(0, self.win_length - 1).bit_length()))
+        for name in ("n_fft", "n_mels"):
+            self._require_whole(name)
+        if type(self.clip_seconds) not in (int, float):
+            raise InputError(f"features.clip_seconds is {self.clip_seconds!r}: it must be a number")
+        self._require_within({"clip_seconds": CLIP_SECONDS})
+        object.__setattr__(self, "clip_seconds", float(self.clip_seconds))
+        self._require_within(
+            {
+                "n_fft": (16, 65_536),
+                "win_length": (1, self.n_fft),
+                "hop_length": (1, min(self.sample_rate, self.clip_samples)),
+                "n_mels": (1, 1024),
+                "log_offset": (1e-20, 1.0),
+                "top_frequency": (1.0, self.sample_rate / 2),
+                "f_min": (0.0, self.top_frequency - 1.0),
+            }
+        )
+        self._check_sizes()
+
+    def _require_whole(self, name: str) -> None:
+        if type(getattr(self, name)) is not int:
+            raise InputError(f"features.{name} is {getattr(self, name)!r}: it must be a whole number")
+
+    def _require_within(self, limits: dict[str, tuple[float, float]]) -> None:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 key = "f_max" if name == "top_frequency" else name
                 raise InputError(f"features.{key} is {getattr(self, name)}: it must lie in {low:g} to {high:g}")
-        if self.n_fft % 2 or self.n_fft // 2 >= self.clip_samples:
-            raise InputError(f"features.n_fft is {self.n_fft}: it must be even and less than two seconds long")
+
+    def _find_length(self, name: str, name_in_seconds: str, seconds: float | None, default: float) -> None:
+        """Set a length in samples that was not given, from the one in seconds or its default."""
+        if seconds is not None:
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"features.{name_in_seconds} and features.{name} are the same length: give one of them"
+                )
+            if type(seconds) not in (int, float) or not 0 < seconds <= CLIP_SECONDS[1]:
+                raise InputError(f"features.{name_in_seconds} is {seconds!r}: it must be above 0 and at most 10")
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, round((default if seconds is None else seconds) * self.sample_rate))
+        self._require_whole(name)
+
+    def _check_sizes(self) -> None:
+        shortest = min(self.clip_samples, self.sample_rate)  # also of the second for which MACs are counted
+        if self.n_fft % 2 or self.n_fft // 2 >= shortest:
+            raise InputError(
+                f"features.n_fft is {self.n_fft}: it must be even and less than {2 * shortest:,} samples, two clips or "
+                "two seconds"
+            )
         for what, size, most in (
             ("frames and n_fft", self.frames * self.n_fft, MAX_SPECTRUM),
             ("n_mels and n_fft", self.n_mels * self.n_fft, MAX_FILTERBANK),
@@ -93,8 +146,8 @@ class FrontEnd:
 
     @property
     def clip_samples(self) -> int:
-        """Samples in a clip: one second."""
-        return self.sample_rate
+        """Samples in a clip."""
+        return clip_samples(self.sample_rate, self.clip_seconds)
 
     @property
     def frames(self) -> int:
@@ -107,7 +160,11 @@ class FrontEnd:
         return self.n_mels, self.frames
 
     def as_dict(self) -> dict[str, float | int | None]:
-        return asdict(self)
+        """The settings in samples. Files leave out a clip of one second, as those that were written before do."""
+        settings = asdict(self)
+        if self.clip_seconds == ONE_SECOND:
+            del settings["clip_seconds"]
+        return settings
 
     def window(self) -> Float32:
         """Periodic Hann window, (win_length,)."""
@@ -128,7 +185,7 @@ class FrontEnd:
         return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
     def log_mel(self, clips: Float32) -> Float32:
-        """Log-mel of one-second clips within +-1: (batch, samples) -> (batch, mel, frame)."""
+        """Log-mel of clips within +-1: (batch, samples) -> (batch, mel, frame)."""
         window, filterbank = _constants(self)
         edge = self.n_fft // 2
         signal = np.pad(clips, ((0, 0), (edge, edge)), mode="reflect")
@@ -139,6 +196,11 @@ class FrontEnd:
             power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
             feature[:] = np.log(filterbank @ power.T + np.float32(self.log_offset))  # (mel, frame)
         return features
+
+
+def clip_samples(sample_rate: int, clip_seconds: float) -> int:
+    """Samples in a clip of so many seconds, a half rounded up."""
+    return math.floor(clip_seconds * sample_rate + 0.5)
 
 
 def _hertz_to_mel(frequency: float) -> float:

@@ -27,21 +27,21 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import MissingPackageError, missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.common.terminal import messages
-from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down
-from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
+from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down, source_samples
+from tinyscene.deploy.frontend.log_mel import CLIP_SECONDS, FrontEnd, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES
 from tinyscene.deploy.graph.embedding import embed
 from tinyscene.deploy.live.onnx_embedding import onnx_embedder
 
 PREFERRED, DEFINITION = "native", "reference"  # runners: of the first the results are those of the second
-BATCH = 16  # seconds of a recording classified at once
+BATCH = 16  # clips of a recording classified at once
 MAX_ONNX = 2**28  # bytes
 
 
-def require_hop(hop: float, sample_rate: int) -> None:
-    """Raise InputError for a hop, in seconds, that no stream can have."""
-    if not 0 < hop <= 1 or round(hop * sample_rate) < 1:
-        raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most 1")
+def require_hop(hop: float, sample_rate: int, clip_seconds: float = CLIP_SECONDS[1]) -> None:
+    """Raise InputError for a hop, in seconds, that no stream can have, or none of clips of this length."""
+    if not 0 < hop <= clip_seconds or round(hop * sample_rate) < 1:
+        raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most {clip_seconds:g}, a clip's length")
 
 
 class SceneClassifier(ABC):
@@ -54,13 +54,14 @@ class SceneClassifier(ABC):
 
     @abstractmethod
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        """One-second clips (batch, samples) at the front end's rate -> logits (batch, classes)."""
+        """Clips (batch, samples) of the front end's rate and length -> logits (batch, classes)."""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self.labels)} labels, {self.front_end.sample_rate:,} Hz>"
+        clip = f"{self.front_end.clip_seconds:g} s at {self.front_end.sample_rate:,} Hz"
+        return f"<{type(self).__name__}: {len(self.labels)} labels, {clip}>"
 
     def probabilities(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        """One-second clips (batch, samples) -> probabilities (batch, classes)."""
+        """Clips (batch, samples) -> probabilities (batch, classes)."""
         logits = self.logits(pcm)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -68,16 +69,18 @@ class SceneClassifier(ABC):
     def classify(self, path: Path | str) -> dict[str, Any]:
         """Classify a recording of any rate, length and channel count.
 
-        Returns: file; scene and scores (label -> mean probability over its seconds); seconds, a list of
-        start, scene and scores; notes on what had to be done to the file; runner, which computed the logits.
+        Returns: file; scene and scores (label -> mean probability over its clips); seconds, a list of start in
+        seconds, scene and scores of each clip; notes on what had to be done to the file; runner, which computed the
+        logits.
         """
-        recording = Recording(Path(path), self.front_end.sample_rate)
-        seconds = [self.probabilities(batch) for batch in self._batches(recording)]
-        scores = np.concatenate(seconds)  # (second, classes)
+        recording, clip_seconds = self._recording(path), self.front_end.clip_seconds
+        clips = [self.probabilities(batch) for batch in self._batches(recording)]
+        scores = np.concatenate(clips)  # (clip, classes)
+        length = int(clip_seconds) if clip_seconds.is_integer() else clip_seconds
         return {
             "file": str(path),
             **self.decision(scores.mean(axis=0)),
-            "seconds": [{"start": start, **self.decision(row)} for start, row in enumerate(scores)],
+            "seconds": [{"start": index * length, **self.decision(row)} for index, row in enumerate(scores)],
             "notes": recording.notes,
             "runner": self.runner,
         }
@@ -90,13 +93,15 @@ class SceneClassifier(ABC):
         raise InputError(f"{self!r} has no embedding")
 
     def embed(self, path: Path | str) -> NDArray[np.float32]:
-        """The embedding of each second of a recording, (second, channels): what the network's classifier takes.
+        """The embedding of each clip of a recording, (clip, channels): what the network's classifier takes.
 
         The values of a bundle are those of its integers, which all runners share. Raises InputError as `classify`.
         """
-        return np.concatenate(
-            [self.embeddings(batch) for batch in self._batches(Recording(Path(path), self.front_end.sample_rate))]
-        )
+        return np.concatenate([self.embeddings(batch) for batch in self._batches(self._recording(path))])
+
+    def _recording(self, path: Path | str) -> Recording:
+        """A file whose clips are as the front end takes them."""
+        return Recording(Path(path), self.front_end.sample_rate, self.front_end.clip_seconds)
 
     def _batches(self, recording: Recording) -> Iterator[NDArray[np.int16]]:
         """The clips of a recording, (batch, samples)."""
@@ -104,10 +109,10 @@ class SceneClassifier(ABC):
         while batch := list(islice(clips, BATCH)):
             yield np.stack(batch)
 
-    def stream(self, sample_rate: int, hop: float = 1.0) -> "SceneStream":
+    def stream(self, sample_rate: int, hop: float | None = None) -> "SceneStream":
         """A stream of samples at `sample_rate` Hz, to be decided on every `hop` seconds.
 
-        With a hop of one second the decisions are those of `classify` on the same samples.
+        With a hop of a clip's length, which is the default, the decisions are those of `classify` on the same samples.
         """
         return SceneStream(self, sample_rate, hop)
 
@@ -118,27 +123,31 @@ class SceneClassifier(ABC):
 
 
 class SceneStream:
-    """Samples pushed in as they come; a decision on the last second of them each hop."""
+    """Samples pushed in as they come; a decision on the last clip of them each hop."""
 
-    def __init__(self, classifier: SceneClassifier, sample_rate: int, hop: float) -> None:
+    def __init__(self, classifier: SceneClassifier, sample_rate: int, hop: float | None) -> None:
         low, high = SOURCE_RATES
         if type(sample_rate) is not int or not low <= sample_rate <= high:
             raise InputError(f"a sample rate of {sample_rate} Hz: it must be a whole number in {low:,} to {high:,}")
-        require_hop(hop, sample_rate)
+        front_end = classifier.front_end
         self.classifier, self.sample_rate = classifier, sample_rate
-        self._hop = hop * sample_rate  # samples, and not always a whole number of them
-        self._decided = 0  # seconds
+        self._clip = source_samples(front_end.clip_samples, sample_rate, front_end.sample_rate)
+        self._hop = float(self._clip)  # samples, and not always a whole number of them
+        if hop is not None and hop != front_end.clip_seconds:
+            require_hop(hop, sample_rate, front_end.clip_seconds)
+            self._hop = hop * sample_rate
+        self._decided = 0  # clips
         self._buffer = np.zeros(0, np.float32)
 
     def push(self, samples: NDArray[Any]) -> list[dict[str, Any]]:
         """Take more samples, (samples,) or (samples, channels), int16 or float within +-1, of any number.
 
-        Returns a decision (start in seconds, scene, scores) for each second that is complete.
+        Returns a decision (start in seconds, scene, scores) for each clip that is complete.
         """
         self._buffer = np.concatenate([self._buffer, mix_down(samples)])
         decisions = []
-        while len(self._buffer) >= self.sample_rate:
-            decisions.append(self._decide(self._buffer[: self.sample_rate]))
+        while len(self._buffer) >= self._clip:
+            decisions.append(self._decide(self._buffer[: self._clip]))
             former, self._decided = self._start, self._decided + 1
             self._buffer = self._buffer[self._start - former :]
         return decisions
@@ -149,7 +158,7 @@ class SceneStream:
         What is pushed after that is a new stream.
         """
         left = self._buffer
-        new = len(left) - (self.sample_rate - self._hop if self._decided else 0)
+        new = len(left) - (self._clip - self._hop if self._decided else 0)
         is_all = self._decided == 0 and len(left) > 0
         decisions = [self._decide(left)] if is_all or (self._decided and 2 * new >= self._hop) else []
         self._buffer, self._decided = left[:0], 0
@@ -160,8 +169,9 @@ class SceneStream:
         """Where the buffer starts in the stream, in samples: rounded anew for each decision, so that none drifts."""
         return round(self._decided * self._hop)
 
-    def _decide(self, second: NDArray[np.float32]) -> dict[str, Any]:
-        clip, _ = make_clip(second, self.sample_rate, self.classifier.front_end.sample_rate)
+    def _decide(self, samples: NDArray[np.float32]) -> dict[str, Any]:
+        front_end = self.classifier.front_end
+        clip, _ = make_clip(samples, self.sample_rate, front_end.sample_rate, front_end.clip_samples)
         scores = self.classifier.probabilities(clip[None])[0]
         return {"start": self._start / self.sample_rate, **self.classifier.decision(scores)}
 

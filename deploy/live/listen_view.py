@@ -1,6 +1,6 @@
 """What `tinyscene listen` shows on a terminal: level, log-mel, scores, and what they cost.
 
-The log-mel is that of the last second, as the network hears it: low frequencies at the bottom, now at the right. A
+The log-mel is that of the last clip, as the network hears it: low frequencies at the bottom, now at the right. A
 character shows two bands, by the colours of its halves; a terminal without colours has shades, one without Unicode
 marks.
 """
@@ -43,7 +43,7 @@ def picture_of(listener: Listener, console: Console) -> Group:
         _head(listener, width),
         _meter(listener, width, console),
         Text(),
-        log_mel_picture(_last_second(listener), listener.classifier.front_end, (height, width), console),
+        log_mel_picture(_last_clip(listener), listener.classifier.front_end, (height, width), console),
         Text(),
         _bars({label: scores[label] for label in ordered}, width, console),
         Text(),
@@ -61,7 +61,7 @@ def _head(listener: Listener, width: int) -> Text:
 
 
 def _meter(listener: Listener, width: int, console: Console) -> Text:
-    """Level of the last block as a bar, and the peak of the last second."""
+    """Level of the last block as a bar, and the peak of the last clip."""
     level, peak = (math.nan if level_db is None else level_db for level_db in (listener.level, listener.peak))
     share = 0.0 if math.isnan(level) else min(1.0, max(0.0, 1 - level / QUIETEST))
     figures = "silence" if math.isnan(level) else f"{level:6.1f} dBFS, peak {peak:6.1f}"
@@ -134,12 +134,11 @@ def _foot(listener: Listener) -> Text:
     return text
 
 
-def _last_second(listener: Listener) -> NDArray[np.float32]:
-    """The last second at the front end's rate, silence before it where there is less."""
-    rate = listener.classifier.front_end.sample_rate
-    second = np.zeros(listener.sound.sample_rate, np.float32)
-    second[len(second) - len(listener.second) :] = listener.second
-    clip, _ = make_clip(second, listener.sound.sample_rate, rate)
+def _last_clip(listener: Listener) -> NDArray[np.float32]:
+    """The last clip at the front end's rate, silence before it where there is less."""
+    front_end, samples = listener.classifier.front_end, np.zeros(listener.clip_samples, np.float32)
+    samples[len(samples) - len(listener.clip) :] = listener.clip
+    clip, _ = make_clip(samples, listener.sound.sample_rate, front_end.sample_rate, front_end.clip_samples)
     return float_pcm(clip)
 
 

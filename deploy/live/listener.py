@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.frontend.audio import mix_down
+from tinyscene.deploy.frontend.audio import mix_down, source_samples
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.live.classifier import SceneClassifier
 from tinyscene.deploy.live.sound import SoundSource
@@ -29,21 +29,23 @@ class Listener:
     decisions: int = 0
     samples: int = 0  # of the sound so far
     level: float | None = None  # dBFS, of the last block; none for digital silence
-    peak: float | None = None  # dBFS, of the last second
-    clipped: bool = False  # in the last second
+    peak: float | None = None  # dBFS, of the last clip
+    clipped: bool = False  # in the last clip
     last: dict[str, Any] | None = None  # decision
     times: deque[float] = field(default_factory=lambda: deque(maxlen=50))  # ms, of the last decisions
 
     def __post_init__(self) -> None:
         self._stream = self.classifier.stream(self.sound.sample_rate, self.hop)
-        self.second = np.zeros(0, np.float32)  # the last one, at the sound's own rate
+        self.clip = np.zeros(0, np.float32)  # the last one, at the sound's own rate
+        front_end = self.classifier.front_end
+        self.clip_samples = source_samples(front_end.clip_samples, self.sound.sample_rate, front_end.sample_rate)
 
     def hear(self, block: NDArray[Any]) -> list[dict[str, Any]]:
         """Take a block of samples; the decisions that are due, with what `_note` adds."""
         mono = mix_down(block)
         self.samples += len(mono)
-        self.second = np.concatenate([self.second, mono])[-self.sound.sample_rate :]
-        loudest = float(np.abs(self.second).max(initial=0.0))
+        self.clip = np.concatenate([self.clip, mono])[-self.clip_samples :]
+        loudest = float(np.abs(self.clip).max(initial=0.0))
         self.level = _level(mono)
         self.peak, self.clipped = _decibels(loudest), loudest >= FULL_SCALE
         started = time.perf_counter()
@@ -60,7 +62,7 @@ class Listener:
         for decision in decisions:
             decision |= {
                 "latency_ms": round(elapsed / len(decisions), 3),
-                "level_dbfs": _level(self.second),
+                "level_dbfs": _level(self.clip),
                 "peak_dbfs": self.peak,
                 "clipped": self.clipped,
                 "lost_samples": self.sound.lost,

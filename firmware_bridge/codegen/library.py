@@ -48,12 +48,13 @@ def make_library(
     front_end: FrontEnd,
     labels: Sequence[str],
     kernels: Sequence[str] = DEVICE_KERNELS,
-    hop: float = 1.0,
+    hop: float | None = None,
     model: str = "",
 ) -> Library:
-    """The library of a network with its front end, which decides every `hop` seconds on the last second.
+    """The library of a network with its front end, which decides every `hop` seconds on the last clip.
 
-    `model` identifies the model in a firmware image: the hash of the bundle's graph.
+    Without a hop clips do not overlap. `model` identifies the model in a firmware image: the hash of the bundle's
+    graph.
     Raises InputError for a hop that is not a whole number of frames.
     """
     log_mel = input_log_mel(graph, front_end)

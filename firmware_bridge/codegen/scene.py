@@ -15,17 +15,20 @@ from tinyscene.firmware_bridge.memory.schedule import FIRST
 STATE_WORDS = 6  # of struct tinyscene, besides its scores
 
 
-def window_config(front_end: FrontEnd, start_frames: int, hop: float) -> dict[str, int]:
-    """Constants of windows that start every `hop` seconds.
+def window_config(front_end: FrontEnd, start_frames: int, hop: float | None) -> dict[str, int]:
+    """Constants of windows that start every `hop` seconds; None: without overlap.
 
     PENDING counts the frames at the starts of later windows that are computed before a window is complete.
     Raises InputError for a hop that is not a whole number of frames.
     """
-    clip = front_end.clip_samples
-    samples = round(hop * front_end.sample_rate) if 0 < hop <= 1 else 0
+    clip, longest = front_end.clip_samples, front_end.clip_seconds
+    hop = longest if hop is None else hop
+    samples = clip if hop == longest else round(hop * front_end.sample_rate) if 0 < hop < longest else 0
     if not 0 < samples <= clip or (samples < clip and samples % front_end.hop_length):
         step = front_end.hop_length / front_end.sample_rate
-        raise InputError(f"a hop of {hop:g} seconds: it must be 1, or less and a multiple of {step:g} (a frame)")
+        raise InputError(
+            f"a hop of {hop:g} seconds: it must be {longest:g}, or less and a multiple of {step:g} (a frame)"
+        )
     spans = frame_spans(front_end)
     due = np.arange(samples, clip + 1, samples)[:, None] + [span.due for span in spans[:start_frames]]
     return {"HOP_SAMPLES": samples, "LEAD": -spans[0].at, "PENDING": int((due <= clip).sum())}

@@ -77,7 +77,7 @@ def signals() -> dict[str, Signal]:
 
 
 def signal_hashes() -> dict[str, str]:
-    return {name: digest(make_clip(mix_down(x), rate, to)[0]) for name, (x, rate, to) in signals().items()}
+    return {name: digest(make_clip(mix_down(x), rate, to, to)[0]) for name, (x, rate, to) in signals().items()}
 
 
 def filter_hashes() -> dict[str, str]:

@@ -69,9 +69,16 @@ def test_a_clip_alone_gives_what_it_gives_in_a_batch(golden: dict[str, np.ndarra
         ("n_fft", {"n_fft": 4097}),
         ("n_fft", {"sample_rate": 4_000, "n_fft": 8_000}),
         ("win_length", {"win_length": 0}),
-        ("win_length", {"win_length": 4097}),
+        ("win_length", {"win_length": 4097, "n_fft": 4096}),
         ("hop_length", {"hop_length": 0}),
         ("hop_length", {"hop_length": 32_001}),
+        ("hop_length", {"hop_length": 8_001, "clip_seconds": 0.25}),
+        ("clip_seconds", {"clip_seconds": 0.249}),
+        ("clip_seconds", {"clip_seconds": 10.1}),
+        ("clip_seconds", {"clip_seconds": math.nan}),
+        ("window_seconds", {"window_seconds": 0.0}),
+        ("window_seconds", {"window_seconds": math.inf}),
+        ("hop_seconds", {"hop_seconds": -0.1}),
         ("n_mels", {"n_mels": 0}),
         ("n_mels", {"n_mels": 1025}),
         ("log_offset", {"log_offset": 0.0}),
@@ -141,3 +148,57 @@ def test_the_window_is_a_squared_sine_of_one_period(length: int) -> None:
 def test_sizes_that_multiply_to_gigabytes_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"^features: .* multiply to .*; choose other sizes"):
         FrontEnd(**settings)
+
+
+@pytest.mark.parametrize(("rate", "lengths"), [(16_000, (2048, 1536, 250)), (32_000, (4096, 3072, 500))])
+def test_window_hop_and_transform_last_as_long_at_any_rate(rate: int, lengths: tuple[int, int, int]) -> None:
+    front_end = FrontEnd(sample_rate=rate)
+    assert (front_end.n_fft, front_end.win_length, front_end.hop_length) == lengths
+
+
+@pytest.mark.parametrize(
+    ("settings", "lengths"),
+    [
+        ({"sample_rate": 44_100, "window_seconds": 0.025, "hop_seconds": 0.01}, (2048, 1102, 441)),  # 1102.5 to even
+        ({"sample_rate": 16_000, "window_seconds": 0.064}, (1024, 1024, 250)),
+        ({"sample_rate": 16_000, "window_seconds": 0.001}, (64, 16, 250)),
+        ({"win_length": 1025, "hop_seconds": 0.5}, (2048, 1025, 16_000)),
+        ({"window_seconds": 0.05, "n_fft": 8192}, (8192, 1600, 500)),
+    ],
+)
+def test_lengths_in_seconds_are_rounded_to_samples(settings: dict[str, Any], lengths: tuple[int, int, int]) -> None:
+    front_end = FrontEnd(**settings)
+    assert (front_end.n_fft, front_end.win_length, front_end.hop_length) == lengths
+
+
+@pytest.mark.parametrize(
+    "both", [{"window_seconds": 0.096, "win_length": 3072}, {"hop_seconds": 0.015625, "hop_length": 500}]
+)
+def test_a_length_in_seconds_and_in_samples_is_refused(both: dict[str, Any]) -> None:
+    with pytest.raises(
+        InputError, match=r"^features\.(\w+) and features\.(\w+) are the same length: give one of them$"
+    ):
+        FrontEnd(**both)
+
+
+def test_a_clip_of_one_second_is_not_written_down() -> None:
+    assert "clip_seconds" not in FrontEnd(clip_seconds=1).as_dict()
+    settings = FrontEnd(clip_seconds=2).as_dict()
+    assert settings["clip_seconds"] == 2.0
+    assert FrontEnd(**settings) == FrontEnd(clip_seconds=2)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("seconds", [0.25, 0.5, 2.0, 10.0])
+def test_frames_cover_a_clip_of_any_length(seconds: float) -> None:
+    front_end = FrontEnd(sample_rate=8_000, n_mels=4, clip_seconds=seconds)
+    assert front_end.clip_samples == 8_000 * seconds
+    assert front_end.log_mel(np.zeros((1, front_end.clip_samples), np.float32)).shape == (1, *front_end.shape)
+    assert front_end.frames == 1 + int(64 * seconds)
+
+
+def test_a_window_must_fit_twice_the_shortest_clip() -> None:
+    FrontEnd(sample_rate=8_000, n_fft=2048, clip_seconds=0.25)
+    with pytest.raises(InputError, match=r"^features\.n_fft is 4096: it must be even and less than 4,000 samples"):
+        FrontEnd(sample_rate=8_000, n_fft=4096, clip_seconds=0.25)
+    with pytest.raises(InputError, match=r"^features\.n_fft is 16384: it must be even and less than 16,000 samples"):
+        FrontEnd(sample_rate=8_000, n_fft=16384, clip_seconds=10)

@@ -62,7 +62,9 @@ def firmware(
         str | None, typer.Option(help="Package: cmake, arduino, platformio, zephyr, wasm or board.")
     ] = None,
     kernels: Annotated[str, typer.Option(help="Instruction sets, separated by commas.")] = ",".join(DEVICE_KERNELS),
-    hop: Annotated[float, typer.Option(help="Seconds between decisions.")] = 1.0,
+    hop: Annotated[
+        float | None, typer.Option(help="Seconds between decisions; by default, the length of a clip.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a bundle as C99 with a planned arena, or as a package for a build system."""
@@ -95,7 +97,7 @@ def classify(
     device: RecordingDevice = None,
     as_json: Json = False,
 ) -> None:
-    """Classify recordings, second by second. Needs no torch."""
+    """Classify recordings, clip by clip. Needs no torch."""
     classifier, failures = load(model, runner, device), Failures()
     results = []
     for path in recordings_of(files):

@@ -57,12 +57,13 @@ def prepare(
     splits: Splits = None,
     fold_pattern: FoldPattern = None,
     sample_rate: Annotated[int, typer.Option(help="Sample rate of the features, in Hz.")] = FrontEnd.sample_rate,
+    clip_seconds: Annotated[float, typer.Option(help="Length of the clips, in seconds.")] = FrontEnd.clip_seconds,
     as_json: Json = False,
 ) -> None:
     """Decode and resample a dataset into the cache, and list the recordings that were changed or left out."""
-    report = datasets.prepare(DatasetOptions(folder, splits, fold_pattern), sample_rate)
+    report = datasets.prepare(DatasetOptions(folder, splits, fold_pattern), sample_rate, clip_seconds)
     lines = [
-        f"{report['used']} recordings, {report['clips']} one-second clips, {report['left_out']} left out",
+        f"{report['used']} recordings, {report['clips']} clips of {clip_seconds:g} s, {report['left_out']} left out",
         f"cache {report['cache']}, data hash {report['data_hash'][:16]}",
         *(f"  {path}: {'; '.join(notes)}" for path, notes in report["notes"].items()),
     ]

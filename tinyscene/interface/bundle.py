@@ -149,7 +149,7 @@ class Bundle(files.Bundle):
         out: "str | os.PathLike[str]",
         package: str | None = None,
         kernels: Sequence[str] | None = None,
-        hop: float = 1.0,
+        hop: float | None = None,
     ) -> "WrittenFirmware":
         """Write it as C99 with a planned arena into a new folder, or as a package for a build system.
 
@@ -157,7 +157,7 @@ class Bundle(files.Bundle):
             out: the folder.
             package: cmake, arduino, platformio, zephyr, wasm or board.
             kernels: instruction sets, such as ("plain", "dsp"); by default all of microcontrollers.
-            hop: seconds between decisions.
+            hop: seconds between decisions; by default, the length of a clip.
         """
         from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
         from tinyscene.firmware_bridge.firmware import write_firmware

@@ -39,7 +39,7 @@ class DatasetOptions:
     allow_missing: bool = False
 
     def open(self, front_end: FrontEnd) -> OpenDataset:
-        """The dataset and its clips at the front end's sample rate; they are decoded first if they have not been.
+        """The dataset and its clips as the front end takes them; they are decoded first if they have not been.
 
         Raises InputError for a folder that is no dataset, and where torch's extra is not installed.
         """
@@ -48,7 +48,8 @@ class DatasetOptions:
         from tinyscene.train.data.datasets import open_dataset
 
         dataset = open_dataset(Path(self.folder), self.splits, self.fold_pattern)
-        return OpenDataset(dataset, prepare(dataset, front_end.sample_rate, allow_missing=self.allow_missing))
+        rate, seconds = front_end.sample_rate, front_end.clip_seconds
+        return OpenDataset(dataset, prepare(dataset, rate, allow_missing=self.allow_missing, clip_seconds=seconds))
 
 
 def open_data(data: AnyDataset, front_end: FrontEnd) -> OpenDataset:
@@ -58,10 +59,15 @@ def open_data(data: AnyDataset, front_end: FrontEnd) -> OpenDataset:
     return (data if isinstance(data, DatasetOptions) else DatasetOptions(Path(data))).open(front_end)
 
 
-def prepare(data: "str | os.PathLike[str] | DatasetOptions", sample_rate: int = FrontEnd.sample_rate) -> dict[str, Any]:
+def prepare(
+    data: "str | os.PathLike[str] | DatasetOptions",
+    sample_rate: int = FrontEnd.sample_rate,
+    clip_seconds: float = FrontEnd.clip_seconds,
+) -> dict[str, Any]:
     """Decode and resample a dataset into the cache. Returns counts, and by name the recordings that were changed."""
     options = data if isinstance(data, DatasetOptions) else DatasetOptions(Path(data))
-    return replace(options, allow_missing=True).open(FrontEnd(sample_rate=sample_rate)).clips.report()
+    front_end = FrontEnd(sample_rate=sample_rate, clip_seconds=clip_seconds)
+    return replace(options, allow_missing=True).open(front_end).clips.report()
 
 
 def sample(folder: "str | os.PathLike[str]", seed: int = 0) -> dict[str, int]:

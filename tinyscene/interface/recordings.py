@@ -26,4 +26,4 @@ def clips_of(
     """
     for path in recordings_of([Path(file) for file in files]):
         with keep():
-            yield from Recording(path, front_end.sample_rate).clips()
+            yield from Recording(path, front_end.sample_rate, front_end.clip_seconds).clips()

@@ -220,11 +220,13 @@ def response_paths(folder: Path) -> list[Path]:
 def load_responses(folder: Path, front_end: FrontEnd) -> Tensor:
     """Spectra (response, frequency) of a folder's impulse responses, for `convolve`.
 
-    Each is resampled and cut to one second in floating point and then scaled to unit energy, so that the level at
-    which a response was recorded does not matter. Raises InputError if the folder holds none or a file cannot be read.
+    Each is resampled, cut to one second, or to a clip if that is shorter, in floating point and then scaled to unit
+    energy, so that the level at which a response was recorded does not matter. Raises InputError if the folder holds
+    none or a file cannot be read.
     """
     paths = response_paths(folder)
-    signals = np.stack([Recording(path, front_end.sample_rate).first_second() for path in paths])  # (response, samples)
+    signals = np.stack([Recording(path, front_end.sample_rate).first_second() for path in paths])
+    signals = signals[:, : front_end.clip_samples]  # (response, samples)
     energy = np.sqrt((signals**2).sum(axis=1, keepdims=True))
     if not energy.all():
         raise InputError(f"{folder}: the impulse response {paths[int(energy.argmin())].name} is silent")

@@ -3,11 +3,11 @@
     tinyscene prepare DATA
 
 A cache is a folder `NAME-KEY/` with `pcm.i16` (clip, sample) and `index.json`. The key is a hash of the
-list of recordings with their sizes and times and of the sample rate, so a changed dataset makes a new
-cache. It is built in `NAME-KEY.partial/`, where a journal lists what is done: a killed `prepare` goes on
+list of recordings with their sizes and times, of the sample rate and of the length of clips, so a changed dataset
+makes a new cache. It is built in `NAME-KEY.partial/`, where a journal lists what is done: a killed `prepare` goes on
 from there, and the folder is renamed only when it is whole. Recordings that cannot be used are left out
-and named in the report, as is whatever was done to the others. Seconds of digital silence (datasets pad
-with them) say nothing of their label and are not used, unless a recording has no others.
+and named in the report, as is whatever was done to the others. Clips of digital silence (datasets pad
+with it) say nothing of their label and are not used, unless a recording has no others.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from tinyscene.deploy.common.files import cache_folder, lock, reserve, write_who
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.audio import Recording
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND, clip_samples
 from tinyscene.train.data.datasets import Dataset, ListedRecording
 
 FORMAT = 3  # of the cache and of how it is decoded; part of its key. 1 resampled in float32, 2 mixed to silence
@@ -56,6 +57,7 @@ class Index(BaseModel):
 
     format: Literal[3]
     sample_rate: int
+    clip_seconds: float = ONE_SECOND  # caches that were made before lack it
     labels: tuple[str, ...]
     total_clips: int  # room in pcm.i16
     data_hash: str
@@ -73,6 +75,8 @@ class Clips:
     recordings: tuple[CachedRecording, ...]
     labels: tuple[str, ...]
     data_hash: str
+    sample_rate: int
+    clip_seconds: float = ONE_SECOND
     allow_missing: bool = False  # whether more than half of a list may be missing
 
     def select(self, paths: tuple[str, ...]) -> NDArray[np.int64]:
@@ -112,7 +116,7 @@ class Clips:
         return np.array([item.device for item in self.recordings])[self.recording[clips]]
 
     def names(self, clips: NDArray[np.int64]) -> list[str]:
-        """The name of each clip: its recording's path, with `#N` for second N where that has several."""
+        """The name of each clip: its recording's path, with `#N` for clip N where that has several."""
         items = [(self.recordings[self.recording[clip]], int(clip)) for clip in clips]
         return [item.path if item.clips == 1 else f"{item.path}#{clip - item.first_clip}" for item, clip in items]
 
@@ -132,24 +136,44 @@ class Clips:
             "left_out": sum(item.clips == 0 for item in self.recordings),
             "clips": sum(item.clips - len(item.silent) for item in self.recordings),
             "source_rate": usual,
-            "sample_rate": self.pcm.shape[1],
+            "sample_rate": self.sample_rate,
+            "clip_seconds": self.clip_seconds,
             "notes": notes,
         }
 
 
-def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None, allow_missing: bool = False) -> Clips:
-    """Open the cache of a dataset at a sample rate, building it first if it is not there.
+@dataclass(frozen=True)
+class ClipFormat:
+    """What a recording is cut into: its rate in Hz, its length."""
+
+    sample_rate: int
+    clip_seconds: float = ONE_SECOND
+
+    @property
+    def samples(self) -> int:
+        return clip_samples(self.sample_rate, self.clip_seconds)
+
+
+def prepare(
+    dataset: Dataset,
+    sample_rate: int,
+    cache: Path | None = None,
+    allow_missing: bool = False,
+    clip_seconds: float = ONE_SECOND,
+) -> Clips:
+    """Open the cache of a dataset at a sample rate and a length of clips, building it first if it is not there.
 
     Says in one line how many recordings are left out, and which files are no recordings. `allow_missing`: more than
     half of a list may be left out.
     """
-    folder = (cache or cache_folder()) / f"{dataset.root.resolve().name}-{_key(dataset, sample_rate)}"
+    form = ClipFormat(sample_rate, clip_seconds)
+    folder = (cache or cache_folder()) / f"{dataset.root.resolve().name}-{_key(dataset, form)}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / ".lock"):
             if not folder.exists():
-                _build(dataset, sample_rate, folder)
-    clips = replace(_open(folder, dataset, sample_rate), allow_missing=allow_missing)
+                _build(dataset, form, folder)
+    clips = replace(_open(folder, dataset, form), allow_missing=allow_missing)
     if clips.left_out:
         notice(
             f"{dataset.root}: {len(clips.left_out):,} of {len(clips.recordings):,} recordings cannot be used and are "
@@ -160,9 +184,10 @@ def prepare(dataset: Dataset, sample_rate: int, cache: Path | None = None, allow
     return clips
 
 
-def _key(dataset: Dataset, sample_rate: int) -> str:
+def _key(dataset: Dataset, form: ClipFormat) -> str:
     """Hash of everything a cache depends on that can be known without decoding."""
-    digest = hashlib.sha256(f"{FORMAT} {sample_rate} {dataset.labels}".encode())
+    length = "" if form.clip_seconds == ONE_SECOND else f" {form.clip_seconds!r}"
+    digest = hashlib.sha256(f"{FORMAT} {form.sample_rate}{length} {dataset.labels}".encode())
     for recording in dataset.recordings:
         path = dataset.root / recording.path
         stat = path.stat() if path.is_file() else None
@@ -179,17 +204,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
+def _build(dataset: Dataset, form: ClipFormat, folder: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(exist_ok=True)
-    first_clips, total = _plan(dataset, sample_rate)
+    first_clips, total = _plan(dataset, form)
     try:
         with (partial / "pcm.i16").open("ab") as handle:
-            reserve(handle, max(1, total) * sample_rate * 2)
+            reserve(handle, max(1, total) * form.samples * 2)
     except OSError as error:
         shutil.rmtree(partial)
         raise OSError(error.errno, error.strerror, str(partial)) from None
-    pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(max(1, total), sample_rate))
+    pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(max(1, total), form.samples))
     done = _read_journal(partial / "journal.jsonl")
     waiting = [
         (recording, first)
@@ -201,7 +226,7 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
         ThreadPoolExecutor(os.cpu_count()) as pool,
         progress("preparing", len(dataset.recordings), len(done)) as advance,
     ):
-        jobs = [pool.submit(_decode, dataset.root, recording, first, pcm) for recording, first in waiting]
+        jobs = [pool.submit(_decode, dataset.root, recording, first, form, pcm) for recording, first in waiting]
         try:
             for job in as_completed(jobs):
                 item = job.result()
@@ -219,7 +244,8 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
     recordings = tuple(done[recording.path] for recording in dataset.recordings)
     index = Index(
         format=FORMAT,
-        sample_rate=sample_rate,
+        sample_rate=form.sample_rate,
+        clip_seconds=form.clip_seconds,
         labels=dataset.labels,
         total_clips=total,
         data_hash=_data_hash(recordings),
@@ -230,12 +256,12 @@ def _build(dataset: Dataset, sample_rate: int, folder: Path) -> None:
     partial.rename(folder)
 
 
-def _plan(dataset: Dataset, sample_rate: int) -> tuple[list[int], int]:
+def _plan(dataset: Dataset, form: ClipFormat) -> tuple[list[int], int]:
     """The first clip of each recording, from the headers, and the room that all of them need."""
 
     def count(recording: ListedRecording) -> int:
         try:
-            return Recording(dataset.root / recording.path, sample_rate).clip_count
+            return Recording(dataset.root / recording.path, form.sample_rate, form.clip_seconds).clip_count
         except InputError:
             return 0  # _decode says why
 
@@ -245,11 +271,13 @@ def _plan(dataset: Dataset, sample_rate: int) -> tuple[list[int], int]:
     return [int(end) - count for end, count in zip(ends, counts, strict=True)], int(ends[-1])
 
 
-def _decode(root: Path, listed: ListedRecording, first: int, pcm: NDArray[np.int16]) -> CachedRecording:
+def _decode(
+    root: Path, listed: ListedRecording, first: int, form: ClipFormat, pcm: NDArray[np.int16]
+) -> CachedRecording:
     """Write one recording's clips into the memory map and say what was done."""
     digest, count, rate, silent = hashlib.sha256(), 0, 0, []
     try:
-        recording = Recording(root / listed.path, pcm.shape[1])
+        recording = Recording(root / listed.path, form.sample_rate, form.clip_seconds)
         rate = recording.rate
         for clip in recording.clips():
             pcm[first + count] = clip
@@ -262,7 +290,7 @@ def _decode(root: Path, listed: ListedRecording, first: int, pcm: NDArray[np.int
             silent = []
             notes.append("digital silence throughout")
         elif silent:
-            notes.append(f"{len(silent)} s of digital silence not used")
+            notes.append(f"{len(silent) * form.clip_seconds:g} s of digital silence not used")
     except InputError as error:
         count, silent, notes = 0, [], [f"left out: {str(error).removeprefix(f'{root / listed.path}: ')}"]
     return CachedRecording(
@@ -294,10 +322,11 @@ def _data_hash(recordings: tuple[CachedRecording, ...]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _check(index: Index, dataset: Dataset, sample_rate: int) -> None:
+def _check(index: Index, dataset: Dataset, form: ClipFormat) -> None:
     """Raise ValueError for an index that is not of these recordings, or whose numbers do not fit one another."""
     listed = [(recording.path, recording.label, recording.device) for recording in dataset.recordings]
-    if (index.sample_rate, index.labels) != (sample_rate, dataset.labels) or listed != [
+    made = ClipFormat(index.sample_rate, index.clip_seconds)
+    if (made, index.labels) != (form, dataset.labels) or listed != [
         (item.path, item.label, item.device) for item in index.recordings
     ]:
         raise ValueError("its index is of other recordings")
@@ -327,11 +356,11 @@ def _check_sound(index: Index, pcm: NDArray[np.int16]) -> None:
                 raise ValueError(f"the clips of {item.path} are damaged")
 
 
-def _open(folder: Path, dataset: Dataset, sample_rate: int) -> Clips:
+def _open(folder: Path, dataset: Dataset, form: ClipFormat) -> Clips:
     try:
         index = Index.model_validate_json((folder / "index.json").read_bytes())
-        _check(index, dataset, sample_rate)
-        pcm = np.memmap(folder / "pcm.i16", np.int16, "r", shape=(max(1, index.total_clips), sample_rate))
+        _check(index, dataset, form)
+        pcm = np.memmap(folder / "pcm.i16", np.int16, "r", shape=(max(1, index.total_clips), form.samples))
         _check_sound(index, pcm)
         label = np.full(len(pcm), -1, np.int64)
         recording = np.full(len(pcm), -1, np.int64)
@@ -341,4 +370,14 @@ def _open(folder: Path, dataset: Dataset, sample_rate: int) -> Clips:
     except (OSError, ValueError, OverflowError) as error:  # pydantic's errors are ValueErrors
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: not a cache that can be read ({reason}); remove it and prepare again") from None
-    return Clips(folder, pcm, label, recording, index.recordings, index.labels, index.data_hash)
+    return Clips(
+        folder=folder,
+        pcm=pcm,
+        label=label,
+        recording=recording,
+        recordings=index.recordings,
+        labels=index.labels,
+        data_hash=index.data_hash,
+        sample_rate=form.sample_rate,
+        clip_seconds=form.clip_seconds,
+    )

@@ -14,7 +14,7 @@ CPU_CHUNK = 8  # clips at a time on a CPU, so that their spectra stay in its cac
 
 
 class LogMel(nn.Module):
-    """One-second clips -> log-mel. `power` and `log` are apart because masks go between them."""
+    """Clips -> log-mel. `power` and `log` are apart because masks go between them."""
 
     window: Tensor
 

@@ -25,7 +25,7 @@ AST_FLOOR = 2.0**-23  # of mel power; Kaldi has a floor under the logarithm in p
 
 
 class KaldiMel(nn.Module, ABC):
-    """One-second clips -> normalised log-mel. `power` and `log` are apart because augmentation goes between them.
+    """Clips -> normalised log-mel. `power` and `log` are apart because augmentation goes between them.
 
     Masks come after the logarithm, as the authors have them: they put zeros into the log-mel before it is normalised,
     which is `mask_value` then.

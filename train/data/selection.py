@@ -46,19 +46,26 @@ class Selection:
 
     def at_rate(self, sample_rate: int, dataset: Dataset) -> "Selection":
         """The same clips, of this dataset, at another sample rate."""
-        cache, transfer = self.clips.folder.parent, self.transfer
-        if self.clips.pcm.shape[1] == sample_rate:
+        cache, transfer, seconds = self.clips.folder.parent, self.transfer, self.clips.clip_seconds
+        if self.clips.sample_rate == sample_rate:
             return self
         if transfer is not None:
-            transfer = replace(transfer, clips=prepare(transfer.dataset, sample_rate, cache))
-        return replace(self, clips=prepare(dataset, sample_rate, cache), transfer=transfer)
+            clips = prepare(transfer.dataset, sample_rate, cache, clip_seconds=seconds)
+            transfer = replace(transfer, clips=clips)
+        return replace(self, clips=prepare(dataset, sample_rate, cache, clip_seconds=seconds), transfer=transfer)
 
 
 def select(recipe: Recipe, data: TrainingData) -> Selection:
     """The clips of the training list, and those without labels that the recipe asks for.
 
-    Raises InputError where the recipe asks for some and there are none.
+    Raises InputError where the recipe asks for some and there are none, and for clips that are not as its features say.
     """
+    own, features = data.clips, recipe.features
+    if (own.sample_rate, own.clip_seconds) != (features.sample_rate, features.clip_seconds):
+        raise InputError(
+            f"{own.folder}: clips of {own.clip_seconds:g} s at {own.sample_rate:,} Hz; recipe {recipe.name} takes "
+            f"{features.clip_seconds:g} s at {features.sample_rate:,} Hz"
+        )
     labelled = data.training_clips()
     selection = Selection(data.clips, labelled, labelled[:0])
     if recipe.consistency.weight:
@@ -67,7 +74,7 @@ def select(recipe: Recipe, data: TrainingData) -> Selection:
         rest = data.clips.select(data.dataset.rest(data.split))
         selection = replace(selection, transfer=data, transferred=rest)
     elif recipe.distill.transfer:
-        transfer = _transfer(Path(recipe.distill.transfer), data, recipe.features.sample_rate)
+        transfer = _transfer(Path(recipe.distill.transfer), data)
         selection = replace(selection, transfer=transfer, transferred=transfer.training_clips())
     return selection
 
@@ -83,7 +90,7 @@ def _unlabelled(split: str, data: TrainingData, labelled: NDArray[np.int64]) -> 
     return rest
 
 
-def _transfer(folder: Path, data: TrainingData, sample_rate: int) -> TrainingData:
+def _transfer(folder: Path, data: TrainingData) -> TrainingData:
     """All recordings of a folder, at any depth, under one label without a name.
 
     Raises InputError if the folder has none, or one of the test list.
@@ -92,7 +99,8 @@ def _transfer(folder: Path, data: TrainingData, sample_rate: int) -> TrainingDat
         raise InputError(f"distill.transfer {folder}: no such folder")
     recordings = (ListedRecording(str(path.relative_to(folder)), "", "") for path in recordings_of([folder]))
     dataset = Dataset(folder, ("",), tuple(recordings), {}, "folders")
-    clips = prepare(dataset, sample_rate, data.clips.folder.parent)
+    own = data.clips
+    clips = prepare(dataset, own.sample_rate, own.folder.parent, clip_seconds=own.clip_seconds)
     listed = set(data.test)
     test = {item.sha256 for item in data.clips.recordings if item.path in listed and item.clips}
     if shared := [item.path for item in clips.recordings if item.clips and item.sha256 in test]:

@@ -10,12 +10,13 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, write_whole
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.terminal import notice
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.recipe import Recipe, parse_recipe
 from tinyscene.train.runs.run import RECIPE
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import read_settings
-from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, read_record
+from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, clips_key, read_record
 from tinyscene.train.sweep.plan import EvaluatedJob, Job, QuantizeJob, TrainJob, plan
 from tinyscene.train.sweep.status import SweepStatus
 from tinyscene.train.sweep.sweep_file import PUBLISHED, Sweep, read_sweep
@@ -35,13 +36,13 @@ def begin(
     sources = {name: _absolute(source) for name, source in sources.items()}
     _check_sources({job.data for job in jobs}, set(sources))
     opened = {name: source.open() for name, source in sources.items()}
-    rates: dict[str, set[int]] = {name: set() for name in sources}
+    front_ends: dict[str, dict[str, FrontEnd]] = {name: {} for name in sources}
     for job in jobs:
         _check_split(opened[job.data], job)
         if isinstance(job, EvaluatedJob):
-            rates[job.data].add(job.recipe.features.sample_rate)
+            front_ends[job.data][clips_key(job.recipe.features)] = job.recipe.features
     hashes = {
-        name: {str(rate): sources[name].prepare(dataset, rate).data_hash for rate in sorted(rates[name])}
+        name: {key: sources[name].prepare(dataset, each).data_hash for key, each in sorted(front_ends[name].items())}
         for name, dataset in opened.items()
     }
     new = SweepRecord(

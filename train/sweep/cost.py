@@ -16,6 +16,7 @@ from typing import Any
 
 from tinyscene.deploy.common.processes import available_cores, python_module
 from tinyscene.train.runs.run import METRICS
+from tinyscene.train.sweep.job import clips_key
 from tinyscene.train.sweep.plan import EvaluatedJob, Job, LogitsJob, QuantizeJob, TrainJob
 from tinyscene.train.sweep.rates import Rate, measured_jobs, rate_key, read_rates, torch_device_name
 from tinyscene.train.sweep.status import SweepStatus
@@ -98,7 +99,7 @@ class _Work:
 
     def __init__(self, status: SweepStatus, rates: dict[str, Rate | None]) -> None:
         self.rates, self._status = rates, status
-        self._counts: dict[tuple[str, str, int], tuple[int, int]] = {}
+        self._counts: dict[tuple[str, str, str], tuple[int, int]] = {}
 
     def trained(self, job: Job) -> int:
         """Clips that are trained on, in the epochs that are left."""
@@ -136,11 +137,11 @@ class _Work:
 
     def _clips(self, job: EvaluatedJob) -> tuple[int, int]:
         """Clips of the training and of the test list."""
-        key = (job.data, job.split, job.recipe.features.sample_rate)
+        key = (job.data, job.split, clips_key(job.recipe.features))
         if key not in self._counts:
             source = self._status.sweep.sources[job.data]
             dataset = source.open()
-            clips = source.prepare(dataset, job.recipe.features.sample_rate)
+            clips = source.prepare(dataset, job.recipe.features)
             train, test = (len(clips.select(paths)) for paths in dataset.split(job.split)[:2])
             self._counts[key] = train, test
         return self._counts[key]

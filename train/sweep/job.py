@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import lock
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.data.training_data import TrainingData
@@ -52,9 +53,16 @@ class Source(Section):
     def open(self) -> Dataset:
         return open_dataset(Path(self.folder), self.splits, self.fold_pattern)
 
-    def prepare(self, dataset: Dataset, sample_rate: int) -> Clips:
+    def prepare(self, dataset: Dataset, front_end: FrontEnd) -> Clips:
         """The clips of the dataset that was opened."""
-        return prepare(dataset, sample_rate, allow_missing=self.allow_missing)
+        rate, seconds = front_end.sample_rate, front_end.clip_seconds
+        return prepare(dataset, rate, allow_missing=self.allow_missing, clip_seconds=seconds)
+
+
+def clips_key(front_end: FrontEnd) -> str:
+    """What tells the clips of a dataset apart: their sample rate, and their length if it is not one second."""
+    length = "" if front_end.clip_seconds == ONE_SECOND else f" Hz, {front_end.clip_seconds:g} s"
+    return f"{front_end.sample_rate}{length}"
 
 
 class SweepRecord(Section):
@@ -64,7 +72,7 @@ class SweepRecord(Section):
     sweep: Sweep
     settings: tuple[str, ...]  # of the command line
     sources: dict[str, Source]  # "" is --data
-    data_hash: dict[str, dict[str, str]]  # by source and sample rate
+    data_hash: dict[str, dict[str, str]]  # by source and `clips_key`
     made_by: dict[str, Any]
     jobs: tuple[Job, ...]
 
@@ -81,7 +89,7 @@ class SweepRecord(Section):
             result = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        data_hash = self.data_hash[job.data][str(job.recipe.features.sample_rate)]
+        data_hash = self.data_hash[job.data][clips_key(job.recipe.features)]
         is_ours = (result.get("split"), result.get("data_hash")) == (job.split, data_hash) and "macs" in result
         return result if is_ours else None
 
@@ -118,10 +126,10 @@ def run_job(out: Path, name: str) -> None:
         if isinstance(job, LogitsJob):
             first = sweep.job(job.needs[0])
             assert isinstance(first, TrainJob)
-            clips = source.prepare(dataset, first.recipe.features.sample_rate)
+            clips = source.prepare(dataset, first.recipe.features)
             make_logits([out / need for need in job.needs], dataset, clips, job.split, out / job.name)
             return
-        data = TrainingData(dataset, source.prepare(dataset, job.recipe.features.sample_rate), job.split)
+        data = TrainingData(dataset, source.prepare(dataset, job.recipe.features), job.split)
         if isinstance(job, QuantizeJob):
             _quantize(out, job, data)
         else:

@@ -89,7 +89,7 @@ def measure(out: Path, started: float) -> None:
         source = sweep.sources[job.data]
         try:
             dataset = source.open()
-            data = TrainingData(dataset, source.prepare(dataset, job.recipe.features.sample_rate), job.split)
+            data = TrainingData(dataset, source.prepare(dataset, job.recipe.features), job.split)
             measured = _bundle_rate(job, data) if isinstance(job, QuantizeJob) else _run_rate(job.recipe, data)
         except TinysceneError as error:
             print(f"{job.name}: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from tinyscene.train.data.waveforms import Waveforms
 from tinyscene.train.models import features_of
 from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.run import load_model
-from tinyscene.train.teachers.logits import named, read_logits, require_same_lists
+from tinyscene.train.teachers.logits import named, read_logits, require_same_length, require_same_lists
 
 
 class Teacher(Protocol):
@@ -65,7 +65,8 @@ class StoredAnswers:
 
     def __init__(self, recipe: Recipe, selection: Selection, torch_device: torch.device) -> None:
         logits = read_logits(Path(recipe.distill.logits or ""))
-        values = logits.of(selection.clips.names(selection.labelled), selection.clips.labels)
+        clips = selection.clips
+        values = logits.of(clips.names(selection.labelled), clips.labels, clips.clip_seconds)
         folder = recipe.augment.dir_folder
         names = ["", *(path.name for path in augment.response_paths(Path(folder)))] if folder else [""]
         views = [logits.views.index(name) if name in logits.views else 0 for name in names]
@@ -95,6 +96,7 @@ class OnlineTeacher:
     ) -> None:
         network, card = load_model(run)
         recipe = card.parsed_recipe
+        require_same_length(run, recipe.features.clip_seconds, student.features.clip_seconds, "those of the student")
         rate = recipe.features.sample_rate
         selection = selection.at_rate(rate, data.dataset)
         selection.clips.require_labels(card.labels, run)

@@ -4,9 +4,10 @@
 
 A teacher is a run of any family, or a file of logits made elsewhere. A file is a safetensors file with a tensor
 `logits` (clip, class) or (view, clip, class) and, in its header, JSON lists `clips` (the paths of the recordings;
-with `#N` for second N of one that has several) and `labels`; `split` names the list that the teacher was trained
-on. README, "A teacher from elsewhere", shows the ten lines that write one. A `.pt` dictionary from recording to
-logits, or with the lists `clips` and `labels` beside a tensor `logits`, is read with `weights_only`.
+with `#N` for clip N of one that has several) and `labels`; `split` names the list that the teacher was trained on,
+`clip_seconds` is the length of the clips, one second where it is missing. README, "A teacher from elsewhere", shows
+the ten lines that write one. A `.pt` dictionary from recording to logits, or with the lists `clips` and `labels`
+beside a tensor `logits`, is read with `weights_only`.
 
 Several teachers become one ensemble, the mean of their logits, or the Bayesian average of their probabilities:
 each weighed by its likelihood on the clips, by J. A. Hoeting et al., "Bayesian Model Averaging", 1999, with the
@@ -28,6 +29,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND
 from tinyscene.train.data import augment
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import SCENES, Dataset
@@ -51,9 +53,14 @@ class Logits:
     views: tuple[str, ...]  # names of impulse responses; the first, "", is the clip as it is
     split: str | None
     source: str
+    clip_seconds: float = ONE_SECOND
 
-    def of(self, names: list[str], labels: tuple[str, ...]) -> Tensor:
-        """Logits (view, clip, class) of these clips. Raises InputError if one is missing or the labels are others."""
+    def of(self, names: list[str], labels: tuple[str, ...], clip_seconds: float = ONE_SECOND) -> Tensor:
+        """Logits (view, clip, class) of these clips.
+
+        Raises InputError if one is missing, or the labels or the length of clips are others.
+        """
+        require_same_length(self.source, self.clip_seconds, clip_seconds, "the clips asked for")
         if self.labels != labels:
             raise InputError(f"{self.source}: is for {', '.join(self.labels)}; the dataset has {', '.join(labels)}")
         rows = {name: row for row, name in enumerate(self.clips)}
@@ -71,22 +78,25 @@ def make_logits(
     average: str = "mean",
     responses: Path | None = None,
 ) -> Path:
-    """Write an ensemble's logits for the training clips of a split. `clips` may be of any sample rate.
+    """Write an ensemble's logits for the training clips of a split, of the length that the first teacher hears.
+
+    `clips` may be of any sample rate and length.
 
     Raises InputError: a teacher cannot be used, knows other labels, or was trained on another split.
     """
-    paths = dataset.split(split)[0]
-    indices = clips.select(paths)
+    if (seconds := _clip_seconds(teachers[0])) != clips.clip_seconds:
+        clips = prepare(dataset, clips.sample_rate, clips.folder.parent, clip_seconds=seconds)
+    indices = clips.select(dataset.split(split)[0])
     names, truth = clips.names(indices), torch.from_numpy(clips.label[indices])
     answers, views = [], ("",)
     for teacher in teachers:
-        is_file = teacher.suffix in (".pt", ".safetensors") and not _is_model(teacher)
+        is_file = _is_file(teacher)
         if is_file and responses:
             raise InputError(f"{teacher}: a file of logits cannot answer to --responses; name runs only")
         answer = read_logits(teacher) if is_file else _ask(teacher, dataset, clips, split, responses)
         if answer.split not in (None, split):
             raise InputError(f"{teacher}: is of split {answer.split}; a student of split {split} may not see that")
-        answers.append(answer.of(names, clips.labels))
+        answers.append(answer.of(names, clips.labels, seconds))
         views = answer.views
     if len({len(values) for values in answers}) > 1:
         raise InputError(f"{teachers[0]} and the others hold answers to different views")
@@ -95,6 +105,7 @@ def make_logits(
         "labels": clips.labels,
         "views": views,
         "split": split,
+        "clip_seconds": str(clips.clip_seconds),
         "average": average,
         "teachers": [named(teacher) for teacher in teachers],
         "data_hash": clips.data_hash,
@@ -124,8 +135,10 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
     torch_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = features_of(recipe).to(torch_device)
     network.to(torch_device)
-    if clips.pcm.shape[1] != recipe.features.sample_rate:
-        clips = prepare(dataset, recipe.features.sample_rate, clips.folder.parent)
+    rate, seconds = recipe.features.sample_rate, recipe.features.clip_seconds
+    require_same_length(run, seconds, clips.clip_seconds, "those of the first teacher")
+    if clips.sample_rate != rate:
+        clips = prepare(dataset, rate, clips.folder.parent, clip_seconds=seconds)
     require_same_lists(run, card, dataset, clips, split)
     indices = clips.select(dataset.split(split)[0])
     names = augment.response_paths(responses) if responses else []
@@ -151,7 +164,17 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
         views=("", *(path.name for path in names)),
         split=card.split if card.split in dataset.splits else None,  # of another dataset, or imported: none
         source=str(run),
+        clip_seconds=seconds,
     )
+
+
+def require_same_length(teacher: Path | str, seconds: float, others: float, whose: str) -> None:
+    """Raise InputError for a teacher of clips of another length. `whose` says whose clips the others are."""
+    if seconds != others:
+        raise InputError(
+            f"{teacher}: is for clips of {seconds:g} s, {whose} have {others:g} s; a teacher and its student must have "
+            "the same features.clip_seconds"
+        )
 
 
 def require_same_lists(run: Path, card: Card, dataset: Dataset, clips: Clips, split: str) -> None:
@@ -196,7 +219,17 @@ def read_logits(path: Path) -> Logits:
         raise InputError(f"{path}: names a clip twice")
     if not values.isfinite().all():
         raise InputError(f"{path}: holds NaN or infinite logits")
-    return Logits(values, tuple(clips), tuple(labels), tuple(views), content.get("split"), str(path))
+    return Logits(
+        values, tuple(clips), tuple(labels), tuple(views), content.get("split"), str(path), _seconds(content, path)
+    )
+
+
+def _seconds(content: dict[str, Any], path: Path) -> float:
+    """The length of the clips."""
+    try:
+        return float(content.get("clip_seconds", ONE_SECOND))
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: `clip_seconds` must be a number") from None
 
 
 def _unfold(path: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -212,9 +245,16 @@ def _unfold(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     return {"logits": torch.stack(list(content.values())), "clips": list(content), "labels": list(SCENES)}
 
 
-def _is_model(path: Path) -> bool:
-    """Whether a file is a run's model rather than logits."""
-    return path.suffix == ".safetensors" and "logits" not in load_tensors(path)[0]
+def _is_file(teacher: Path) -> bool:
+    """Whether a teacher is a file of logits rather than a run, or a run's model."""
+    return teacher.suffix == ".pt" or (teacher.suffix == ".safetensors" and "logits" in load_tensors(teacher)[0])
+
+
+def _clip_seconds(teacher: Path) -> float:
+    """The length of the clips that a teacher hears."""
+    if _is_file(teacher):
+        return read_logits(teacher).clip_seconds
+    return load_model(teacher)[1].parsed_recipe.features.clip_seconds
 
 
 def _is_names(value: object) -> bool:
