@@ -87,7 +87,7 @@ def test_its_names_stay_the_public_interface_once_a_bundle_is_loaded(bundle: Bun
 
 def test_a_bundle_and_its_classifier_are_described_in_one_line(bundle: Bundle) -> None:
     assert repr(bundle) == f"<Bundle {bundle.folder}: 10 labels, {len(bundle.graph.operators)} operators>"
-    assert repr(tinyscene.load(bundle.folder)) == "<BundleClassifier: 10 labels, 32,000 Hz>"
+    assert repr(tinyscene.load(bundle.folder)) == "<BundleClassifier: 10 labels, 1 s at 32,000 Hz>"
 
 
 def test_the_native_runner_is_known_without_the_front_door() -> None:
