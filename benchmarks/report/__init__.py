@@ -12,6 +12,7 @@ was not measured yet is named with the command that does. The same folders alway
     page.py         the content as sections of text, tables and figures
     plots.py        the figures, as SVG that takes up the page's colours
     page.html.j2, page.css, page.md.j2      how sections are written down
+    mistakes.py     another page: the most confident mistakes, with their sounds
 
 The page needs no network and runs no script; its policy forbids both, for names and labels in it may come from
 bundles of strangers.
@@ -20,15 +21,13 @@ bundles of strangers.
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from tinyscene.benchmarks.report.page import escaped, make_page
+from tinyscene.benchmarks.report.page import make_page
+from tinyscene.benchmarks.report.render import render
 from tinyscene.benchmarks.report.sources import read_sources
 from tinyscene.deploy.common.files import replacing_folder, require_free, write_whole
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.text import json_text
 
-TEMPLATES = Path(__file__).parent
 PAGE, MARKDOWN, CONTENT = "index.html", "report.md", "report.json"
 
 
@@ -41,24 +40,11 @@ def write_report(sources: list[Path], out: Path) -> dict[str, Any]:
     read = read_sources(sources)
     page, content = make_page(read), read.as_dict()
     files = {
-        PAGE: _render("page.html.j2", page=page, made_by=provenance()),
-        MARKDOWN: _render("page.md.j2", page=page),
+        PAGE: render("page.html.j2", page=page, made_by=provenance()),
+        MARKDOWN: render("page.md.j2", page=page),
         CONTENT: json_text(content, indent=2) + "\n",
     }
     with replacing_folder(out) as temporary:
         for name, written in files.items():
             write_whole(temporary / name, written)
     return content
-
-
-def _render(template: str, **values: Any) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=template.endswith(".html.j2"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["escaped"] = escaped
-    return environment.get_template(template).render(values)

@@ -6,7 +6,6 @@ The templates only write this down, so HTML and Markdown say the same. What is m
 command that would give it.
 """
 
-import re
 import shlex
 from dataclasses import dataclass
 
@@ -33,7 +32,6 @@ from tinyscene.train.sweep.report import details, not_done, overview, split_titl
 
 MOST_NAMED = 4  # sources in the title, before it only counts them
 MOST_SAID = 12  # points that the text in place of a figure says, before it leaves them to the table
-MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|<>&!#~])")
 MEANING = """\
 Macro-average accuracy is the mean over the classes of the share of their recordings that were classified correctly. Log
 loss is the mean negative natural logarithm of the probability of the true class.
@@ -81,11 +79,6 @@ def _title(bundles: list[Content], sweeps: list[ReportedSweep]) -> str:
         if group
     ]
     return ", ".join(names) if len(names) <= MOST_NAMED else " and ".join(counts)
-
-
-def escaped(text: str) -> str:
-    """Text for a cell of Markdown: on one line, and nothing in it taken for a mark."""
-    return MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def _overview(bundles: list[Content], sweeps: list[ReportedSweep]) -> list[Block]:

@@ -35,6 +35,9 @@ def evaluate(
     data: DatasetOptions,
     split: TestSplit = None,
     runner: Runner = None,
+    listen: Annotated[
+        Path | None, typer.Option(metavar="PAGE", help="HTML page to write: the most confident mistakes, to be heard.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on a test list: by class, device and device group, with a confusion matrix."""
@@ -46,6 +49,9 @@ def evaluate(
     show(evaluation.as_dict(), as_json, evaluation_tables(evaluation))
     path = evaluation.record()
     messages.print(f"{path}.json and the confusion matrix {path}.png written", soft_wrap=True)
+    if listen:
+        shown = evaluation.listen(listen)
+        messages.print(f"{listen} written: {shown} of {evaluation.clips - evaluation.correct} mistakes", soft_wrap=True)
 
 
 @app.command(rich_help_panel=MEASURE)

@@ -1,18 +1,38 @@
 """Evaluation of a model on a test list, and the record of it."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinyscene.deploy.common.installation import require
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, open_data
 
 require("torch", "train")  # so that what is missing is named with the remedy
 
-from tinyscene.train.runs.evaluate import Evaluation, open_evaluated_model  # noqa: E402
-from tinyscene.train.runs.evaluate import evaluate as run_evaluation  # noqa: E402
+from tinyscene.benchmarks.report.mistakes import confident_mistakes, write_mistakes  # noqa: E402
+from tinyscene.train.data.cache import CachedRecording, Clips  # noqa: E402
+from tinyscene.train.runs.evaluate import (  # noqa: E402
+    Evaluation,
+    open_evaluated_model,
+    score_answers,
+    score_recordings,
+)
 from tinyscene.train.runs.evaluate import record as write_record  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said of each recording."""
+
+    recordings: list[CachedRecording]
+    probabilities: NDArray[np.float64]  # (recording, class), means over its clips
+    clips: Clips
+    front_end: FrontEnd
 
 
 @dataclass(frozen=True)
@@ -23,18 +43,29 @@ class ModelEvaluation(Evaluation):
     data_hash: str
     split: str
     runner: str  # what computed the logits
+    answers: Answers = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as plain data, as `tinyscene evaluate --json` prints it."""
-        return asdict(self)
+        scores = Evaluation(**{each.name: getattr(self, each.name) for each in fields(Evaluation)})
+        return asdict(scores) | self._about()
 
     def record(self) -> Path:
         """Write it as JSON and PNG into the run, into the bundle, or beside the file. Returns the path without suffix.
 
         The index and the card of a bundle take up its figures.
         """
-        about = {key: getattr(self, key) for key in ModelEvaluation.__annotations__}
-        return write_record(Path(self.model), self, about)
+        return write_record(Path(self.model), self, self._about())
+
+    def listen(self, page: "str | os.PathLike[str]") -> int:
+        """Write the most confident mistakes as an HTML page: sound, log-mel, truth, answer. Returns their number."""
+        answers = self.answers
+        mistakes = confident_mistakes(answers.recordings, answers.probabilities, self.labels)
+        about = self._about() | {"clips": self.clips}
+        return write_mistakes(Path(page), mistakes, answers.clips, answers.front_end, about)
+
+    def _about(self) -> dict[str, str]:
+        return {"model": self.model, "data_hash": self.data_hash, "split": self.split, "runner": self.runner}
 
 
 def evaluate(
@@ -61,9 +92,14 @@ def evaluate(
     clips.require_labels(evaluated.labels, path)
     name = split or evaluated.split or dataset.default_split
     test, groups = dataset.split(name)[1], dataset.device_groups(name)
-    result = run_evaluation(evaluated.predict, clips, test, evaluated.variants, groups)
+    recordings, probabilities = score_recordings(evaluated.predict, clips, test, evaluated.variants)
     evaluation = ModelEvaluation(
-        **vars(result), model=str(path), data_hash=clips.data_hash, split=name, runner=evaluated.runner
+        **vars(score_answers(recordings, probabilities, clips.labels, groups)),
+        model=str(path),
+        data_hash=clips.data_hash,
+        split=name,
+        runner=evaluated.runner,
+        answers=Answers(recordings, probabilities, clips, evaluated.front_end),
     )
     if record:
         evaluation.record()

@@ -143,10 +143,8 @@ def evaluate(
     The recordings of a device among `variants` are given to its own function instead of `predict`. `groups` are those
     of `Dataset.device_groups`.
     """
-    recordings, scores = score_recordings(predict, clips, paths, variants)
-    truth = np.array([clips.labels.index(item.label) for item in recordings])
-    devices = np.array([item.device for item in recordings])
-    return score(scores, truth, devices, clips.labels, groups)
+    recordings, probabilities = score_recordings(predict, clips, paths, variants)
+    return score_answers(recordings, probabilities, clips.labels, groups)
 
 
 def score_recordings(
@@ -163,6 +161,18 @@ def score_recordings(
                 np.add.at(scores, position[part], ask(clips.pcm[indices[part]]))
                 advance(len(part))
     return [clips.recordings[number] for number in numbers], scores / np.bincount(position)[:, None]
+
+
+def score_answers(
+    recordings: list[CachedRecording],
+    probabilities: NDArray[np.float64],
+    labels: tuple[str, ...],
+    groups: DeviceGroups = DEVICE_GROUPS,
+) -> Evaluation:
+    """Metrics of the answers of `score_recordings`."""
+    truth = np.array([labels.index(item.label) for item in recordings])
+    devices = np.array([item.device for item in recordings])
+    return score(probabilities, truth, devices, labels, groups)
 
 
 def _shares(
