@@ -13,7 +13,7 @@ import pytest
 from tests.processes import finish, start
 from tests.train.test_export import TINY
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
-from tinyscene.train.runs import evaluate
+from tinyscene.interface import evaluation
 
 RunCli = Callable[..., tuple[int, str, str]]
 SET = [f"--set={each}" for each in (*TINY, "train.epochs=1", "train.batch_size=32", "quantize.clips=8")]
@@ -169,7 +169,7 @@ def test_an_evaluation_that_cannot_be_written_is_shown(
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system", "evaluation.json")
 
-    monkeypatch.setattr(evaluate, "record", refuse)
+    monkeypatch.setattr(evaluation, "write_record", refuse)
     code, stdout, stderr = run_cli("evaluate", bundle.folder, "--data", sample, "--json")
     assert (code, "macro_accuracy" in json.loads(stdout)) == (2, True)
     assert stderr.splitlines()[-1] == "tinyscene: evaluation.json: Read-only file system"

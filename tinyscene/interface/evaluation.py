@@ -47,15 +47,14 @@ class ModelEvaluation(Evaluation):
 
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as plain data, as `tinyscene evaluate --json` prints it."""
-        scores = Evaluation(**{each.name: getattr(self, each.name) for each in fields(Evaluation)})
-        return asdict(scores) | self._about()
+        return asdict(self._scores()) | self._about()
 
     def record(self) -> Path:
         """Write it as JSON and PNG into the run, into the bundle, or beside the file. Returns the path without suffix.
 
         The index and the card of a bundle take up its figures.
         """
-        return write_record(Path(self.model), self, self._about())
+        return write_record(Path(self.model), self._scores(), self._about())
 
     def listen(self, page: "str | os.PathLike[str]") -> int:
         """Write the most confident mistakes as an HTML page: sound, log-mel, truth, answer. Returns their number."""
@@ -63,6 +62,9 @@ class ModelEvaluation(Evaluation):
         mistakes = confident_mistakes(answers.recordings, answers.probabilities, self.labels)
         about = self._about() | {"clips": self.clips}
         return write_mistakes(Path(page), mistakes, answers.clips, answers.front_end, about)
+
+    def _scores(self) -> Evaluation:
+        return Evaluation(**{each.name: getattr(self, each.name) for each in fields(Evaluation)})
 
     def _about(self) -> dict[str, str]:
         return {"model": self.model, "data_hash": self.data_hash, "split": self.split, "runner": self.runner}
