@@ -50,7 +50,7 @@ SCHEMA = 1
 INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
 GRAPH, FLOAT_GRAPH = "graph", "float"
 VARIANTS = "variants"  # folder, and key of the index
-RECORDS = ("metrics", "bench")  # keys of the index: what `evaluate` and `bench` measured last
+RECORDS = ("metrics", "bench", "attribution")  # keys of the index that `evaluate`, `bench` and `quantize` write later
 FORMER_CARD = "former_card_sha256"  # key of the index while the card is being written anew
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
 MAX_INDEX, MAX_FILE = 2**24, 2**26  # bytes
@@ -184,7 +184,7 @@ class Bundle:
         return path
 
     def record(self, kind: str, measured: dict[str, Any]) -> None:
-        """Write what was measured into the index and the card, in place of what was earlier: a kind of RECORDS."""
+        """Write what is known now into the index and the card, in place of what was earlier: a kind of RECORDS."""
         with self._changing():
             self.content[kind] = measured
             self.content.pop(FORMER_CARD, None)  # of one who was killed

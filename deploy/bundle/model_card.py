@@ -68,6 +68,7 @@ def _facts(content: Content) -> dict[str, Any]:
         "quantized": quantized,
         "training_data": training_data,
         "fine_tuned_on": quantized.get("data") if tunes_on_other else None,
+        "attribution": (content.get("attribution") or {}).get("lines", []),
         "metrics": metrics,
         "measures": _measures(metrics, len(content["labels"])),
         "unseen": _unseen(metrics),

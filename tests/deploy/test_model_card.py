@@ -270,6 +270,11 @@ def test_a_former_card_is_refused_once_the_new_one_is_written(folder: Path) -> N
         open_bundle(folder)
 
 
+def test_an_attribution_stands_in_the_card_as_it_was_written(folder: Path) -> None:
+    open_bundle(folder).record("attribution", {"lines": ["<b>dog</b> by *Ann*, CC BY 3.0"]})
+    assert "### Attribution\n\n- \\<b\\>dog\\</b\\> by \\*Ann\\*, CC BY 3.0\n" in (folder / "MODEL_CARD.md").read_text()
+
+
 def test_what_others_wrote_meanwhile_is_kept(folder: Path) -> None:
     slow, quick = open_bundle(folder), open_bundle(folder)
     quick.record("metrics", METRICS)

@@ -62,6 +62,18 @@ def test_a_run_is_quantized_to_a_bundle_that_lives_as_long_as_it_is_used(
     assert open_bundle(kept.folder).fingerprint == kept.fingerprint
 
 
+def test_an_attribution_is_taken_up_and_refused_before_the_work(
+    run: tinyscene.Run, small_dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "attribution.txt").write_text("Recorded by Ann.\n\nCC BY 3.0\n", encoding="utf-8")
+    attribution = tmp_path / "attribution.txt"
+    bundle = tinyscene.quantize(run, small_dataset, settings={"quantize.clips": 8}, attribution=attribution)
+    assert bundle.content["attribution"] == {"lines": ["Recorded by Ann.", "CC BY 3.0"]}
+    attribution.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        tinyscene.quantize(run, tmp_path / "no data", attribution=attribution)
+
+
 def test_a_bundle_is_not_saved_over_another(bundle: Bundle, tmp_path: Path) -> None:
     tinyscene.Bundle(bundle.folder).save(tmp_path / "kept")
     with pytest.raises(InputError, match="already exists"):

@@ -37,13 +37,17 @@ def quantize(
     settings: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue interrupted fine-tuning.")] = False,
     allow_over_budget: AllowOver = False,
+    attribution: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text for the model card: who made the recordings, and under which terms."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Quantize a run to integers, with or without fine-tuning, and write it as a bundle."""
     require("torch", "train")
     from tinyscene.interface.quantization import quantize as run_quantization
 
-    bundle = run_quantization(run, data, out, qat, split, settings, resume, allow_over_budget)
+    bundle = run_quantization(run, data, out, qat, split, settings, resume, allow_over_budget, attribution)
     budget = bundle.content["budget"]
     show(
         {"bundle": str(out), **budget},

@@ -4,12 +4,15 @@ import contextlib
 import os
 from pathlib import Path
 
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, temporary_folder
 from tinyscene.deploy.common.installation import require
 from tinyscene.interface.bundle import Bundle
 from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.run import Run
 from tinyscene.interface.settings import Settings, overrides_of
+
+LONGEST_ATTRIBUTION = 64 * 1024  # bytes; a dataset of 400 recordings by many people has 30 kB
 
 
 def quantize(
@@ -21,6 +24,7 @@ def quantize(
     settings: Settings = None,
     resume: bool = False,
     allow_over_budget: bool = False,
+    attribution: "str | os.PathLike[str] | None" = None,
 ) -> Bundle:
     """Quantize a run to integers, with or without fine-tuning.
 
@@ -33,6 +37,8 @@ def quantize(
         settings: changed keys of the recipe's section `quantize`.
         resume: continue interrupted fine-tuning.
         allow_over_budget: accept a network over the recipe's limits.
+        attribution: text file that says who made the recordings and under which terms; its lines become part of the
+            model card.
 
     Raises:
         InputError: the run, the settings or the data cannot be used, or `out` is taken.
@@ -45,9 +51,27 @@ def quantize(
     if out is not None and not resume:
         require_free(Path(out))
     start = Run(run)
+    lines = None if attribution is None else read_attribution(Path(attribution))
     dataset, clips = open_data(data, start.recipe.features)
     with contextlib.ExitStack() as held:
         folder = Path(out) if out is not None else held.enter_context(temporary_folder()) / start.folder.resolve().name
         overrides = overrides_of(settings)
         run_quantization(start.folder, dataset, clips, folder, qat, split, overrides, resume, allow_over_budget)
-        return Bundle(folder) if out is not None else Bundle.temporary(folder, held.pop_all())
+        bundle = Bundle(folder) if out is not None else Bundle.temporary(folder, held.pop_all())
+    if lines:
+        bundle.record("attribution", {"lines": lines})
+    return bundle
+
+
+def read_attribution(path: Path) -> list[str]:
+    """The lines of a text that says who made the recordings, without empty ones. Raises InputError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST_ATTRIBUTION + 1)
+        lines = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise InputError(f"--attribution {path}: cannot be read as text ({reason})") from None
+    if not lines or len(content) > LONGEST_ATTRIBUTION:
+        raise InputError(f"--attribution {path}: has to hold text, at most {LONGEST_ATTRIBUTION:,} bytes")
+    return lines
