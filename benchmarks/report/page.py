@@ -25,7 +25,7 @@ from tinyscene.benchmarks.report.blocks import (
     percent,
 )
 from tinyscene.benchmarks.report.bundle import NO_BENCH, ORIENTATION, bundle_section, comparison, first_device
-from tinyscene.benchmarks.report.plots import frontier_plot, split_name, splits_plot
+from tinyscene.benchmarks.report.plots import curves_plot, frontier_plot, split_name, splits_plot
 from tinyscene.benchmarks.report.sources import ReportedSweep, Sources
 from tinyscene.train.sweep.published import PUBLISHED_SOURCE
 from tinyscene.train.sweep.report import details, not_done, overview, split_title
@@ -161,6 +161,18 @@ def _frontier(sources: Sources) -> list[Block]:
     return [*([text] if comparable else []), Figure(frontier_plot(points), alt, caption), table, *blocks]
 
 
+def _curves(sweep: ReportedSweep) -> list[Block]:
+    """The training curves of a sweep, where a run has more than one epoch."""
+    if not sweep.curves:
+        return []
+    ends = (f"{run}: {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)}" for run, losses in sweep.curves.items())
+    caption = (
+        "Training loss after each epoch, the mean over splits and seeds. Losses of runs with teachers, or with other "
+        "augmentation, are of another kind and cannot be compared."
+    )
+    return [Figure(curves_plot(sweep.curves), f"Training loss, first to last epoch; {'; '.join(ends)}", caption)]
+
+
 def _sweep(sweep: ReportedSweep, ident: str) -> Section:
     summary = sweep.summary
     published = summary.published
@@ -179,6 +191,7 @@ def _sweep(sweep: ReportedSweep, ident: str) -> Section:
         Text(notes),
         *([Figure(splits_plot(summary), alt, caption)] if len(best) > 1 else []),
         Table("Macro-average accuracy, %", overview(summary)),
+        *_curves(sweep),
     ]
     parts = [
         Section(

@@ -105,6 +105,22 @@ def splits_plot(summary: SweepSummary) -> Markup:
         return _svg(figure)
 
 
+def curves_plot(curves: dict[str, list[float]]) -> Markup:
+    """The training loss of each run of a sweep over its epochs."""
+    with figure_style(STYLE):
+        figure = Figure((WIDTH, 2.4 + 0.16 * len(curves)), layout="constrained")
+        axes = figure.subplots()
+        for number, (run, losses) in enumerate(curves.items()):
+            look = _series(number) | {"marker": "", "linestyle": ("-", "--", ":")[number // len(SERIES) % 3]}
+            axes.plot(range(1, len(losses) + 1), losses, label=short(run), linewidth=1.2, **look)
+        axes.set(xlabel="epoch", ylabel="training loss")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(axis="y")
+        _legend(figure, [axes])
+        return _svg(figure)
+
+
 def groups_plot(metrics: Content, published: Content | None) -> Markup:
     """Accuracy of each class and each device, beside the published."""
     parts = [(key, title) for key, title in (("by_class", "class"), ("by_device", "device")) if metrics[key]]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, Valida
 from tinyscene.benchmarks.accuracy import Accuracy
 from tinyscene.benchmarks.bench import Bench
 from tinyscene.benchmarks.measured import Amount, Count, Share
+from tinyscene.benchmarks.report.curves import Curves, read_curves
 from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
@@ -142,9 +143,10 @@ class ReportedSweep:
     name: str
     folder: str
     summary: SweepSummary
+    curves: Curves
 
     def as_dict(self) -> Content:
-        return {"name": self.name, "folder": self.folder, **self.summary.as_dict()}
+        return {"name": self.name, "folder": self.folder, **self.summary.as_dict(), "curves": self.curves}
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def read_sources(folders: list[Path]) -> Sources:
         if (folder / INDEX).is_file():
             bundles.append(read_bundle(folder, name))
         elif (folder / RESULTS).is_file():
-            sweeps.append(ReportedSweep(name, str(folder), read_summary(folder)))
+            sweeps.append(ReportedSweep(name, str(folder), read_summary(folder), read_curves(folder)))
         else:
             raise InputError(f"{folder}: neither a bundle (with {INDEX}) nor a sweep (with {RESULTS})")
     return Sources(bundles, sweeps, frontier(bundles, sweeps))
