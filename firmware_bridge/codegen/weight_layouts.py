@@ -126,7 +126,7 @@ def pointwise_scratch(kernels: str, depth: int, pixels: int) -> int:
     if kernels == "plain":
         return (depth + 3) // 4 * 32
     if kernels == "simd":
-        return (depth + 3) // 4 * 4 * pixels // 16 * 16 + 16
+        return (depth + 3) // 4 * 8 * pixels // 16 * 16 + 16
     return 0
 
 

@@ -47,7 +47,7 @@ typedef struct {
 #if defined(TINYSCENE_DSP)
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) ((((depth) + 3) / 4 * 24 + 15) / 16 * 16) /* of three pixels */
 #elif defined(TINYSCENE_SIMD)
-#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((depth) + 3) / 4 * 4 * (pixels) / 16 * 16 + 16)
+#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((depth) + 3) / 4 * 8 * (pixels) / 16 * 16 + 16)
 #elif defined(TINYSCENE_PLAIN)
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((depth) + 3) / 4 * 32) /* of two pairs of pixels */
 #else

@@ -1,12 +1,14 @@
-/* The vector operations of a host: of AVX-512, AVX2, 64-bit Arm or WebAssembly. tinyscene_simd.c and
+/* The vector operations of a host: of AVX-512, AVX2, 64-bit Arm or WebAssembly. tinyscene_simd*.c and
  * tinyscene_frontend_simd.c are written in them, so what is not tested on a processor of its own is these few lines.
  *
  * `vector` has LANES int32. Loads and stores with a count touch that many elements and no more; what is not loaded is 0.
  *
  * For the network, of which up to MOST_PIXELS pixels by AT_ONCE vectors of sums are in registers at a time:
- *   dot         sums + four inputs by four weights a lane
+ *   dot         sums + four inputs by four weights a lane. Where it takes the inputs as unsigned they are flipped by
+ *               FLIP, x + 128, and the sums begin 128 * sum of weights lower
  *   accumulate  the same for a pointwise convolution, where all lanes have the same inputs: an accumulator `begin`s with
- *               what is to be added, and its `total` are the sums
+ *               what is to be added, and its `total` are the sums. Inputs come from `prepare_fours`, of which four take
+ *               FOUR_BYTES
  *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels. Halves are
  *               rounded away from zero if `symmetric`, else upwards: the same where what is below 0 is clamped anyway
  *   store_block 16 sums -> 16 int8, clamped, of which `count` are written
@@ -29,7 +31,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "tinyscene_processor.h"
+#include "tinyscene_kernels.h"
 
 /* tinyscene_simd_x86.h has what AVX2 and AVX-512 share. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
@@ -42,7 +44,17 @@
 #include "tinyscene_simd_neon.h"
 #endif
 
-#if !defined(__wasm_simd128__)
+#ifndef TINYSCENE_WIDE_INPUTS
+enum { FOUR_BYTES = 4 };
+
+INLINE void prepare_fours(const int8_t *restrict x, int32_t fours, uint8_t *restrict out)
+{
+    for (int32_t i = 0; i < 4 * fours; i++)
+        out[i] = (uint8_t)(x[i] ^ FLIP);
+}
+#endif
+
+#ifndef TINYSCENE_OWN_PRODUCTS
 typedef vector four_inputs, four_weights, accumulator;
 
 INLINE four_inputs load_inputs(const uint8_t *from)
@@ -94,5 +106,13 @@ INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
 }
 
 #endif
+
+enum { BLOCK = 16, PARTS = BLOCK / LANES }; /* channels, and vectors of them, that are stored at once */
+
+/* Where the zero point is -128, whatever is below it becomes it. */
+INLINE int is_symmetric(const tinyscene_conv *c)
+{
+    return c->rounding != 2 * -128 + 1;
+}
 
 #endif

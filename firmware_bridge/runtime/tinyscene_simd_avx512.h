@@ -1,4 +1,4 @@
-/* x86-64 with AVX-512 VNNI: what tinyscene_simd.c is written in. */
+/* x86-64 with AVX-512 VNNI: what tinyscene_simd*.c are written in. */
 #ifndef TINYSCENE_SIMD_AVX512_H
 #define TINYSCENE_SIMD_AVX512_H
 

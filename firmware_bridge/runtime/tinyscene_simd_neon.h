@@ -1,4 +1,4 @@
-/* 64-bit Arm with dot products: what tinyscene_simd.c is written in. */
+/* 64-bit Arm with dot products: what tinyscene_simd*.c are written in. */
 #ifndef TINYSCENE_SIMD_NEON_H
 #define TINYSCENE_SIMD_NEON_H
 

@@ -1,4 +1,5 @@
-/* WebAssembly with 128-bit vectors (SIMD128): what tinyscene_simd.c and tinyscene_frontend_simd.c are written in.
+/* WebAssembly with 128-bit vectors (SIMD128): what tinyscene_simd*.c and tinyscene_frontend_simd.c are written
+ * in.
  *
  * Its 8-bit products must be widened first, and a product of pairs is the only one that adds. So a pointwise
  * convolution sums pairs of inputs, for a vector of outputs in two vectors, and adds the two sums of an output last.
@@ -7,6 +8,8 @@
 #define TINYSCENE_SIMD_WASM_H
 
 #include <wasm_simd128.h>
+
+#define TINYSCENE_OWN_PRODUCTS
 
 enum { LANES = 4, FLIP = 0, BIAS = 0, MOST_PIXELS = 3, MOST_BLOCKS = 1, AT_ONCE = 2, HAS_PAIRS = 0 };
 typedef v128_t vector;

@@ -95,7 +95,8 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """The command that runs the kernels."""
     folder = tmp_path_factory.mktemp("simd")
     (folder / "main.c").write_text(PROGRAM)
-    return compile_or_skip(request.param, [folder / "main.c", RUNTIME / "tinyscene_simd.c"], [RUNTIME], folder / "main")
+    sources = [folder / "main.c", *sorted(RUNTIME.glob("tinyscene_simd*.c"))]
+    return compile_or_skip(request.param, sources, [RUNTIME], folder / "main")
 
 
 @dataclass(frozen=True)
