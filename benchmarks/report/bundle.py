@@ -168,9 +168,10 @@ def _budget(bundle: Content) -> list[Block]:
     ):
         verdict = "holds" if value <= most else "EXCEEDED"
         rows.append([what, count(value), count(most), f"{100 * value / most:.1f}", verdict])
+    clip = f" in a clip, for which the same count is {budget['clip_macs']:,}" if "clip_macs" in budget else ""
     note = (
         f"{budget['parameters']:,} parameters and the MACs are counted before BatchNorm is folded, as the challenge "
-        f"counts them; the deployed network has {budget['deployed_macs']:,} MACs."
+        f"counts them; the deployed network has {budget['deployed_macs']:,} MACs{clip}."
     )
     return [Table("Budget", [["", "counted", "limit", "share, %", ""], *rows], note)]
 

@@ -41,7 +41,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
 from tinyscene.deploy.common.text import is_unicode, json_text
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
-from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.storage import load_graph, save_graph
 
@@ -86,9 +86,11 @@ class Bundle:
 
     def _check_content(self) -> None:
         """What readers of the index rely on, besides what has been read from it."""
+        is_second = self.front_end.clip_seconds == ONE_SECOND
         try:
             good = (
                 all(type(self.content["budget"][key]) is int for key in BUDGET_KEYS)
+                and (is_second or type(self.content["budget"]["clip_macs"]) is int)
                 and type(self.content["quantized"]["split"]) is str
                 and type(self.content["recipe"]) is dict
                 and all(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyscene.deploy.frontend.audio import describe_seconds
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 
 Content = Mapping[str, Any]
@@ -56,13 +57,15 @@ def _facts(content: Content) -> dict[str, Any]:
     training_data = _training_data(content)
     tunes_on_other = quantized["training"] and training_data and quantized["data_hash"] != trained["data_hash"]
     target_columns, targets = _targets(bench)
+    features = FrontEnd(**content["front_end"])
     return {
         "name": _name(content),
         "header": _header(content, training_data),
         "labels": content["labels"],
         "recipe": content["recipe"],
         "budget": content["budget"],
-        "features": FrontEnd(**content["front_end"]),
+        "features": features,
+        "clip": describe_seconds(features.clip_seconds),
         "variants": content.get("variants"),
         "trained": trained,
         "quantized": quantized,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.table import Table
 
+from tinyscene.deploy.frontend.audio import describe_seconds
 from tinyscene.train.recipe import Budget
 from tinyscene.train.recipe_list import RecipeSummary
 from tinyscene.train.runs.budget import Count
@@ -49,10 +50,14 @@ def budget_tables(count: Count, limits: Budget) -> Group:
         return Group(layers, verdicts, nessi)
     if not count.deployed:
         return Group(layers, verdicts)
+    clip = f", for {describe_seconds(count.clip_seconds)}" if count.clip_macs is not None else ""
     deployed = (
         f"as deployed, BatchNorm folded: {count.deployed.parameters:,} parameters, "
-        f"{count.deployed.int8_bytes:,} bytes in int8 with int32 biases, {count.deployed.macs:,} MACs"
+        f"{count.deployed.int8_bytes:,} bytes in int8 with int32 biases, {count.deployed.macs:,} MACs{clip}"
     )
+    if count.clip_macs is not None:
+        second = f"MACs are counted for one second; a clip of {count.clip_seconds:g} seconds has {count.clip_macs:,}"
+        return Group(layers, verdicts, second, deployed)
     return Group(layers, verdicts, deployed)
 
 

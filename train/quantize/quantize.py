@@ -206,6 +206,7 @@ def _budget(count: Count, integer: Graph) -> dict[str, int]:
     return {
         "parameters": count.parameters,
         "macs": count.macs,
+        **({} if count.clip_macs is None else {"clip_macs": count.clip_macs}),
         "deployed_bytes": sum(row.bytes for row in rows),
         "deployed_macs": sum(row.macs for row in rows),
     }
