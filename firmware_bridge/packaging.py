@@ -18,6 +18,7 @@ from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render_
 PUBLIC_HEADERS = ("tinyscene.h", "tinyscene_config.h")
 PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "wasm", "board")
 
+QUEUE_SECONDS = 0.5  # at least, of sound that waits in a sketch while the network runs
 WASM_KERNELS = ("simd", "plain")  # of a library for WebAssembly
 
 
@@ -72,6 +73,7 @@ def _values(library: Library, version: str) -> dict[str, Any]:
     """What the templates may use."""
     config = library.config
     rate = int(config["SAMPLE_RATE"])
+    queue = 1 << (int(QUEUE_SECONDS * rate) - 1).bit_length()
     return {
         "version": version,
         "sample_rate": rate,
@@ -79,6 +81,8 @@ def _values(library: Library, version: str) -> dict[str, Any]:
         "classes": config["CLASSES"],
         "clip": _seconds(int(config["CLIP_SAMPLES"]) / rate),
         "hop": _seconds(int(config["HOP_SAMPLES"]) / rate),
+        "queue": queue,
+        "queue_seconds": f"{queue / rate:.2f} s",
         "sources": sorted(name for name in library.files if name.endswith(".c")),
     }
 

@@ -166,6 +166,7 @@ def test_macs_are_those_of_one_second_beside_those_of_a_clip(trained: Trained) -
     assert (count.macs, count.clip_macs) == (second.macs, longer.clip_macs)
     assert count.clip_macs == pytest.approx(length * second.macs, rel=0.1)
     assert count.deployed is not None
+    assert count.clip_macs is not None
     assert count.deployed.macs == trained.bundle.graph.macs <= count.clip_macs
 
 

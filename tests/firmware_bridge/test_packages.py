@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,15 @@ def answers(output: str) -> list[str]:
 
 
 # all packages
+
+
+@pytest.mark.parametrize(("rate", "queue"), [(8_000, 4_096), (16_000, 8_192), (32_000, 16_384), (44_100, 32_768)])
+def test_a_sketch_holds_half_a_second_at_the_rate_of_its_network(library: Library, rate: int, queue: int) -> None:
+    files = package(replace(library, config={**library.config, "SAMPLE_RATE": rate}), "arduino", "1.2.3")
+    for name in SKETCHES:
+        sketch = str(files[f"examples/{name}/{name}.ino"])
+        assert f"static const uint32_t QUEUE = {queue};" in sketch
+        assert f"{queue / rate:.2f} s at {rate} Hz." in sketch
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PACKAGES if kind != "wasm"])

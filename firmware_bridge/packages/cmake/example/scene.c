@@ -1,7 +1,7 @@
 /* Acoustic scenes in a recording: scene [FILE]
  *
  * FILE, or standard input, is raw 16-bit mono PCM at TINYSCENE_SAMPLE_RATE, in this machine's byte order, for instance
- * from `sox recording.wav -t s16 -r 32000 -c 1 recording.raw`. It prints a line for each decision: its time, the class,
+ * from `sox recording.wav -t s16 -r RATE -c 1 recording.raw`. It prints a line for each decision: its time, the class,
  * and all logits.
  */
 #include <stdio.h>
