@@ -20,6 +20,7 @@ from tinyscene.deploy.bundle.verify import Verification, verify
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.deploy.common.installation import require
 from tinyscene.interface.datasets import AnyDataset, open_data
+from tinyscene.interface.html import facts_table
 from tinyscene.interface.recordings import Keep, clips_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,22 @@ class Bundle(files.Bundle):
 
     def __fspath__(self) -> str:
         return str(self.folder)
+
+    def _repr_html_(self) -> str:
+        front_end, budget, metrics = self.front_end, self.content["budget"], self.content.get("metrics")
+        accuracy = f"{metrics['accuracy']:.2%} on split {metrics['split']}" if metrics else "not evaluated yet"
+        rows = [
+            ("folder", str(self.folder)),
+            ("hears", ", ".join(self.labels)),
+            ("front end", f"{front_end.sample_rate:,} Hz, {front_end.shape[0]} mel bands, {front_end.shape[1]} frames"),
+            ("layers", f"{len(self.graph.operators)}"),
+            ("parameters", f"{budget['parameters']:,}"),
+            ("MACs", f"{budget['deployed_macs']:,} a clip"),
+            ("weights and biases", f"{budget['deployed_bytes']:,} bytes"),
+            ("accuracy", accuracy),
+            ("variants", ", ".join(self.variants) or "none"),
+        ]
+        return facts_table(f"Bundle {self.content['name']}", rows)
 
     @classmethod
     def temporary(cls, folder: Path, held: contextlib.ExitStack) -> "Bundle":

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, open_data
+from tinyscene.interface.html import confusion_table, facts_table, scores_table
 
 require("torch", "train")  # so that what is missing is named with the remedy
 
@@ -48,6 +49,23 @@ class ModelEvaluation(Evaluation):
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as plain data, as `tinyscene evaluate --json` prints it."""
         return asdict(self._scores()) | self._about()
+
+    def _repr_html_(self) -> str:
+        summary = [
+            ("data", f"split {self.split}, {self.clips:,} recordings"),
+            ("run by", self.runner),
+            ("macro-average accuracy", f"{self.macro_accuracy:.2%}"),
+            ("accuracy", f"{self.accuracy:.2%} ({self.correct:,} correct)"),
+            ("log loss", f"{self.log_loss:.3f}"),
+        ]
+        parts = {"class": self.by_class, "device": self.by_device, "group": self.by_device_group}
+        scores = [(part, name, score) for part, named in parts.items() for name, score in named.items()]
+        tables = (
+            facts_table(f"Evaluation of {self.model}", summary),
+            scores_table(scores),
+            confusion_table(self.labels, self.confusion),
+        )
+        return "\n".join(tables)
 
     def record(self) -> Path:
         """Write it as JSON and PNG into the run, into the bundle, or beside the file. Returns the path without suffix.
