@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from docs.generator.interface import python_entries
 from docs.generator.templates import render
 from tinyscene.cli import app
 from tinyscene.train.recipe import Recipe
@@ -19,7 +20,8 @@ def reference_page() -> str:
     """The text of docs/reference.md."""
     schema = Recipe.model_json_schema()
     filters = {"cell": cell}
-    return render("reference.md.j2", filters, panels=panels(), recipes=list_recipes(), sections=sections(schema))
+    content = {"panels": panels(), "recipes": list_recipes(), "sections": sections(schema), "python": python_entries()}
+    return render("reference.md.j2", filters, **content)
 
 
 def cell(text: str) -> str:

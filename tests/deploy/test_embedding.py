@@ -7,6 +7,7 @@ import pytest
 
 from tests.train.test_export import TINY, run_of
 from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.embedding import below_classifier, embed
 from tinyscene.deploy.graph.graph import Conv2D
 from tinyscene.deploy.graph.reference import run_all
@@ -21,7 +22,7 @@ NOISE = np.random.default_rng(0).normal(0, 3_000, (3, 32_000)).astype(np.int16)
 def test_the_embedding_and_the_classifier_give_the_logits(bundle: Bundle) -> None:
     """The classifier is a 1x1 convolution before a mean, so that its weights times the mean embedding are the mean."""
     graph = bundle.float_graph
-    features = bundle.front_end.log_mel(NOISE / np.float32(32_768))[..., None]
+    features = bundle.front_end.log_mel(float_pcm(NOISE))[..., None]
     classifier = next(operator for operator in reversed(graph.operators) if isinstance(operator, Conv2D))
     weights = classifier.weights.reshape(classifier.weights.shape[0], -1)  # (classes, channels)
     expected = embed(graph, features) @ weights.T + classifier.bias
@@ -30,7 +31,7 @@ def test_the_embedding_and_the_classifier_give_the_logits(bundle: Bundle) -> Non
 
 def test_the_embedding_of_a_bundle_is_near_that_of_its_float_network(bundle: Bundle) -> None:
     scene = open_classifier(bundle, "reference")
-    real = embed(bundle.float_graph, bundle.front_end.log_mel(NOISE / np.float32(32_768))[..., None])
+    real = embed(bundle.float_graph, bundle.front_end.log_mel(float_pcm(NOISE))[..., None])
     assert np.corrcoef(scene.embeddings(NOISE).ravel(), real.ravel())[0, 1] > 0.98
 
 
@@ -45,7 +46,7 @@ def test_onnx_runtime_gives_the_embedding_of_the_lowered_network(tmp_path: Path)
     run, _ = run_of(tmp_path, "nano", TINY, seed=3)
     scene = OnnxClassifier(export_onnx(run))
     graph = lower(load_model(run)[0], scene.front_end.shape)
-    features = scene.front_end.log_mel(NOISE / np.float32(32_768))[..., None]
+    features = scene.front_end.log_mel(float_pcm(NOISE))[..., None]
     np.testing.assert_allclose(scene.embeddings(NOISE), embed(graph, features), rtol=1e-4, atol=1e-5)
 
 

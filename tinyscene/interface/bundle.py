@@ -68,7 +68,7 @@ class Bundle(files.Bundle):
         return facts_table(f"Bundle {self.content['name']}", rows)
 
     @classmethod
-    def temporary(cls, folder: Path, held: contextlib.ExitStack) -> "Bundle":
+    def _temporary(cls, folder: Path, held: contextlib.ExitStack) -> "Bundle":
         """A bundle whose folder is removed, by closing `held`, when the last reference to it is gone."""
         bundle = cls(folder)
         weakref.finalize(bundle, held.close)

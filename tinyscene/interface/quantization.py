@@ -57,7 +57,7 @@ def quantize(
         folder = Path(out) if out is not None else held.enter_context(temporary_folder()) / start.folder.resolve().name
         overrides = overrides_of(settings)
         run_quantization(start.folder, dataset, clips, folder, qat, split, overrides, resume, allow_over_budget)
-        bundle = Bundle(folder) if out is not None else Bundle.temporary(folder, held.pop_all())
+        bundle = Bundle(folder) if out is not None else Bundle._temporary(folder, held.pop_all())
     if lines:
         bundle.record("attribution", {"lines": lines})
     return bundle
