@@ -70,7 +70,9 @@ def test_importing_it_imports_nothing_else() -> None:
 
 def test_its_names_are_the_public_interface() -> None:
     classes = ["Bundle", "DatasetOptions", "FrontEnd", "InputError", "Run", "SceneClassifier", "TinysceneError"]
-    stages = "budget evaluate import_weights load logits prepare probe prune quantize recipes report sample sweep train"
+    stages = (
+        "budget evaluate import_weights load logits prepare probe prune pull quantize recipes report sample sweep train"
+    )
     assert dir(tinyscene) == sorted([*classes, *stages.split()])
     assert all(callable(getattr(tinyscene, name)) for name in dir(tinyscene))
     with pytest.raises(AttributeError, match="has no attribute 'verify'"):

@@ -23,6 +23,8 @@
     tinyscene sweep    data_efficient --data data/sample --out sweeps/one  # splits x seeds x recipes; --ray auto
     tinyscene report   bundles/* sweeps/* --out report                     # HTML, Markdown and JSON
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
+    tinyscene models                                                       # what comes along, and what can be fetched
+    tinyscene pull     dcase2025-baseline --out runs/published             # from its authors
 
 In Python:
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from tinyscene.deploy.frontend.log_mel import FrontEnd
     from tinyscene.deploy.live.classifier import SceneClassifier
     from tinyscene.interface.bundle import Bundle
+    from tinyscene.interface.catalogue import pull
     from tinyscene.interface.datasets import DatasetOptions, prepare, sample
     from tinyscene.interface.evaluation import evaluate
     from tinyscene.interface.quantization import quantize
@@ -70,6 +73,7 @@ __all__ = [
     "prepare",
     "probe",
     "prune",
+    "pull",
     "quantize",
     "recipes",
     "report",
@@ -89,6 +93,7 @@ _MODULES = {
     "evaluate": "tinyscene.interface.evaluation",
     "load": "tinyscene.models",
     "prepare": "tinyscene.interface.datasets",
+    "pull": "tinyscene.interface.catalogue",
     "quantize": "tinyscene.interface.quantization",
     "report": "tinyscene.interface.reporting",
     "sample": "tinyscene.interface.datasets",

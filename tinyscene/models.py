@@ -2,16 +2,16 @@
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 
 from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.deploy.live.classifier import OnnxClassifier, SceneClassifier, open_classifier
+from tinyscene.interface.names import find_model
 
 
 def load(model: "str | os.PathLike[str]", runner: str | None = None, device: str | None = None) -> SceneClassifier:
-    """A classifier from a bundle, a run folder or an exported .onnx file.
+    """A classifier from a bundle, the name of a packaged model, a run folder or an exported .onnx file.
 
     A bundle is run by `runner`: reference (what a device computes), native (the firmware's C, compiled for this
     machine once, with the same results), litert, tflite-runtime or onnxruntime; by default native where a C compiler is
@@ -20,7 +20,7 @@ def load(model: "str | os.PathLike[str]", runner: str | None = None, device: str
     names what records: a bundle's variant for it is used, or the general network where it has none. Raises
     InputError if the model cannot be used.
     """
-    path = Path(model)
+    path = find_model(model)
     if (path / INDEX).exists():
         bundle = open_bundle(path)
         return open_classifier(bundle if device is None else bundle.variant(device), runner)

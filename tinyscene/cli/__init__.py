@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from tinyscene.cli import deploying, measuring, quantizing, training
+from tinyscene.cli import deploying, measuring, quantizing, sharing, training
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.terminal import messages, show_what_cannot_be_encoded
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-for commands in (training, quantizing, deploying, measuring):  # the order of --help
+for commands in (training, quantizing, deploying, measuring, sharing):  # the order of --help
     app.add_typer(commands.app)
 
 

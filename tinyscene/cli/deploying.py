@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.cli.failures import Failures
-from tinyscene.cli.options import DEPLOY, AllowOver, AnyModel, BundleFolder, RecordingDevice, Runner
+from tinyscene.cli.options import DEPLOY, AllowOver, AnyModel, BundleFolder, RecordingDevice, Runner, path
 from tinyscene.deploy.bundle.bundle import EXPORTS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
@@ -23,7 +23,9 @@ app = typer.Typer()
 
 @app.command(rich_help_panel=DEPLOY)
 def export(
-    model: Annotated[Path, typer.Argument(help="Folder of a bundle or of a finished run.")],
+    model: Annotated[
+        Path, typer.Argument(parser=path, help="Folder of a bundle or of a finished run, or name of a packaged model.")
+    ],
     to: Annotated[str, typer.Option(help=f"Formats, separated by commas: {', '.join(EXPORTS)}.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write; by default inside the bundle or run.")] = None,
     small: Annotated[
@@ -100,9 +102,9 @@ def classify(
     """Classify recordings, clip by clip. Needs no torch."""
     classifier, failures = load(model, runner, device), Failures()
     results = []
-    for path in recordings_of(files):
+    for file in recordings_of(files):
         with failures.kept():
-            results.append(classifier.classify(path))
+            results.append(classifier.classify(file))
             if not as_json:
                 show(results[-1], as_json, _scene_line(results[-1]))
     if as_json:

@@ -16,6 +16,7 @@ from tinyscene.cli.options import (
     Runner,
     Set,
     TestSplit,
+    path,
     with_dataset,
 )
 from tinyscene.deploy.bundle.inspection import inspect_graph
@@ -23,6 +24,7 @@ from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, messages, show
 from tinyscene.interface.bundle import Bundle
 from tinyscene.interface.datasets import DatasetOptions
+from tinyscene.interface.names import is_packaged
 from tinyscene.interface.reporting import report as write_report
 
 app = typer.Typer()
@@ -47,8 +49,11 @@ def evaluate(
 
     evaluation = run_evaluation(model, data, split, runner, record=False)
     show(evaluation.as_dict(), as_json, evaluation_tables(evaluation))
-    path = evaluation.record()
-    messages.print(f"{path}.json and the confusion matrix {path}.png written", soft_wrap=True)
+    if is_packaged(model):
+        messages.print(f"{model.name} comes with tinyscene: the evaluation is not recorded in it")
+    else:
+        written = evaluation.record()
+        messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)
     if listen:
         shown = evaluation.listen(listen)
         messages.print(f"{listen} written: {shown} of {evaluation.clips - evaluation.correct} mistakes", soft_wrap=True)
@@ -114,13 +119,16 @@ def bench(
     bundle = Bundle(folder)
     result = bundle.bench(targets.split(","), data, split, serial, record=False)
     show(result.as_dict(), as_json, bench_table(result))
-    bundle.record("bench", result.as_dict())
+    if not is_packaged(folder):
+        bundle.record("bench", result.as_dict())
     require_equal({row["target"]: row["difference"] for row in result.targets.values() if "equal" in row})
 
 
 @app.command(rich_help_panel=MEASURE)
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Bundles, and folders of sweeps.")],
+    folders: Annotated[
+        list[Path], typer.Argument(parser=path, help="Bundles, packaged models, and folders of sweeps.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to write; by default that of a single sweep.")] = None,
     as_json: Json = False,
 ) -> None:

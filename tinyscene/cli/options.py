@@ -10,11 +10,19 @@ import typer
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.interface.datasets import DatasetOptions
+from tinyscene.interface.names import find_model
 
 TRAIN = "Train"
 QUANTIZE = "Quantize and verify"
 DEPLOY = "Deploy"
 MEASURE = "Measure and report"
+SHARE = "Models of others"
+
+
+def path(name: str) -> Path:
+    """Where a model lies that is named on the command line."""
+    return find_model(name)
+
 
 Split = Annotated[
     str | None,
@@ -30,8 +38,10 @@ TestSplit = Annotated[
 TrainingSplit = Annotated[
     str | None, typer.Option(help="Split whose training list is used; by default the one of the training.")
 ]
-BundleFolder = Annotated[Path, typer.Argument(help="Folder of a bundle.")]
-AnyModel = Annotated[Path, typer.Argument(help="A bundle, a run, or an exported .onnx file.")]
+BundleFolder = Annotated[Path, typer.Argument(parser=path, help="Folder of a bundle, or name of a packaged model.")]
+AnyModel = Annotated[
+    Path, typer.Argument(parser=path, help="A bundle, a packaged model, a run, or an exported .onnx file.")
+]
 FinishedRun = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe (see `tinyscene recipes`), or a YAML file.")]
 Weights = Annotated[

@@ -252,7 +252,7 @@ def sweep(
 
 @app.command(name="import", rich_help_panel=TRAIN)
 def import_(
-    weights: Annotated[Path, typer.Argument(help="A .safetensors file with the published parameter names.")],
+    weights: Annotated[Path, typer.Argument(help="A .safetensors or .pt file with the published parameter names.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     recipe: Annotated[str, typer.Option(help="Recipe whose network has these weights.")] = "baseline",
     settings: Set = None,

@@ -17,10 +17,12 @@ from tinyscene.deploy.bundle.copies import copy_bundle
 from tinyscene.deploy.bundle.exports import export as export_bytes
 from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
 from tinyscene.deploy.bundle.verify import Verification, verify
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.deploy.common.installation import require
 from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.html import facts_table
+from tinyscene.interface.names import find_model, is_packaged
 from tinyscene.interface.recordings import Keep, clips_of
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ class Bundle(files.Bundle):
     It can be given wherever the path of a bundle is taken.
 
     Args:
-        folder: folder of the bundle. Its files are checked: InputError names one that is missing or was changed.
+        folder: folder of the bundle, or name of a packaged model. Its files are checked: InputError names one that is
+            missing or was changed.
         rewriting: kinds of exports that are about to be written anew, which are not checked.
     """
 
     def __init__(self, folder: "str | os.PathLike[str]", rewriting: Iterable[str] = ()) -> None:
-        opened = open_bundle(Path(folder), rewriting)
+        opened = open_bundle(find_model(folder), rewriting)
         super().__init__(opened.folder, opened.content, opened.front_end, opened.labels, opened.graph)
 
     def __fspath__(self) -> str:
@@ -156,6 +159,8 @@ class Bundle(files.Bundle):
         """Several exports: all are made before the first is written. With `out`, one."""
         contents = {kind: export_bytes(self, kind, small, batch) for kind in kinds}
         if out is None:
+            if is_packaged(self.folder):
+                raise InputError(f"{self.folder.name}: comes with tinyscene and is not changed; name a file with --out")
             return [self.add_export(kind, content) for kind, content in contents.items()]
         (content,) = contents.values()
         write_whole(Path(out), content)
@@ -249,7 +254,7 @@ class Bundle(files.Bundle):
             clips.require_labels(self.labels, self.folder)
             test = clips, dataset.split(split or self.content["quantized"]["split"])[1]
         result = bench(self, DEFAULT_TARGETS if targets is None else targets, test, serial)
-        if record:
+        if record and not is_packaged(self.folder):
             self.record("bench", result.as_dict())
         return result
 

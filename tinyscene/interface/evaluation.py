@@ -12,6 +12,7 @@ from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.html import confusion_table, facts_table, scores_table
+from tinyscene.interface.names import find_model, is_packaged
 
 require("torch", "train")  # so that what is missing is named with the remedy
 
@@ -98,15 +99,15 @@ def evaluate(
     """Evaluate a model on a test list: by class, recording device and device group, with a confusion matrix.
 
     Args:
-        model: a bundle, a run, or an exported .onnx file.
+        model: a bundle, the name of a packaged model, a run, or an exported .onnx file.
         data: folder of a dataset, or DatasetOptions.
         split: split whose test list is used; by default that of the training.
         runner: runtime for a bundle; by default native where a C compiler is installed, otherwise reference.
-        record: write the result into the run or bundle, as the command does.
+        record: write the result into the run or bundle, as the command does; a packaged model is not changed.
 
     Raises InputError if the model or the data cannot be used, or if their labels differ.
     """
-    path = Path(model)
+    path = find_model(model)
     evaluated = open_evaluated_model(path, runner)
     dataset, clips = open_data(data, evaluated.front_end)
     clips.require_labels(evaluated.labels, path)
@@ -121,6 +122,6 @@ def evaluate(
         runner=evaluated.runner,
         answers=Answers(recordings, probabilities, clips, evaluated.front_end),
     )
-    if record:
+    if record and not is_packaged(path):
         evaluation.record()
     return evaluation

@@ -10,6 +10,7 @@ from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, DatasetOptions, open_data
+from tinyscene.interface.names import find_model
 from tinyscene.interface.run import Run
 from tinyscene.interface.settings import Settings, overrides_of
 
@@ -200,7 +201,7 @@ def budget(
     require("torch", "train")
     from tinyscene.train.runs.budget import count_target
 
-    return count_target(os.fspath(target), recipe, overrides_of(settings))
+    return count_target(os.fspath(find_model(target)), recipe, overrides_of(settings))
 
 
 def open_sweep(

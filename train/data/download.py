@@ -18,14 +18,17 @@ BLOCK = 2**16  # bytes
 TIMEOUT = 30  # seconds without a byte
 
 
-def download(url: str, folder: Path, most: int) -> Path:
-    """The file at a URL, of `most` bytes at most, in a folder. Raises whatever the transport raises, and InputError."""
+def download(url: str, folder: Path, most: int, known: str | None = None) -> Path:
+    """The file at a URL, of `most` bytes at most, in a folder. Raises whatever the transport raises, and InputError.
+
+    `known` is its SHA-256; without it that of the first time is held to. ValueError: the file has another.
+    """
     path = folder / url.rpartition("/")[2]
     record = path.with_name(f"{path.name}.sha256")
-    known = record.read_text(encoding="utf-8").strip() if record.exists() else None
+    seen = record.read_text(encoding="utf-8").strip() if record.exists() else None
     pooch.get_logger().setLevel("WARNING")
-    fetched = Path(pooch.retrieve(url, known, path.name, folder, downloader=_Bounded(most)))
-    if known is None:
+    fetched = Path(pooch.retrieve(url, known or seen, path.name, folder, downloader=_Bounded(most)))
+    if seen is None:
         write_whole(record, f"{sha256(fetched)}\n")
     return fetched
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tinyscene.deploy.common.errors import InputError
 
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")  # endings of such files
 MAX_FILE = 2**31  # bytes; mapped, not read
 MAX_DIRECTORY = 2**23  # bytes of the archive's directory: 70,000 storages
 MAX_PICKLE = 2**25  # bytes

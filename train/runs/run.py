@@ -26,6 +26,7 @@ from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import Recipe, parse_recipe
+from tinyscene.train.runs.pickled import PICKLED, read_pickled
 from tinyscene.train.runs.weights import converted, require_variances
 from tinyscene.train.settings import yaml_text
 
@@ -200,10 +201,16 @@ def write_recipe(out: Path, recipe: Recipe) -> None:
     write_whole(out / RECIPE, yaml_text(recipe.as_dict()))
 
 
-def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
-    """Make a run of weights trained elsewhere, in the published baseline's parameter names and scene order."""
-    tensors, header = load_tensors(weights)
+def import_weights(weights: Path, recipe: Recipe, out: Path, prefix: str = "", source: str | None = None) -> Path:
+    """Make a run of weights trained elsewhere, in the published baseline's parameter names and scene order.
+
+    Of a file that holds several networks, those are taken whose names begin with `prefix`. `source` is said in the
+    card instead of the file's name.
+    """
+    tensors, header = (read_pickled(weights), {}) if weights.suffix in PICKLED else load_tensors(weights)
     known = read_card(header, weights)
+    if prefix:
+        tensors = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
     labels = known.labels if known else SCENES
     network_with(tensors, recipe, len(labels), weights)
     if known is None:
@@ -212,7 +219,7 @@ def import_weights(weights: Path, recipe: Recipe, out: Path) -> Path:
         recipe=recipe.as_dict(),
         labels=labels,
         made_by=provenance(),
-        source=f"{weights.name} sha256:{sha256(weights)}",
+        source=f"{source or weights.name} sha256:{sha256(weights)}",
     )
     require_free(out)
     with replacing_folder(out) as temporary:

@@ -19,7 +19,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.train.data.download import download
 from tinyscene.train.network_settings import EfficientAtModel, Model
-from tinyscene.train.runs.pickled import MAX_FILE, read_pickled
+from tinyscene.train.runs.pickled import MAX_FILE, PICKLED, read_pickled
 from tinyscene.train.runs.run import load_tensors, model_path, read_card
 from tinyscene.train.runs.weights import converted, require_variances
 
@@ -38,7 +38,6 @@ EFFICIENTAT_FILES = {  # by width
     3.0: "mn30_as_mAP_482.pt",
     4.0: "mn40_as_mAP_484.pt",
 }
-PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def transfer(network: nn.Module, weights: Path, labels: tuple[str, ...]) -> str:
@@ -85,14 +84,20 @@ def find_weights(named: str, model: Model) -> Path:
     return fetch(PUBLISHED[model.family])
 
 
-def fetch(url: str) -> Path:
-    """Published weights, downloaded once. Raises InputError where that is not possible."""
+def fetch(url: str, folder: Path | None = None, most: int = MAX_FILE, known: str | None = None) -> Path:
+    """Published weights, of `most` bytes at most, downloaded once into a folder, by default one of the cache.
+
+    `known` is their SHA-256, if it is known before. Raises InputError where that is not possible, and for another file.
+    """
+    folder = folder or cache_folder() / "weights"
     try:
-        return download(url, cache_folder() / "weights", MAX_FILE)
+        return download(url, folder, most, known)
     except InputError:
         raise
+    except ValueError:
+        raise InputError(f"{url}: is not the file that has the known SHA-256, and is not used") from None
     except Exception as error:  # whatever the transport raises, the remedy is the same
         raise InputError(
             f"{url} cannot be downloaded ({type(error).__name__}); get it elsewhere and put it in "
-            f"{cache_folder() / 'weights'}, or name the file as the weights"
+            f"{folder}, or name the file as the weights"
         ) from None

@@ -44,7 +44,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.runs.transfer import PICKLED
+from tinyscene.train.runs.pickled import PICKLED
 from tinyscene.train.settings import Section, hint, read_settings
 
 SWEEPS = Path(__file__).parent / "plans"
