@@ -24,6 +24,7 @@
     tinyscene report   bundles/* sweeps/* --out report                     # HTML, Markdown and JSON
     tinyscene import   weights.safetensors --recipe baseline --out runs/imported
     tinyscene models                                                       # what comes along, and what can be fetched
+    tinyscene push     bundles/first hf://user/name                        # then: classify hf://user/name@revision
     tinyscene pull     dcase2025-baseline --out runs/published             # from its authors
 
 In Python:

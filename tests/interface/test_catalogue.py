@@ -153,6 +153,6 @@ def test_a_folder_of_that_name_goes_before_the_packaged_model(
 
 def test_a_packaged_model_is_not_changed(packaged: Path, tmp_path: Path, run_cli: Cli) -> None:
     code, _, err = run_cli("export", "tiny", "--to", "tflite")
-    assert (code, "is not changed; name a file with --out" in err) == (2, True)
+    assert (code, "a packaged or fetched model is not changed; name a file with --out" in err) == (2, True)
     assert run_cli("export", "tiny", "--to", "tflite", "--out", tmp_path / "tiny.tflite")[0] == 0
     assert not (packaged / "model.tflite").exists()

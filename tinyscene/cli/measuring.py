@@ -24,7 +24,7 @@ from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import Json, messages, show
 from tinyscene.interface.bundle import Bundle
 from tinyscene.interface.datasets import DatasetOptions
-from tinyscene.interface.names import is_packaged
+from tinyscene.interface.names import is_kept_unchanged
 from tinyscene.interface.reporting import report as write_report
 
 app = typer.Typer()
@@ -49,8 +49,8 @@ def evaluate(
 
     evaluation = run_evaluation(model, data, split, runner, record=False)
     show(evaluation.as_dict(), as_json, evaluation_tables(evaluation))
-    if is_packaged(model):
-        messages.print(f"{model.name} comes with tinyscene: the evaluation is not recorded in it")
+    if is_kept_unchanged(model):
+        messages.print(f"{model.name}: a packaged or fetched model is not changed, and the evaluation not recorded")
     else:
         written = evaluation.record()
         messages.print(f"{written}.json and the confusion matrix {written}.png written", soft_wrap=True)
@@ -119,7 +119,7 @@ def bench(
     bundle = Bundle(folder)
     result = bundle.bench(targets.split(","), data, split, serial, record=False)
     show(result.as_dict(), as_json, bench_table(result))
-    if not is_packaged(folder):
+    if not is_kept_unchanged(folder):
         bundle.record("bench", result.as_dict())
     require_equal({row["target"]: row["difference"] for row in result.targets.values() if "equal" in row})
 

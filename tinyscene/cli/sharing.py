@@ -8,9 +8,10 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
-from tinyscene.cli.options import SHARE
+from tinyscene.cli.options import SHARE, BundleFolder
 from tinyscene.deploy.common.terminal import Json, show
 from tinyscene.interface import catalogue
+from tinyscene.interface.bundle import Bundle
 from tinyscene.interface.catalogue import ListedModel
 
 app = typer.Typer()
@@ -44,3 +45,18 @@ def pull(
         as_json,
         f"{run.folder}: imported; next: tinyscene evaluate {run.folder} --data DATA",
     )
+
+
+@app.command(rich_help_panel=SHARE)
+def push(
+    folder: BundleFolder,
+    address: Annotated[str, typer.Argument(help="Repository of the Hugging Face hub, hf://user/name.")],
+    licence: Annotated[
+        str, typer.Option("--license", help="The hub's name of a licence, such as apache-2.0.")
+    ] = "other",
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle and its model card to the Hugging Face hub; commands then take hf://user/name@revision."""
+    pushed = Bundle(folder).push(address, licence, private)
+    show({"address": pushed}, as_json, f"{pushed}: written; next: tinyscene classify {pushed} SOUND")

@@ -22,7 +22,8 @@ from tinyscene.deploy.common.files import write_whole
 from tinyscene.deploy.common.installation import require
 from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.html import facts_table
-from tinyscene.interface.names import find_model, is_packaged
+from tinyscene.interface.hub import push
+from tinyscene.interface.names import find_model, is_kept_unchanged
 from tinyscene.interface.recordings import Keep, clips_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,14 @@ class Bundle(files.Bundle):
         """Copy it, with variants and exports, into a new folder. Raises InputError if the folder is taken."""
         copy_bundle(self, Path(folder))
         return Bundle(folder)
+
+    def push(self, address: str, licence: str | None = None, private: bool = False) -> str:
+        """Write it with its model card to the hub, hf://user/name. Returns the address with the commit that was made.
+
+        `licence` is the hub's name of one, such as apache-2.0, in place of that in the card; a new repository can be
+        `private`.
+        """
+        return push(self, address, licence, private)
 
     def variant(self, device: str) -> "Bundle":
         """The bundle for a recording device: its variant or, for one that has none, this one."""
@@ -159,8 +168,10 @@ class Bundle(files.Bundle):
         """Several exports: all are made before the first is written. With `out`, one."""
         contents = {kind: export_bytes(self, kind, small, batch) for kind in kinds}
         if out is None:
-            if is_packaged(self.folder):
-                raise InputError(f"{self.folder.name}: comes with tinyscene and is not changed; name a file with --out")
+            if is_kept_unchanged(self.folder):
+                raise InputError(
+                    f"{self.folder.name}: a packaged or fetched model is not changed; name a file with --out"
+                )
             return [self.add_export(kind, content) for kind, content in contents.items()]
         (content,) = contents.values()
         write_whole(Path(out), content)
@@ -254,7 +265,7 @@ class Bundle(files.Bundle):
             clips.require_labels(self.labels, self.folder)
             test = clips, dataset.split(split or self.content["quantized"]["split"])[1]
         result = bench(self, DEFAULT_TARGETS if targets is None else targets, test, serial)
-        if record and not is_packaged(self.folder):
+        if record and not is_kept_unchanged(self.folder):
             self.record("bench", result.as_dict())
         return result
 

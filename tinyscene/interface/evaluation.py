@@ -12,7 +12,7 @@ from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.html import confusion_table, facts_table, scores_table
-from tinyscene.interface.names import find_model, is_packaged
+from tinyscene.interface.names import find_model, is_kept_unchanged
 
 require("torch", "train")  # so that what is missing is named with the remedy
 
@@ -122,6 +122,6 @@ def evaluate(
         runner=evaluated.runner,
         answers=Answers(recordings, probabilities, clips, evaluated.front_end),
     )
-    if record and not is_packaged(path):
+    if record and not is_kept_unchanged(path):
         evaluation.record()
     return evaluation

@@ -1,10 +1,13 @@
 """Models by name: of the package, of the hub, and where they lie on this disk."""
 
+import contextlib
 import os
 from importlib.resources import files
 from pathlib import Path
 
 from tinyscene.deploy.bundle.bundle import INDEX
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.interface.hub import SCHEME, fetch_bundle, hub_folder
 
 PACKAGED = Path(str(files("tinyscene"))) / "bundled"
 
@@ -17,11 +20,19 @@ def packaged_models() -> dict[str, Path]:
 
 
 def find_model(name: "str | os.PathLike[str]") -> Path:
-    """Where a model lies: a path as it is, unless nothing is there and a packaged model has this name."""
+    """Where a model lies: a path as it is, unless nothing is there and a packaged model has this name.
+
+    A bundle of the hub, hf://user/name or hf://user/name@revision, is fetched first.
+    """
+    if os.fspath(name).startswith(SCHEME):
+        return fetch_bundle(os.fspath(name))
     path = Path(name)
     return path if path.exists() else packaged_models().get(os.fspath(name), path)
 
 
-def is_packaged(folder: Path) -> bool:
-    """Whether a bundle comes with the package. It is not changed."""
-    return folder.resolve().is_relative_to(PACKAGED.resolve())
+def is_kept_unchanged(folder: Path) -> bool:
+    """Whether a bundle comes with the package, or was fetched from the hub. Neither is changed."""
+    places = [PACKAGED]
+    with contextlib.suppress(InputError):  # where there can be no cache, nothing was fetched
+        places.append(hub_folder())
+    return any(folder.resolve().is_relative_to(place.resolve()) for place in places)
