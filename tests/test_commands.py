@@ -12,14 +12,14 @@ import pytest
 import typer
 
 from tinyscene.cli import app
-from tinyscene.cli.options import DEPLOY, MEASURE, QUANTIZE, TRAIN
+from tinyscene.cli.options import DEPLOY, MEASURE, QUANTIZE, SHARE, TRAIN
 
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_stands_in_a_panel_of_the_help(name: str) -> None:
-    assert COMMANDS[name].rich_help_panel in (TRAIN, QUANTIZE, DEPLOY, MEASURE)
+    assert COMMANDS[name].rich_help_panel in (TRAIN, QUANTIZE, DEPLOY, MEASURE, SHARE)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
