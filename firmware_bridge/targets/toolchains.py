@@ -151,6 +151,14 @@ class Toolchain:
         query = [*self.command[:-1], "version"] if self.name == "zig" else [*self.command, "-dumpfullversion"]
         return f"{self.name} {_call(query, f'{self.name} does not run').strip()}"
 
+    def has_headers(self) -> bool:
+        """Whether a compiler named gcc finds a C library's headers."""
+        try:
+            _call([*self.command, "-fsyntax-only", "-include", "string.h", "-x", "c", os.devnull], "")
+        except InputError:
+            return False
+        return True
+
 
 TOOLCHAINS = ("zig", "gcc")
 

@@ -16,6 +16,7 @@ from tinyscene.firmware_bridge.targets.elf import image_symbols
 from tinyscene.firmware_bridge.targets.toolchains import (
     HARNESS,
     TARGETS,
+    Toolchain,
     build,
     find_toolchain,
     harness_sources,
@@ -87,6 +88,15 @@ def test_an_unknown_toolchain_is_refused() -> None:
 
 def test_zig_tells_its_version() -> None:
     assert find_toolchain("zig", M4).version().split(".")[0] == "zig 0"
+
+
+def test_a_gcc_without_a_c_library_has_no_headers(tmp_path: Path) -> None:
+    compiler = tmp_path / "gcc"
+    compiler.write_text("#!/bin/sh\necho 'fatal error: string.h: No such file or directory' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    assert not Toolchain("gcc", (str(compiler),)).has_headers()
+    compiler.write_text("#!/bin/sh\n")
+    assert Toolchain("gcc", (str(compiler),)).has_headers()
 
 
 @pytest.mark.parametrize("toolchain", ["zig", "gcc"])
