@@ -22,7 +22,7 @@ import numpy as np
 from tinyscene.deploy.bundle.bundle import CARD, Bundle
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.common.installation import missing
-from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.packaging import WASM_KERNELS, WASM_MODULES, package
 from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render
@@ -75,12 +75,14 @@ def make_page(bundle: Bundle, modules: Sequence[bytes], binding: str) -> str:
 
     The browser runs the first module that it knows all instructions of.
     """
-    graph = bundle.metadata["graph_sha256"]
+    graph, seconds = bundle.metadata["graph_sha256"], bundle.front_end.clip_seconds
     script = join_modules([binding, *((PAGE / name).read_text(encoding="utf-8") for name in MODULES)])
     style = (PAGE / "page.css").read_text(encoding="utf-8")
     model = {
         "graph": graph,
         "hop": page_hop(bundle.front_end),
+        "clip": seconds,
+        "samples": bundle.front_end.clip_samples,
         "bands": marked_bands(bundle.front_end),
         "wasm": [base64.b64encode(module).decode() for module in modules],
         "worklet": f"data:text/javascript;base64,{base64.b64encode((PAGE / 'worklet.js').read_bytes()).decode()}",
@@ -88,6 +90,7 @@ def make_page(bundle: Bundle, modules: Sequence[bytes], binding: str) -> str:
     values = {
         "name": bundle.content["recipe"].get("name", "tinyscene"),
         "labels": [label.replace("_", " ") for label in bundle.labels],
+        "clip": "second" if seconds == ONE_SECOND else f"{seconds:g} seconds",
         "mels": bundle.front_end.n_mels,
         "frames": bundle.front_end.frames,
         "budget": bundle.content["budget"],

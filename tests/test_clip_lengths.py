@@ -1,5 +1,6 @@
 """Clips of other lengths than one second, from recordings to the C on this machine, equal bit for bit."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.browser import Watched, browser_or_skip
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.errors import InputError
@@ -16,7 +18,10 @@ from tinyscene.deploy.frontend.audio import Recording, clip_count, source_sample
 from tinyscene.deploy.frontend.log_mel import CLIP_SECONDS, clip_samples
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.codegen.library import make_library
+from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.native import READY, native_scene
+from tinyscene.firmware_bridge.targets.image import build_settings
+from tinyscene.firmware_bridge.web import write_site
 from tinyscene.train.data.augment import load_responses
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
@@ -215,3 +220,33 @@ def test_an_impulse_response_is_cut_to_a_shorter_clip(tmp_path: Path, seconds: f
     spectrum = load_responses(tmp_path, front_end)[0]
     signal = np.fft.irfft(spectrum.numpy(), n=2 * front_end.clip_samples)
     assert np.flatnonzero(np.abs(signal) > 0.1).tolist() == ([100] if seconds < 1 else [100, RATE - 100])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cortex-m4", "riscv32"])
+def test_an_emulated_target_equals_the_reference(trained: Trained, target: str) -> None:
+    result = emulate(trained.bundle, trained.clips.pcm[:3], build_settings(target, "zig"))
+    assert result.equal, result.difference
+
+
+@pytest.mark.slow
+def test_the_page_classifies_as_the_command_line_does(trained: Trained, dataset: Dataset, tmp_path: Path) -> None:
+    path, clip = dataset.root / dataset.recordings[0].path, trained.bundle.front_end.clip_seconds
+    write_site(trained.bundle, tmp_path / "site")
+    with browser_or_skip() as browser:
+        watched = Watched(browser)
+        watched.page.goto((tmp_path / "site" / "index.html").as_uri())
+        watched.page.wait_for_selector("#status:text-is('Ready.')")
+        watched.page.set_input_files("#file", path)
+        watched.page.wait_for_selector("#seconds button")
+        with watched.page.expect_download() as download:
+            watched.page.click("#save")
+        result = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+        buttons = [each.inner_text() for each in watched.page.query_selector_all("#seconds button")]
+    expected = BundleClassifier(trained.bundle, "reference").classify(path)
+    assert [each["start"] for each in result["seconds"]] == [each["start"] for each in expected["seconds"]]
+    for ours, theirs in zip(result["seconds"], expected["seconds"], strict=True):
+        assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-6)
+    assert result["notes"] == expected["notes"]
+    assert buttons[1].startswith(f"0 to {clip:g} s: ")
+    assert watched.faults == []

@@ -14,6 +14,7 @@ class RecipeSummary:
     family: str
     parameters: int | None
     macs: int | None
+    sample_rate: int  # Hz
     purpose: str
 
 
@@ -32,5 +33,6 @@ def _summary(name: str) -> RecipeSummary:
         recipe.model.family,
         count and count.parameters,
         count and count.macs,
+        recipe.features.sample_rate,
         " ".join(line.lstrip("# ") for line in comment),
     )

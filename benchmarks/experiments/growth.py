@@ -6,7 +6,7 @@ second that training does with the batch.
 
 The baseline's network with one setting changed at a time, its weights drawn and not trained: what it costs does not
 depend on them. Latency is of the native runner, the network alone, all in turn (latency.py). RAM is the arena, feature
-map and all. A clip longer than a second is a network's input of more frames; the front end makes a second at a time.
+map and all. A clip longer than a second is a network's input of more frames.
 A second of listening is the audio of a
 second pushed and the decisions that fall into it, windows overlapping; its RAM is the whole instance's. Training is our
 step on synthetic sounds, cut into micro-batches as on any CPU, and in one piece.
@@ -62,7 +62,8 @@ def integer_graph(recipe: Recipe, frames: int) -> Graph:
 def settings() -> dict[tuple[str, float], Graph]:
     """The networks, by what is changed in the baseline and to what."""
     baseline = load_recipe("baseline")
-    frames, seconds = baseline.features.frames, [1 + round(value * (baseline.features.frames - 1)) for value in SECONDS]
+    frames = baseline.features.frames
+    seconds = [replace(baseline.features, clip_seconds=value).frames for value in SECONDS]
     graphs = {
         ("width", float(w)): integer_graph(load_recipe("baseline", [f"model.base_channels={w}"]), frames)
         for w in WIDTHS

@@ -3,13 +3,15 @@
     python -m tinyscene.benchmarks.experiments.recipe_costs      # benchmarks/results/recipe_costs.json, some minutes
 
 The networks have random weights, BatchNorm has the statistics of synthetic sounds, and so has the quantization: costs
-hardly depend on more. A decision is the front end of a clip and the network, at the recipe's own sample rate, checked against the reference bit for bit. RAM is
-all that an instance needs, clips without overlap. Counts are instructions, not cycles. A killed run goes on.
+hardly depend on more. A decision is the front end of a clip and the network, at the recipe's own sample rate, checked
+against the reference bit for bit. RAM is all that an instance needs, clips without overlap. Counts are instructions,
+not cycles. A killed run goes on.
 """
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import typer
 from safetensors.torch import save_file
@@ -55,7 +57,7 @@ def _network(recipe: Recipe, clips: Clips) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # of the last batch alone
     with torch.inference_mode():
-        network.train()(features_of(recipe)(waveform(torch.from_numpy(clips.pcm[:NORMALIZED]))))
+        network.train()(features_of(recipe)(waveform(torch.from_numpy(np.array(clips.pcm[:NORMALIZED])))))
     return network
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from docs.generator.interface import python_entries
+from docs.generator.results import read_results
 from docs.generator.templates import render
 from tinyscene.cli import app
 from tinyscene.train.recipe import Recipe
@@ -20,8 +21,9 @@ def reference_page() -> str:
     """The text of docs/reference.md."""
     schema = Recipe.model_json_schema()
     filters = {"cell": cell}
-    content = {"panels": panels(), "recipes": list_recipes(), "sections": sections(schema), "python": python_entries()}
-    return render("reference.md.j2", filters, **content)
+    costs = read_results()["recipe_costs"]["recipes"]
+    values = {"panels": panels(), "recipes": list_recipes(), "costs": costs, "sections": sections(schema)}
+    return render("reference.md.j2", filters, **values, python=python_entries())
 
 
 def cell(text: str) -> str:

@@ -18,11 +18,11 @@ from tinyscene.firmware_bridge.web import PAGE, join_modules
 SIGNALS = signals()
 AS_BASE64 = "(bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''))"
 # Bytes of a file -> its clips, as the page makes them, and its notes
-READ = """async ([url, content, target]) => {
+READ = """async ([url, content, target, samples]) => {
     const { readRecording, makeClips } = await import(url);
     const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-    const recording = await readRecording(new File([bytes], "recording"), target);
-    const clips = [...makeClips(recording, target)].map((clip) => (AS_BASE64)(new Uint8Array(clip.buffer)));
+    const recording = await readRecording(new File([bytes], "recording"), target, samples);
+    const clips = [...makeClips(recording, target, samples)].map((clip) => (AS_BASE64)(new Uint8Array(clip.buffer)));
     return [clips, recording.notes];
 }""".replace("AS_BASE64", AS_BASE64)
 # Channels, float32 -> the clip that the page makes of them
@@ -61,9 +61,9 @@ def module() -> str:
     return data_url(join_modules(sources) + "\nexport { Resampler, readRecording, makeClips };\n")
 
 
-def read(page: Any, module: str, path: Path) -> tuple[np.ndarray, list[str]]:
+def read(page: Any, module: str, path: Path, samples: int = RATE) -> tuple[np.ndarray, list[str]]:
     """What the page makes of a file, (clip, sample), and its notes."""
-    clips, notes = page.evaluate(READ, [module, base64.b64encode(path.read_bytes()).decode(), RATE])
+    clips, notes = page.evaluate(READ, [module, base64.b64encode(path.read_bytes()).decode(), RATE, samples])
     return np.stack([np.frombuffer(base64.b64decode(clip), "<i2") for clip in clips]), notes
 
 
@@ -119,6 +119,21 @@ def test_odd_files_become_the_clips_and_the_notes_of_the_command_line(
     recording = Recording(path, RATE)
     np.testing.assert_array_equal(clips, np.stack(list(recording.clips())))
     assert sorted(notes) == sorted(recording.notes)
+
+
+@pytest.mark.parametrize("seconds", [0.25, 0.3, 2.0])
+@pytest.mark.parametrize("keep", [1.0, 0.6], ids=["whole", "cut"])
+def test_clips_of_another_length_are_those_of_the_command_line(
+    seconds: float, keep: float, page: Any, module: str, tmp_path: Path
+) -> None:
+    samples = np.random.default_rng(0).integers(-9_000, 9_000, 5 * 44_100 - 7_000).astype(np.int16)
+    path = write(tmp_path / "a.flac", samples, keep=keep)
+    recording = Recording(path, RATE, seconds)
+    clips, notes = read(page, module, path, recording.clip_samples)
+    np.testing.assert_array_equal(clips, np.stack(list(recording.clips())))
+    assert len(notes) == len(recording.notes)
+    if keep == 1.0:  # why a FLAC cannot be read on is told in other words
+        assert notes == recording.notes
 
 
 @pytest.mark.parametrize("total", [160_000, 2**36 - 1])

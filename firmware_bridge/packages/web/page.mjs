@@ -8,6 +8,7 @@ const DECISIONS_TIMED = 50; // the last ones, whose median is shown
 
 const $ = (id) => document.getElementById(id);
 const model = JSON.parse($("model").textContent);
+const clipWords = model.clip === 1 ? "second" : `${model.clip} seconds`;
 const rows = []; // of the table of scores: {row, bar, share}
 const times = []; // ms that the last decisions took to compute
 let scene; // the network with its front end
@@ -41,7 +42,7 @@ function makeScores() {
     }
 }
 
-/** Show the scores of a second, or of a whole file. */
+/** Show the scores of a clip, or of a whole file. */
 function showScores(scores, about) {
     const index = best(scores);
     const name = readable(scene.labels[index]);
@@ -54,7 +55,7 @@ function showScores(scores, about) {
     });
 }
 
-/** Show the log-mel of some seconds. */
+/** Show the log-mel of some clips. */
 function showPicture(decisions, what) {
     drawLogMel($("picture"), decisions.map((each) => each.features), scene.mels, scene.frames);
     $("picture").setAttribute("aria-label", `Log-mel of ${what}`);
@@ -111,8 +112,8 @@ async function toggleMicrophone() {
         const { decisions, milliseconds } = decide(pcm, spent);
         spent = milliseconds;
         for (const decision of decisions.slice(-1)) {
-            showScores(decision.probabilities, `${percent(Math.max(...decision.probabilities))}, the last second`);
-            showPicture([decision], "the last second");
+            showScores(decision.probabilities, `${percent(Math.max(...decision.probabilities))}, the last ${clipWords}`);
+            showPicture([decision], `the last ${clipWords}`);
         }
     };
     const lost = () => {
@@ -140,9 +141,9 @@ async function classify(file) {
     const mine = begin("file");
     say(`Reading ${file.name}…`);
     try {
-        const recording = await readRecording(file, scene.sampleRate);
+        const recording = await readRecording(file, scene.sampleRate, model.samples);
         const decided = [];
-        for (const clip of makeClips(recording, scene.sampleRate)) {
+        for (const clip of makeClips(recording, scene.sampleRate, model.samples)) {
             scene.reset();
             decided.push(...decide(clip).decisions);
             if (decided.length % 8 === 0) await new Promise((go) => setTimeout(go)); // so that the page stays alive
@@ -164,12 +165,14 @@ function describe(probabilities) {
 
 function showFile(name, decided, notes) {
     const mean = scene.labels.map((_, index) => average(decided.map((each) => each.probabilities[index])));
-    const seconds = decided.map((each, start) => ({ start, ...describe(each.probabilities), logits: [...each.logits] }));
+    const seconds = decided.map((each, index) => ({ start: index * model.clip, ...describe(each.probabilities), logits: [...each.logits] }));
     result = { file: name, model: model.graph, ...describe(mean), seconds, notes };
-    const length = `${decided.length} ${decided.length === 1 ? "second" : "seconds"}`;
+    const unit = model.clip === 1 ? "second" : `clip of ${model.clip} s`;
+    const length = `${decided.length} ${decided.length === 1 ? unit : unit.replace(/^(second|clip)/, "$1s")}`;
     offer("all", mean, decided, `the mean of ${length} of ${name}`, name).click();
-    decided.forEach((each, start) => {
-        const span = `${start} to ${start + 1} s`;
+    const time = (index) => +(index * model.clip).toFixed(2);
+    decided.forEach((each, index) => {
+        const span = `${time(index)} to ${time(index + 1)} s`;
         offer(span, each.probabilities, [each], span, span);
     });
     say([`${name}: ${length}`, ...notes, ""].join(". "));

@@ -1,4 +1,4 @@
-// An audio file as one-second int16 clips: cut, mixed down, resampled and rounded exactly as in deploy/frontend/audio.py.
+// An audio file as int16 clips of equal length: cut, mixed down, resampled and rounded exactly as in deploy/frontend/audio.py.
 //
 // The browser decodes. It would also resample, with a filter of its own, so it is asked for the file's own rate, which
 // is read from the headers of WAV and FLAC only. It scales integers to floats, in some browsers by 32767 where they are
@@ -16,7 +16,7 @@ const DECODABLE_RATES = [3000, 768000]; // Hz, that the Web Audio API promises
 export class Unusable extends Error {}
 
 /** A File, decoded: {channels: [Float32Array], rate, notes}. Raises Unusable. */
-export async function readRecording(file, sceneRate) {
+export async function readRecording(file, sceneRate, clipSamples = sceneRate) {
     if (file.size === 0) throw new Unusable("the file is empty");
     if (file.size > LARGEST) throw new Unusable(`larger than ${LARGEST / 2 ** 20} MB: cut it into parts`);
     const bytes = await file.arrayBuffer();
@@ -32,9 +32,10 @@ export async function readRecording(file, sceneRate) {
     } catch {
         throw new Unusable("not an audio file that this browser can read: try WAV or FLAC");
     }
-    // A second in which a FLAC ends before its header says is left out, unless it is the first.
+    // A clip in which a FLAC ends before its header says is left out, unless it is the first.
     const isShort = decoded.length < header?.frames;
-    const length = isShort && decoded.length > rate ? decoded.length - (decoded.length % rate) : decoded.length;
+    const clip = sourceSamples(clipSamples, rate, sceneRate);
+    const length = isShort && decoded.length > clip ? decoded.length - (decoded.length % clip) : decoded.length;
     const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) =>
         decoded.getChannelData(index).subarray(0, length),
     );
@@ -69,25 +70,32 @@ function restore(channels, full) {
     return true;
 }
 
-/** The one-second clips of a recording, each an Int16Array; may add to `recording.notes`. */
-export function* makeClips(recording, sceneRate) {
+/** The fewest samples at `rate` Hz that `samples` at `sceneRate` Hz come of. */
+function sourceSamples(samples, rate, sceneRate) {
+    return Math.ceil((samples * rate) / sceneRate);
+}
+
+/** The clips of a recording, each an Int16Array of `clipSamples`; may add to `recording.notes`. */
+export function* makeClips(recording, sceneRate, clipSamples = sceneRate) {
     const { channels, rate, notes } = recording;
     const length = channels[0].length;
-    const rest = length % rate;
-    const count = Math.floor(length / rate) + (2 * rest >= rate || length < rate ? 1 : 0);
+    const size = sourceSamples(clipSamples, rate, sceneRate);
+    const rest = length % size;
+    const count = Math.floor(length / size) + (2 * rest >= size || length < size ? 1 : 0);
+    const words = clipSamples === sceneRate ? "one second" : `${+(clipSamples / sceneRate).toPrecision(6)} seconds`;
     const resampler = rate === sceneRate ? null : new Resampler(rate, sceneRate);
     for (let index = 0; index < count; index++) {
-        const second = channels.map((samples) => samples.subarray(index * rate, (index + 1) * rate));
-        const mean = mixDown(second);
-        const cancels = second.length > 1 && CANCELLING * peak([mean]) < peak(second);
+        const part = channels.map((samples) => samples.subarray(index * size, (index + 1) * size));
+        const mean = mixDown(part);
+        const cancels = part.length > 1 && CANCELLING * peak([mean]) < peak(part);
         if (cancels && !notes.includes(CANCELLED)) notes.push(CANCELLED);
-        const mono = cancels ? second[0] : mean;
-        if (mono.length < rate) notes.push(`the last ${(mono.length / rate).toFixed(2)} s padded to one second`);
+        const mono = cancels ? part[0] : mean;
+        if (mono.length < size) notes.push(`the last ${(mono.length / rate).toFixed(2)} s padded to ${words}`);
         const signal = resampler ? resampler.whole(mono) : mono;
         if (!notes.includes("clipped at full scale") && signal.some((value) => Math.abs(value) > 1))
             notes.push("clipped at full scale");
-        const clip = new Int16Array(sceneRate);
-        clip.set(toPcm(signal.subarray(0, sceneRate)));
+        const clip = new Int16Array(clipSamples);
+        clip.set(toPcm(signal.subarray(0, clipSamples)));
         yield clip;
     }
 }
