@@ -138,7 +138,7 @@ def _networks(bundle: Bundle) -> dict[str, Network]:
 
 
 def _library(bundle: Bundle) -> Library:
-    return make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS)
+    return make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS, rule=bundle.rule)
 
 
 def _call(function: Callable[[Any], object], values: NDArray[Any]) -> Call:

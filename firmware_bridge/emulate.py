@@ -12,7 +12,7 @@ import struct
 import subprocess
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.decision import Decider
+from tinyscene.deploy.bundle.likeness import sums_of
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.graph.reference import run_all
@@ -47,7 +49,7 @@ class EmulationError(TinysceneError):
 class Answers:
     """The output of the program."""
 
-    logits: NDArray[np.int8]  # (window, classes)
+    logits: NDArray[np.int8]  # (window, classes), and the class decided on after them if there is a decision rule
     crc: NDArray[np.uint32]  # (window, tensors)
     instructions: NDArray[np.uint64]  # (window, 2): of the run, and of the pushes before it; 0 where not counted
     memory: int
@@ -90,7 +92,7 @@ def emulate(
     """
     if profile and not settings.emulator:
         raise InputError(f"--profile: {settings.target.name} runs on this machine itself, where nothing counts")
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,), rule=bundle.rule)
     with temporary_folder() as folder:
         image, traced = (Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
         clips, difference, counts = _compare(image, traced, bundle, pcm)
@@ -136,7 +138,8 @@ def _compare(
         values = np.stack(batch)
         counts = counts or _count(image, values[:1])
         if difference is None:
-            difference = _first_difference(traced, values, run_all(bundle.graph, bundle.features(values)), clips)
+            tensors = run_all(bundle.graph, bundle.features(values))
+            difference = _first_difference(traced, values, tensors, clips, _decisions(bundle, tensors))
         clips += len(batch)
     if counts is None:
         raise InputError("no clip to run")
@@ -194,11 +197,15 @@ def answers_of(content: bytes) -> Answers:
 
 
 def _first_difference(
-    image: Image, pcm: NDArray[np.int16], tensors: dict[str, NDArray[np.int8]], before: int
+    image: Image,
+    pcm: NDArray[np.int16],
+    tensors: dict[str, NDArray[np.int8]],
+    before: int,
+    decisions: Sequence[int] = (),
 ) -> str | None:
     """The first layer that differs in the first clip that does, with the place and both values.
 
-    The clips are counted from `before`, the number of clips before these.
+    The clips are counted from `before`, the number of clips before these. `decisions` are those of a decision rule.
     """
     answers = image.run(job_of(pcm))
     logits = list(tensors.values())[-1]
@@ -207,9 +214,22 @@ def _first_difference(
             if zlib.crc32(values[clip].tobytes()) != answers.crc[clip, number]:
                 dumped = np.frombuffer(image.run(job_of(pcm[clip : clip + 1], number)).dumped, np.int8)
                 return f"clip {before + clip}, {name} {_differing(values[clip], dumped[: values[clip].size])}"
-        if (answers.logits[clip] != logits[clip]).any():
+        decided = np.array(decisions[clip : clip + 1]).astype(np.int8)
+        if (answers.logits[clip, : logits.shape[1]] != logits[clip]).any():
             return f"clip {before + clip}: the scores differ from the logits"
+        if (answers.logits[clip, logits.shape[1] :] != decided).any():
+            return f"clip {before + clip}: the decision differs from the rule's"
     return None
+
+
+def _decisions(bundle: Bundle, tensors: dict[str, NDArray[np.int8]]) -> list[int]:
+    """What a bundle's decision rule decides on, clip after clip, by the tensors of the clips; nothing without one."""
+    rule, logits = bundle.rule, tensors[bundle.graph.output.name]
+    if rule is None:
+        return []
+    likeness = rule.unknown.of(sums_of(bundle.graph, tensors)).tolist() if rule.unknown else [0] * len(logits)
+    decider = Decider(rule, len(bundle.labels))
+    return [decider.push(*clip) for clip in zip(logits, likeness, strict=True)]
 
 
 def _differing(expected: NDArray[np.int8], actual: NDArray[np.int8]) -> str:

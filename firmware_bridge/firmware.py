@@ -60,7 +60,7 @@ def write_firmware(
     model = bundle.content["files"][f"{GRAPH}.safetensors"]
     if kind == "wasm":
         kernels = tuple(dict.fromkeys([*kernels, *WASM_KERNELS]))
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model)
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model, bundle.rule)
     report = describe(library, _measure_flash(library))
     if kind:
         files = package(library, kind, metadata.version("tinyscene"))

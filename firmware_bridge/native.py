@@ -48,7 +48,7 @@ def native_runner(bundle: Bundle) -> Callable[[NDArray[np.int16]], Int8]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it is not there, or of something else
         found = json.loads(index.read_text(encoding="utf-8"))
         return NativeScene(_cache() / found["library"], found["config"])
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS)
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, KERNELS, rule=bundle.rule)
     path = compile_native(library)
     write_whole(index, json_text({"library": path.name, "config": library.config}))
     return NativeScene(path, library.config)
@@ -72,6 +72,16 @@ class NativeScene:
     def __call__(self, pcm: NDArray[np.int16]) -> Int8:
         """Clips (batch, samples), each a window by itself -> logits (batch, classes)."""
         return np.stack([self._clip(np.ascontiguousarray(clip)) for clip in pcm])
+
+    def with_sums(self, pcm: NDArray[np.int16]) -> tuple[Int8, NDArray[np.int32]]:
+        """Clips (batch, samples) -> logits (batch, classes), and the sums of the embedding (batch, channels).
+
+        Only for a library whose decision rule takes these sums, which stay in the arena until the next decision.
+        """
+        start = int(self.config["STATE_BYTES"]) + int(self.config["EMBEDDING"])
+        sums = self._memory[start : start + 4 * int(self.config["EMBEDDING_CHANNELS"])].view(np.int32)
+        heard = [(self._clip(np.ascontiguousarray(clip)), sums.copy()) for clip in pcm]
+        return np.stack([logits for logits, _ in heard]), np.stack([each for _, each in heard])
 
     def push(self, pcm: NDArray[np.int16]) -> tuple[int, int]:
         """Samples (samples,) -> the library's status, and how many samples it consumed."""

@@ -42,6 +42,7 @@ WASM_EXPORTS = (
     *(f"tinyscene_wasm_{name}" for name in ("classes", "sample_rate", "logit_scale", "logit_zero_point")),
     *(f"tinyscene_wasm_{name}" for name in ("features", "mels", "frames")),
 )
+BEST = "tinyscene_best(scene)"  # in the examples
 WASM_STACK = 16_384  # bytes; at the start of memory, so that an overflow traps
 
 
@@ -58,15 +59,23 @@ def package(library: Library, kind: str, version: str) -> dict[str, str | bytes]
     values = _values(library, version)
     files: dict[str, str | bytes] = {"LICENSE": license_text(), **_sources(library.files, kind)}
     if kind == "wasm":
-        modules = {name: _wasm(library.files, target) for name, target in WASM_MODULES.items()}
+        modules = {name: _wasm(library, target) for name, target in WASM_MODULES.items()}
         files |= modules
         values["wasm_bytes"] = [f"{len(module):,}" for module in modules.values()]
-    files |= render_folder(kind, values)
-    files.pop(WASM_GLUE, None)  # which is compiled into the module
+    examples = render_folder(kind, values)
+    examples.pop(WASM_GLUE, None)  # which is compiled into the module
     if kind == "platformio":
-        files |= render_folder("arduino/examples", values, "examples/")
-        files["examples/native/scene.c"] = (TEMPLATES / "cmake/example/scene.c").read_text(encoding="utf-8")
+        examples |= render_folder("arduino/examples", values, "examples/")
+        examples["examples/native/scene.c"] = (TEMPLATES / "cmake/example/scene.c").read_text(encoding="utf-8")
+    files |= {name: _deciding(text, library) for name, text in examples.items()}
     return dict(sorted(files.items()))
+
+
+def _deciding(example: str, library: Library) -> str:
+    """An example that asks for the decision of the library's rule, if it has one, in place of the best class."""
+    if "AVERAGE" not in library.config or BEST not in example:
+        return example
+    return example.replace(BEST, "tinyscene_decision(scene)")
 
 
 def _values(library: Library, version: str) -> dict[str, Any]:
@@ -99,13 +108,14 @@ def _sources(sources: Mapping[str, str], kind: str) -> dict[str, str]:
     return {f"{'include' if name in public else 'src'}/{name}": text for name, text in sources.items()}
 
 
-def _wasm(sources: Mapping[str, str], target: Target) -> bytes:
+def _wasm(library: Library, target: Target) -> bytes:
     toolchain = find_toolchain("zig", target)
     linker_options = ["--no-entry", f"-z,stack-size={WASM_STACK}", "--strip-all"]
-    linker_options += [f"--export={name}" for name in WASM_EXPORTS]
+    rule = ["tinyscene_decision"] if "AVERAGE" in library.config else []
+    linker_options += [f"--export={name}" for name in (*WASM_EXPORTS, *rule)]
     glue = (TEMPLATES / "wasm" / WASM_GLUE).read_text(encoding="utf-8")
     with temporary_folder() as folder:
-        for path, text in {**sources, WASM_GLUE: glue}.items():
+        for path, text in {**library.files, WASM_GLUE: glue}.items():
             (folder / path).write_text(text, encoding="utf-8")
         module = build(
             toolchain,

@@ -53,7 +53,7 @@ def write_site(bundle: Bundle, out: Path) -> Site:
     """
     require_free(out)
     hop = page_hop(bundle.front_end)
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, WASM_KERNELS, hop)
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, WASM_KERNELS, hop, rule=bundle.rule)
     wasm_package = package(library, "wasm", metadata.version("tinyscene"))
     modules = [content for name in WASM_MODULES if isinstance(content := wasm_package[name], bytes)]
     page = make_page(bundle, modules, str(wasm_package["tinyscene.mjs"]))

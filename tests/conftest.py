@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 REAL_DATA = Path(os.environ.get("TINYSCENE_DATA", ROOT.parent / "shared" / "data"))
 BUNDLE = os.environ.get("TINYSCENE_TEST_BUNDLE")  # written by `python -m tests.small_bundle`, for tests without torch
 NEED_TRAINING = (
-    "bundle classifier embedding hostile_models installation model_card onnx_writer runners tflite_writer verify"
+    "bundle classifier decision embedding hostile_models installation model_card onnx_writer runners tflite_writer "
+    "verify"
 )
 if find_spec("torch") is None:  # as in the environment of `make test-device`
     collect_ignore = [f"deploy/test_{name}.py" for name in NEED_TRAINING.split()]

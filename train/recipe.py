@@ -101,6 +101,12 @@ class Train(Section):
     balance: Fraction = 0.0
     """How far rare groups of scene and recording device are sampled more often: 0 draws every clip once in each epoch,
     1 draws every group equally often."""
+    outliers: str | None = None
+    """Folder of recordings of none of the classes, of which each batch takes as many clips as it has with labels; the
+    network is asked for equal probabilities on them, so that a bundle's decision rule can tell strangers. D. Hendrycks
+    et al., "Deep Anomaly Detection with Outlier Exposure", ICLR 2019. Not with a teacher."""
+    outlier_weight: Positive = 0.5
+    """Weight of the cross-entropy on the clips of `outliers`; that on the others has 1."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto is bfloat16 on a GPU that has it, otherwise float32."""
     evaluate_every: CountOrZero = 0
@@ -300,6 +306,14 @@ class Recipe(Section):
     """A linear probe, for `tinyscene teach --probe`."""
     quantize: Quantize = Quantize()
     """Quantization, for `tinyscene quantize`."""
+
+    @model_validator(mode="after")
+    def _has_no_teacher_for_outliers(self) -> Self:
+        if self.train.outliers and self.distill.has_teacher:
+            raise ValueError(
+                "train.outliers: a teacher knows no strangers; leave out distill.logits and distill.online"
+            )
+        return self
 
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json") | {"features": self.features.as_dict()}

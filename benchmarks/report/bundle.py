@@ -38,6 +38,7 @@ def bundle_section(bundle: Content, ident: str, source: str) -> Section:
     for name, title, blocks in (
         ("accuracy", "Accuracy", [*_accuracy(bundle, source), *_intervals(bench["accuracy"])]),
         ("confusion", "Confusion", _confusion(bundle)),
+        ("decision", "Decision rule", [Text(line) for line in bundle["decision"]]),
         ("budget", "Budget", _budget(bundle)),
         ("layers", "Layers", _layers(bundle)),
         ("memory", "Memory", _memory(bundle)),
@@ -45,7 +46,8 @@ def bundle_section(bundle: Content, ident: str, source: str) -> Section:
         ("devices", "Targets", _devices(bundle, bench["targets"])),
         ("provenance", "Provenance", _provenance(bundle)),
     ):
-        parts.append(Section(f"{ident}-{name}", title, blocks))
+        if blocks:
+            parts.append(Section(f"{ident}-{name}", title, blocks))
     return Section(ident, f"Bundle {bundle['name']}", [_facts(bundle)], parts)
 
 

@@ -18,6 +18,7 @@ from tinyscene.benchmarks.measured import Amount, Count, Share
 from tinyscene.benchmarks.report.curves import Curves, read_curves
 from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
+from tinyscene.deploy.bundle.model_card import decision_lines
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.report import plan_picture, plan_rows
@@ -211,6 +212,7 @@ def read_bundle(folder: Path, name: str) -> Content:
         },
         "layers": _layers(bundle),
         "memory": _memory(bundle),
+        "decision": decision_lines(bundle.content),
         "metrics": metrics,
         "published": _published(bundle.labels, metrics),
         "bench": bench,
@@ -247,7 +249,7 @@ def _layers(bundle: Bundle) -> list[Content]:
 
 def _memory(bundle: Bundle) -> Content:
     """The arena as `tinyscene firmware` lays it out, by default."""
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels)
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, rule=bundle.rule)
     sizes = {key.lower(): library.config[key] for key in ("ARENA_BYTES", "STATE_BYTES")}
     return {
         "memory_bytes": library.config["BYTES"],

@@ -14,6 +14,8 @@ A bundle may hold variants of its network for single recording devices, each a b
 
 Its index names their devices and the hash of each one's index, which is checked when the variant is opened.
 
+It may hold a decision rule (`decision.py`); without one, a decision is the class of the highest logit.
+
 What is measured later is recorded in the index, and the model card, which tells it, is written anew. Two files
 cannot change at once, so until both have the index takes the card as it was, too: whoever is killed between leaves a
 bundle that opens.
@@ -33,6 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyscene.deploy.bundle.decision import UNKNOWN_LABEL, DecisionRule
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.bundle.golden import Vectors, make_vectors, read_vectors
 from tinyscene.deploy.bundle.inspection import TensorErrors
@@ -50,6 +53,7 @@ SCHEMA = 1
 INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
 GRAPH, FLOAT_GRAPH = "graph", "float"
 VARIANTS = "variants"  # folder, and key of the index
+DECISION = "decision"  # key of the index: the decision rule
 RECORDS = ("metrics", "bench", "attribution")  # keys of the index that `evaluate`, `bench` and `quantize` write later
 FORMER_CARD = "former_card_sha256"  # key of the index while the card is being written anew
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
@@ -83,6 +87,8 @@ class Bundle:
         if self.graph.output.shape != (1, len(self.labels)):
             raise InputError(f"{self.folder}: its graph gives {self.graph.output.shape} for {len(self.labels)} labels")
         self._check_content()
+        if self.rule is not None and self.rule.unknown is not None:
+            self.rule.unknown.require_fits(self.graph)
 
     def _check_content(self) -> None:
         """What readers of the index rely on, besides what has been read from it."""
@@ -115,6 +121,11 @@ class Bundle:
     def features(self, pcm: NDArray[np.int16]) -> NDArray[np.int8]:
         """What the graph takes: int16 clips (batch, samples) -> int8 (batch, mel, frame, 1)."""
         return self.log_mel(pcm)[..., None]
+
+    @cached_property
+    def rule(self) -> DecisionRule | None:
+        """The decision rule; none where a decision is the class of the highest logit."""
+        return DecisionRule.read(self.content[DECISION]) if DECISION in self.content else None
 
     @cached_property
     def float_graph(self) -> Graph:
@@ -289,7 +300,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
         content = json.loads(index.read_bytes())
         if type(content["schema"]) is not int or content["schema"] != SCHEMA:
             raise InputError(f"schema {content['schema']!r}: this tinyscene reads {SCHEMA}; upgrade it")
-        read_labels(content["labels"])
+        labels = read_labels(content["labels"])
+        if DECISION in content:
+            rule = DecisionRule.read(content[DECISION])
+            if rule.unknown is not None and UNKNOWN_LABEL in labels:
+                raise InputError(f"its label {UNKNOWN_LABEL!r} is what the decision rule says of strangers")
         content["files"] = dict(content["files"])
         if content["front_end_sha256"] != _hash(FrontEnd(**content["front_end"]).as_dict()):
             raise InputError("its front end was changed after the bundle was made")

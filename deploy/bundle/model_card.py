@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyscene.deploy.bundle.decision import NEVER, UNKNOWN_LABEL, DecisionRule
 from tinyscene.deploy.frontend.audio import describe_seconds
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 
@@ -75,6 +76,8 @@ def _facts(content: Content) -> dict[str, Any]:
         "metrics": metrics,
         "measures": _measures(metrics, len(content["labels"])),
         "unseen": _unseen(metrics),
+        "decision": decision_lines(content),
+        "knows_strangers": "decision" in content and content["decision"]["unknown"] is not None,
         "bench": bench,
         "machine": _machine(bench),
         "latency": _latency(bench),
@@ -158,6 +161,42 @@ def _unseen(metrics: Content) -> str | None:
         f"{groups['unseen']['accuracy']:.1%} on simulated devices that were not in the training data, "
         f"{groups['real']['accuracy']:.1%} on the real devices"
     )
+
+
+def decision_lines(content: Content) -> list[str]:
+    """What the decision rule does, a sentence each; none where there is no rule."""
+    if "decision" not in content:
+        return []
+    rule = DecisionRule.read(content["decision"])
+    lines = []
+    if rule.average > 1:
+        lines.append(f"Decisions are by the mean logits of the last {rule.average} decisions.")
+    if rule.margin or rule.patience:
+        ways = [f"another leads by {rule.margin} steps of the logits"] if rule.margin < NEVER else []
+        ways += [f"another led in {rule.patience} decisions in a row"] if rule.patience else []
+        lines.append(f"The scene changes where {' or '.join(ways)}." if ways else "The scene never changes.")
+    if rule.unknown is not None:
+        known = rule.unknown
+        lines.append(
+            f'A sound is "{UNKNOWN_LABEL}" where its likeness to the known classes is below {known.threshold}.'
+        )
+        lines.append(
+            f"The threshold was chosen to keep {known.keep:.1%} of {known.clips:,} calibration clips, each decided on "
+            f"by itself; it keeps {known.kept:.1%} of them."
+        )
+    return [*lines, *_measured_refusals((content.get("metrics") or {}).get("unknown"))]
+
+
+def _measured_refusals(measured: Content | None) -> Iterator[str]:
+    """What `evaluate` measured of the threshold, second by second."""
+    if not measured:
+        return
+    yield f"It keeps {measured['kept']:.1%} of {measured['clips']:,} seconds of the test list."
+    if "refused" in measured:
+        yield (
+            f"It refuses {measured['refused']:.1%} of {measured['strangers_clips']:,} seconds of strangers, "
+            f"`{_code(measured['strangers'])}`."
+        )
 
 
 def _machine(bench: Content) -> str:

@@ -13,6 +13,7 @@ holds every partial sum exactly: then any order gives the same bits.
 """
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -45,15 +46,16 @@ FLOAT64_BITS = 53  # of an integer that float64 holds exactly
 
 def run(graph: Graph, features: Values) -> Values:
     """Features (batch, mel, frame, channels) of the graph's type -> its output, (batch, ...)."""
-    return _run(graph, features, keep=False)[graph.output.name]
+    return run_keeping(graph, features)[graph.output.name]
 
 
 def run_all(graph: Graph, features: Values) -> dict[str, Values]:
     """The same, with every tensor by name, in order."""
-    return _run(graph, features, keep=True)
+    return run_keeping(graph, features, graph.tensors)
 
 
-def _run(graph: Graph, features: Values, keep: bool) -> dict[str, Values]:
+def run_keeping(graph: Graph, features: Values, names: Collection[str] = ()) -> dict[str, Values]:
+    """The same, with the output and the tensors of these names."""
     dtype = np.int8 if graph.is_integer else np.float32
     if features.dtype != dtype or features.shape[1:] != graph.input.shape[1:]:
         expected = " x ".join(map(str, graph.input.shape[1:]))
@@ -65,7 +67,7 @@ def _run(graph: Graph, features: Values, keep: bool) -> dict[str, Values]:
     for operator, last_read in zip(graph.operators, graph.last_reads(), strict=True):
         arguments = [values[name] for name in operator.inputs]
         values[operator.output.name] = run_one(operator, graph.sources(operator), arguments)
-        for name in () if keep else last_read:
+        for name in last_read - set(names):
             del values[name]
     return values
 

@@ -16,12 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.bundle import Bundle, read_labels
+from tinyscene.deploy.bundle.decision import UNKNOWN_LABEL, Decider, DecisionRule
+from tinyscene.deploy.bundle.likeness import run_with_sums
 from tinyscene.deploy.bundle.runners import make_runner, onnx_session, scene_runners
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import MissingPackageError, missing
@@ -38,10 +40,23 @@ BATCH = 16  # clips of a recording classified at once
 MAX_ONNX = 2**28  # bytes
 
 
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (batch, classes) -> probabilities (batch, classes)."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
 def require_hop(hop: float, sample_rate: int, clip_seconds: float = CLIP_SECONDS[1]) -> None:
     """Raise InputError for a hop, in seconds, that no stream can have, or none of clips of this length."""
     if not 0 < hop <= clip_seconds or round(hop * sample_rate) < 1:
         raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most {clip_seconds:g}, a clip's length")
+
+
+class Heard(NamedTuple):
+    """What a model makes of clips."""
+
+    logits: NDArray[np.float32]  # (batch, classes)
+    likeness: NDArray[np.int64]  # (batch,), to the known classes; 0 where no rule asks for it
 
 
 class SceneClassifier(ABC):
@@ -49,6 +64,7 @@ class SceneClassifier(ABC):
 
     labels: tuple[str, ...]
     front_end: FrontEnd
+    rule: DecisionRule | None = None  # of a bundle; without one the scene of the highest score is decided on
     runner = ""  # what computes the logits
     metadata: dict[str, Any]  # what the model's file says of it: labels, front end, what made it
 
@@ -56,31 +72,40 @@ class SceneClassifier(ABC):
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         """Clips (batch, samples) of the front end's rate and length -> logits (batch, classes)."""
 
+    def hear(self, pcm: NDArray[np.int16]) -> Heard:
+        """Clips (batch, samples) -> logits, and likenesses where a decision rule needs them."""
+        return Heard(self.logits(pcm), np.zeros(len(pcm), np.int64))
+
     def __repr__(self) -> str:
         clip = f"{self.front_end.clip_seconds:g} s at {self.front_end.sample_rate:,} Hz"
         return f"<{type(self).__name__}: {len(self.labels)} labels, {clip}>"
 
     def probabilities(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         """Clips (batch, samples) -> probabilities (batch, classes)."""
-        logits = self.logits(pcm)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return softmax(self.logits(pcm))
 
     def classify(self, path: Path | str) -> dict[str, Any]:
         """Classify a recording of any rate, length and channel count.
 
         Returns: file; scene and scores (label -> mean probability over its clips); seconds, a list of start in
         seconds, scene and scores of each clip; notes on what had to be done to the file; runner, which computed the
-        logits.
+        logits. With a decision rule, the scene of a clip is what the rule decides on after it, and that of the file
+        what it makes of the means over all clips; either may be UNKNOWN_LABEL, which has no score.
         """
         recording, clip_seconds = self._recording(path), self.front_end.clip_seconds
-        clips = [self.probabilities(batch) for batch in self._batches(recording)]
-        scores = np.concatenate(clips)  # (clip, classes)
+        batches = [self.hear(batch) for batch in self._batches(recording)]
+        heard = Heard(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+        scores, decide = softmax(heard.logits), self.decider()  # (clip, classes)
+        scenes = [decide(*clip) for clip in zip(*heard, strict=True)]
         length = int(clip_seconds) if clip_seconds.is_integer() else clip_seconds
         return {
             "file": str(path),
-            **self.decision(scores.mean(axis=0)),
-            "seconds": [{"start": index * length, **self.decision(row)} for index, row in enumerate(scores)],
+            "scene": self._scene(heard, scores),
+            "scores": self.named(scores.mean(axis=0)),
+            "seconds": [
+                {"start": index * length, "scene": scene, "scores": self.named(row)}
+                for index, (scene, row) in enumerate(zip(scenes, scores, strict=True))
+            ],
             "notes": recording.notes,
             "runner": self.runner,
         }
@@ -116,10 +141,17 @@ class SceneClassifier(ABC):
         """
         return SceneStream(self, sample_rate, hop)
 
-    def decision(self, scores: NDArray[np.float32]) -> dict[str, Any]:
-        """Probabilities (classes,) as a scene and its scores by label."""
-        named = {label: float(score) for label, score in zip(self.labels, scores, strict=True)}
-        return {"scene": max(named, key=named.__getitem__), "scores": named}
+    def decider(self) -> Callable[[NDArray[np.float32], int], str]:
+        """A function of a stream's logits (classes,) and likeness, one decision after another: the scene decided on."""
+        return lambda logits, _: self.labels[int(logits.argmax())]
+
+    def named(self, scores: NDArray[np.float32]) -> dict[str, float]:
+        """Probabilities (classes,) by label."""
+        return {label: float(score) for label, score in zip(self.labels, scores, strict=True)}
+
+    def _scene(self, heard: Heard, scores: NDArray[np.float32]) -> str:  # noqa: ARG002
+        """The scene of a recording by what was heard in its clips, and their probabilities (clip, classes)."""
+        return self.labels[int(scores.mean(axis=0).argmax())]
 
 
 class SceneStream:
@@ -138,6 +170,7 @@ class SceneStream:
             self._hop = hop * sample_rate
         self._decided = 0  # clips
         self._buffer = np.zeros(0, np.float32)
+        self._decider = classifier.decider()
 
     def push(self, samples: NDArray[Any]) -> list[dict[str, Any]]:
         """Take more samples, (samples,) or (samples, channels), int16 or float within +-1, of any number.
@@ -161,7 +194,7 @@ class SceneStream:
         new = len(left) - (self._clip - self._hop if self._decided else 0)
         is_all = self._decided == 0 and len(left) > 0
         decisions = [self._decide(left)] if is_all or (self._decided and 2 * new >= self._hop) else []
-        self._buffer, self._decided = left[:0], 0
+        self._buffer, self._decided, self._decider = left[:0], 0, self.classifier.decider()
         return decisions
 
     @property
@@ -172,8 +205,12 @@ class SceneStream:
     def _decide(self, samples: NDArray[np.float32]) -> dict[str, Any]:
         front_end = self.classifier.front_end
         clip, _ = make_clip(samples, self.sample_rate, front_end.sample_rate, front_end.clip_samples)
-        scores = self.classifier.probabilities(clip[None])[0]
-        return {"start": self._start / self.sample_rate, **self.classifier.decision(scores)}
+        logits, likeness = self.classifier.hear(clip[None])
+        return {
+            "start": self._start / self.sample_rate,
+            "scene": self._decider(logits[0], likeness[0]),
+            "scores": self.classifier.named(softmax(logits)[0]),
+        }
 
 
 class BundleClassifier(SceneClassifier):
@@ -181,7 +218,7 @@ class BundleClassifier(SceneClassifier):
 
     def __init__(self, bundle: Bundle, runner: str) -> None:
         self.labels, self.front_end, self.metadata = bundle.labels, bundle.front_end, bundle.content
-        self.bundle, self.runner = bundle, runner
+        self.bundle, self.runner, self.rule = bundle, runner, bundle.rule
         scene_runner = scene_runners().get(runner)
         if scene_runner:  # it has a front end of its own
             self._run = scene_runner(bundle)
@@ -194,6 +231,34 @@ class BundleClassifier(SceneClassifier):
 
     def embeddings(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         return embed(self.bundle.graph, self.bundle.features(pcm))
+
+    def hear(self, pcm: NDArray[np.int16]) -> Heard:
+        if self.rule is None or self.rule.unknown is None:
+            return super().hear(pcm)
+        logits, sums = self._run_with_sums(pcm)
+        return Heard(self.bundle.graph.output.q.dequantize(logits), self.rule.unknown.of(sums))
+
+    def decider(self) -> Callable[[NDArray[np.float32], int], str]:
+        if self.rule is None:
+            return super().decider()
+        decider, q = Decider(self.rule, len(self.labels)), self.bundle.graph.output.q
+        return lambda logits, likeness: self._label(decider.push(q.quantize(logits), int(likeness)))
+
+    def _scene(self, heard: Heard, scores: NDArray[np.float32]) -> str:
+        if self.rule is None:
+            return super()._scene(heard, scores)
+        integers = self.bundle.graph.output.q.quantize(heard.logits).astype(np.int64)  # (clip, classes)
+        return self._label(self.rule.choose(integers.sum(axis=0), int(heard.likeness.sum()), len(integers)))
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if index < len(self.labels) else UNKNOWN_LABEL
+
+    def _run_with_sums(self, pcm: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+        """Logits of the runner, and the sums of the embedding: its own, or those of the reference, which are equal."""
+        if hasattr(self._run, "with_sums"):
+            return self._run.with_sums(pcm)
+        logits, sums = run_with_sums(self.bundle.graph, self.bundle.features(pcm))
+        return (logits if self.runner == DEFINITION else self._run(pcm)), sums
 
     def require_golden_logits(self) -> None:
         """Raise InputError unless the runner gives the logits of the bundle's golden sounds."""

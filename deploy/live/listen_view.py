@@ -35,7 +35,8 @@ def picture_of(listener: Listener, console: Console) -> Group:
     """The whole view, fitted to the terminal."""
     width = min(console.width - 1, WIDEST)
     scores = listener.last["scores"] if listener.last else dict.fromkeys(listener.classifier.labels, 0.0)
-    room = max(2, console.height - OTHER_LINES)
+    decision = [_decision(listener)] if listener.classifier.rule else []
+    room = max(2, console.height - OTHER_LINES - len(decision))
     shown = dict(sorted(scores.items(), key=lambda item: -item[1])[: max(1, room - 2)])
     height = min(TALLEST, max(2, room - len(shown)))
     ordered = [label for label in scores if label in shown]  # in a place of their own, where there is room
@@ -45,6 +46,7 @@ def picture_of(listener: Listener, console: Console) -> Group:
         Text(),
         log_mel_picture(_last_clip(listener), listener.classifier.front_end, (height, width), console),
         Text(),
+        *decision,
         _bars({label: scores[label] for label in ordered}, width, console),
         Text(),
         _foot(listener),
@@ -58,6 +60,12 @@ def _head(listener: Listener, width: int) -> Text:
     title.truncate(width, overflow="ellipsis")
     sound.truncate(max(1, width - len(clock) - 2), overflow="ellipsis", pad=True)
     return Text.assemble(title, "\n", sound, f"  {clock}")
+
+
+def _decision(listener: Listener) -> Text:
+    """What the decision rule decided on, which need not be the highest score."""
+    scene = listener.last["scene"] if listener.last else ""
+    return Text.assemble("scene  ", (scene, "bold"), no_wrap=True, overflow="ellipsis")
 
 
 def _meter(listener: Listener, width: int, console: Console) -> Text:

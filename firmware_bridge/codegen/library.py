@@ -12,9 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyscene.deploy.bundle.decision import DecisionRule
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.firmware_bridge.codegen.decision import FILES as RULE_FILES
+from tinyscene.firmware_bridge.codegen.decision import (
+    rule_blocks,
+    rule_bytes,
+    rule_config,
+    rule_tables,
+    summed_activation,
+    unknown_label,
+)
 from tinyscene.firmware_bridge.codegen.frontend_simd_tables import simd_config, simd_tables
 from tinyscene.firmware_bridge.codegen.frontend_tables import frontend_config, frontend_tables
 from tinyscene.firmware_bridge.codegen.network import Config, network_config, network_files
@@ -50,11 +60,12 @@ def make_library(
     kernels: Sequence[str] = DEVICE_KERNELS,
     hop: float | None = None,
     model: str = "",
+    rule: DecisionRule | None = None,
 ) -> Library:
     """The library of a network with its front end, which decides every `hop` seconds on the last clip.
 
     Without a hop clips do not overlap. `model` identifies the model in a firmware image: the hash of the bundle's
-    graph.
+    graph. With a decision `rule` there is tinyscene_decision.
     Raises InputError for a hop that is not a whole number of frames.
     """
     log_mel = input_log_mel(graph, front_end)
@@ -62,22 +73,24 @@ def make_library(
     vectors = simd_config(log_mel) if "simd" in kernels else {}
     sizes |= vectors
     sizes |= window_config(front_end, sizes["START_FRAMES"], hop)
-    plan = _checked_plan(graph, kernels, front_end_blocks(sizes))
+    plan = _checked_plan(graph, kernels, [*front_end_blocks(sizes), *rule_blocks(rule, graph)])
     config: Config = {
         **sizes,
-        **scene_config(sizes, plan, len(labels)),
+        **scene_config(sizes, plan, len(labels), rule_bytes(rule, len(labels))),
         **network_config(plan),
+        **rule_config(rule, plan),
         "LOGIT_SCALE": graph.output.q.scale,
         "LOGIT_ZERO_POINT": graph.output.q.zero_point,
         "MODEL": f'"{model}"',
     }
     files = {
-        **network_files(plan, kernels),
-        **_runtime_files([*NETWORK_FILES, *_files_of("tinyscene", kernels)]),
+        **network_files(plan, kernels, summed_activation(rule, graph)),
+        **_runtime_files([*NETWORK_FILES, *_files_of("tinyscene", kernels), *(RULE_FILES if rule else ())]),
+        **rule_tables(rule),
         **_runtime_files([*SCENE_FILES, *_files_of("tinyscene_frontend", kernels)]),
         "tinyscene_tables.c": frontend_tables(log_mel),
         **({"tinyscene_tables_simd.c": simd_tables(log_mel)} if vectors else {}),
-        "tinyscene_labels.c": labels_file(labels),
+        "tinyscene_labels.c": labels_file(labels, unknown_label(rule)),
         "tinyscene_config.h": _config_header(config),
     }
     return Library(files, plan, config, tuple(kernels))

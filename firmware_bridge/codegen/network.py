@@ -64,12 +64,15 @@ def first_value(plan: Plan, name: str) -> int:
     return plan.row_offset(name, rows.padding[0]) + rows.left
 
 
-def network_files(plan: Plan, kernels: Sequence[str]) -> dict[str, str]:
-    """The generated files of a network, with weights for these kernels."""
+def network_files(plan: Plan, kernels: Sequence[str], summed: str | None = None) -> dict[str, str]:
+    """The generated files of a network, with weights for these kernels.
+
+    `summed` is the activation whose rows are summed for a decision rule (`decision.py`), if any is.
+    """
     operators = enumerate(plan.schedule.graph.operators, 1)
     codes = [code_of(operator, CodegenContext(plan, operator, number, kernels)) for number, operator in operators]
     weights = [_weights_head(kernels), *(code.tables for code in codes if code.tables)]
-    return {"tinyscene_weights.c": "\n".join(weights), "tinyscene_network.c": _network_code(plan, codes)}
+    return {"tinyscene_weights.c": "\n".join(weights), "tinyscene_network.c": _network_code(plan, codes, summed)}
 
 
 def _weights_head(kernels: Sequence[str]) -> str:
@@ -89,7 +92,7 @@ def _weights_head(kernels: Sequence[str]) -> str:
 """
 
 
-def _network_code(plan: Plan, codes: Sequence[Code]) -> str:
+def _network_code(plan: Plan, codes: Sequence[Code], summed: str | None) -> str:
     graph, parts = plan.schedule.graph, range(len(plan.schedule.cuts))
     rows = plan.schedule.rows[graph.input.name]
     size = rows.count * rows.stride
@@ -106,13 +109,15 @@ def _network_code(plan: Plan, codes: Sequence[Code]) -> str:
         "    for (int32_t row = 0; row < TINYSCENE_INPUT_ROWS; row++)",
         "        TRACE_ROW(0, row, arena + TINYSCENE_INPUT + row * TINYSCENE_INPUT_STRIDE, TINYSCENE_INPUT_ROW_BYTES);",
         "#endif",
+        *(["    tinyscene_embedding_clear(arena);"] if summed else []),
         *(f"    part_{part}(arena);" for part in parts),
         "}",
     ]
-    functions = [_row_function(plan, index, code) for index, code in enumerate(codes)]
+    functions = [_row_function(plan, index, code, summed) for index, code in enumerate(codes)]
     functions += [_part_function(plan, part) for part in parts]
     sections = [
         NETWORK_HEAD,
+        *(['#include "tinyscene_decision.h"\n'] if summed else []),
         "".join(code.declarations for code in codes),
         *functions,
         "\n".join(clear),
@@ -121,7 +126,7 @@ def _network_code(plan: Plan, codes: Sequence[Code]) -> str:
     return "\n".join(section if section.endswith("\n") else section + "\n" for section in sections)
 
 
-def _row_function(plan: Plan, index: int, code: Code) -> str:
+def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str:
     """The function of an operator's step: it writes a row of padding, or a row of values with padding at its ends."""
     schedule, operator, number = plan.schedule, plan.schedule.graph.operators[index], index + 1
     name = operator.output.name
@@ -145,11 +150,16 @@ def _row_function(plan: Plan, index: int, code: Code) -> str:
     if right:
         body.append(f"tinyscene_fill(y + {width * channels}, {zero}, {right * channels});")
     body += code.step
-    traced = f"TRACE_ROW({number}, row, y, {rows.bytes});"
+    place = "row" if row_per_turn else "0"
+    finished = [f"TRACE_ROW({number}, {place}, y, {rows.bytes});"]
+    if name == summed:
+        finished.append(f"tinyscene_embedding_add(arena, y, {width});")
     if row_per_turn:
-        body.append(traced)
+        body += finished
+    elif len(finished) == 1:
+        body += [f"if (row == {access.count - 1})", f"    {finished[0]}"]
     else:
-        body += [f"if (row == {access.count - 1})", f"    {traced.replace(', row,', ', 0,')}"]
+        body += [f"if (row == {access.count - 1}) {{", *(f"    {line}" for line in finished), "}"]
     shape, ring = " x ".join(map(str, operator.output.shape[1:])), f"{plan.slots[name]} of {rows.count}"
     head = (
         f"/* {operator.kind} {comment(name)}: {shape}; {ring} rows of {rows.stride} bytes are held. */\n"

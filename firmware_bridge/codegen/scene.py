@@ -56,11 +56,11 @@ def front_end_blocks(sizes: dict[str, int]) -> list[Block]:
     ]
 
 
-def scene_config(sizes: dict[str, int], plan: Plan, classes: int) -> Config:
+def scene_config(sizes: dict[str, int], plan: Plan, classes: int, rule_bytes: int = 0) -> Config:
     """Constants of the instance, and where the front end's memory is in the arena."""
     name = plan.schedule.graph.input.name
     overlaps = sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]
-    state = aligned(4 * STATE_WORDS + classes)
+    state = aligned(4 * STATE_WORDS + classes + (3 + rule_bytes if rule_bytes else 0))
     return {
         "CLASSES": classes,
         "STATE_BYTES": state,
@@ -73,14 +73,15 @@ def scene_config(sizes: dict[str, int], plan: Plan, classes: int) -> Config:
     }
 
 
-def labels_file(labels: Sequence[str]) -> str:
-    """The C of tinyscene_label."""
-    names = "".join(f"    {_c_string(label)},\n" for label in labels)
+def labels_file(labels: Sequence[str], unknown: str | None = None) -> str:
+    """The C of tinyscene_label. `unknown` is the name of TINYSCENE_UNKNOWN, if there is one."""
+    names = "".join(f"    {_c_string(label)},\n" for label in [*labels, *([unknown] if unknown else [])])
+    count = "TINYSCENE_CLASSES + 1" if unknown else "TINYSCENE_CLASSES"
     return (
         '#include "tinyscene.h"\n\n'
-        f"static const char *const labels[TINYSCENE_CLASSES] = {{\n{names}}};\n\n"
+        f"static const char *const labels[{count}] = {{\n{names}}};\n\n"
         "const char *tinyscene_label(size_t index)\n{\n"
-        "    return index < TINYSCENE_CLASSES ? labels[index] : NULL;\n}\n"
+        f"    return index < {count} ? labels[index] : NULL;\n}}\n"
     )
 
 

@@ -9,6 +9,9 @@
 
 #include <string.h>
 
+#if defined(TINYSCENE_AVERAGE)
+#include "tinyscene_decision.h"
+#endif
 #include "tinyscene_frontend.h"
 #include "tinyscene_network.h"
 
@@ -24,6 +27,9 @@ struct tinyscene {
     int32_t pending; /* computed at the starts of later windows */
     int32_t decided; /* whether `scores` is valid */
     int8_t scores[TINYSCENE_CLASSES];
+#if defined(TINYSCENE_AVERAGE)
+    tinyscene_rule rule;
+#endif
 };
 
 typedef char tinyscene_state_fits[sizeof(struct tinyscene) <= TINYSCENE_STATE_BYTES ? 1 : -1];
@@ -134,6 +140,9 @@ tinyscene_status tinyscene_reset(tinyscene *instance)
     if (status != TINYSCENE_OK)
         return status;
     instance->samples = instance->start = instance->frames = instance->pending = instance->decided = 0;
+#if defined(TINYSCENE_AVERAGE)
+    tinyscene_rule_reset(&instance->rule);
+#endif
 #if !OVERLAPS
     tinyscene_network_clear(arena_of(instance));
 #endif
@@ -205,6 +214,9 @@ tinyscene_status tinyscene_run(tinyscene *instance)
     tinyscene_network_run(arena);
     memcpy(instance->scores, arena + TINYSCENE_OUTPUT, TINYSCENE_CLASSES);
     instance->decided = 1;
+#if defined(TINYSCENE_AVERAGE)
+    tinyscene_rule_update(&instance->rule, instance->scores, arena);
+#endif
     next_window(instance);
     return TINYSCENE_OK;
 }
@@ -236,3 +248,13 @@ int tinyscene_best(const tinyscene *instance)
             best = index;
     return best;
 }
+
+#if defined(TINYSCENE_AVERAGE)
+int tinyscene_decision(const tinyscene *instance)
+{
+    const tinyscene_status status = check(instance);
+    if (status != TINYSCENE_OK)
+        return status;
+    return instance->decided ? (int)instance->rule.decided : TINYSCENE_ERROR_NOT_READY;
+}
+#endif

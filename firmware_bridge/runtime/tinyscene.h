@@ -79,6 +79,13 @@ tinyscene_status tinyscene_scores(const tinyscene *instance, int8_t *scores, siz
 /* The class of the highest logit of the last decision, the first if several are equal; or a negative status. */
 int tinyscene_best(const tinyscene *instance);
 
+#if defined(TINYSCENE_AVERAGE)
+/* The class that the bundle's decision rule stands by after the last decision, which smooths decisions: call this once
+ * after each tinyscene_run or less often. TINYSCENE_UNKNOWN, where it is defined, is "none of these". Or a negative
+ * status. */
+int tinyscene_decision(const tinyscene *instance);
+#endif
+
 /* The name of a class, or NULL if there is no such class. */
 const char *tinyscene_label(size_t index);
 

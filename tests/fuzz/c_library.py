@@ -31,7 +31,9 @@ def build(bundle: Path, hop: float, folder: Path) -> Path | None:
         return None
     opened, place = open_bundle(bundle), folder / f"c_library_{hop}"
     place.mkdir()
-    sources = write_sources(make_library(opened.graph, opened.front_end, opened.labels, ("plain",), hop), place)
+    sources = write_sources(
+        make_library(opened.graph, opened.front_end, opened.labels, ("plain",), hop, rule=opened.rule), place
+    )
     program = place / "fuzzer"
     harness = Path(__file__).with_name("c_library.c")
     command = [clang, *FLAGS, f"-I{place}", str(harness), *map(str, sources), "-o", str(program)]

@@ -22,11 +22,14 @@ from torch import nn
 
 from tests.fuzz.inputs import Inputs
 from tinyscene.deploy.bundle import bundle as bundles
+from tinyscene.deploy.bundle.decision import DecisionRule
 from tinyscene.deploy.bundle.golden import read_vectors
+from tinyscene.deploy.bundle.likeness import Likeness
 from tinyscene.deploy.common.errors import TinysceneError
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph import reference
+from tinyscene.deploy.graph.embedding import below_classifier
 from tinyscene.deploy.graph.graph import MAX_ELEMENTS, Graph
 from tinyscene.deploy.graph.storage import load_graph
 from tinyscene.deploy.live.classifier import OnnxClassifier
@@ -90,11 +93,15 @@ def bundle_index(inputs: Inputs, work: Path) -> Target:
         assert bundle.float_graph.tensors.keys() == bundle.graph.tensors.keys()
         assert len(bundle.vectors.logits)
         assert bundle._card()
+        assert bundle.rule is None or bundle.rule.choose(np.zeros(len(bundle.labels), np.int64), 0, 1) >= 0
         if bundle.front_end != known.front_end:
             bundle.features(np.zeros((1, bundle.front_end.clip_samples), np.int16))
 
     content = index.read_bytes()
-    return Target([PUT_RIGHT + content, AS_IT_IS + content], read, 2 * len(content))
+    rows = ((1,) * below_classifier(known.graph).output.shape[-1],) * len(known.labels)
+    rule = DecisionRule(4, 8, 3, Likeness(-20, 2, rows, 0.95, 0.96, 256))
+    with_rule = json.dumps(json.loads(content) | {bundles.DECISION: rule.as_dict()}).encode()
+    return Target([PUT_RIGHT + content, PUT_RIGHT + with_rule, AS_IT_IS + content], read, 2 * len(content))
 
 
 def _rehashed(index: bytes, files: dict[str, str]) -> bytes:

@@ -113,9 +113,11 @@ def classify(
 
 
 def _scene_line(result: dict[str, Any]) -> str:
-    """The three most likely scenes of a recording, with the notes on its file."""
+    """The three most likely scenes of a recording, with the notes on its file; before them one that has no score."""
     best = sorted(result["scores"].items(), key=lambda item: -item[1])[:3]
     scores = ", ".join(f"{label} {score:.1%}" for label, score in best)
+    if result["scene"] not in result["scores"]:
+        scores = f"{result['scene']}; {scores}"
     notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
     return f"{result['file']}: {scores}{notes}"
 

@@ -37,6 +37,10 @@ def evaluate(
     data: DatasetOptions,
     split: TestSplit = None,
     runner: Runner = None,
+    strangers: Annotated[
+        Path | None,
+        typer.Option(help="Folder of recordings of none of the classes, for the share that the decision rule refuses."),
+    ] = None,
     listen: Annotated[
         Path | None, typer.Option(metavar="PAGE", help="HTML page to write: the most confident mistakes, to be heard.")
     ] = None,
@@ -47,8 +51,8 @@ def evaluate(
     from tinyscene.cli.training_tables import evaluation_tables
     from tinyscene.interface.evaluation import evaluate as run_evaluation
 
-    evaluation = run_evaluation(model, data, split, runner, record=False)
-    show(evaluation.as_dict(), as_json, evaluation_tables(evaluation))
+    evaluation = run_evaluation(model, data, split, runner, record=False, strangers=strangers)
+    show(evaluation.as_dict(), as_json, evaluation_tables(evaluation, evaluation.unknown))
     if is_kept_unchanged(model):
         messages.print(f"{model.name}: a packaged or fetched model is not changed, and the evaluation not recorded")
     else:

@@ -35,6 +35,17 @@ def quantize(
     qat: Annotated[bool, typer.Option("--qat", help="Fine-tune with fake quantization after calibration.")] = False,
     split: TrainingSplit = None,
     settings: Set = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Say `none of these` of sounds outside this share of the calibration clips, such as 0.95."),
+    ] = None,
+    average: Annotated[int | None, typer.Option(help="Decide by the mean logits of so many decisions.")] = None,
+    margin: Annotated[
+        int | None, typer.Option(help="Change the scene only where another leads by so many steps of the logits.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Change the scene where another led in so many decisions in a row, too.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue interrupted fine-tuning.")] = False,
     allow_over_budget: AllowOver = False,
     attribution: Annotated[
@@ -47,7 +58,8 @@ def quantize(
     require("torch", "train")
     from tinyscene.interface.quantization import quantize as run_quantization
 
-    bundle = run_quantization(run, data, out, qat, split, settings, resume, allow_over_budget, attribution)
+    rule = {"keep": keep, "average": average, "margin": margin, "patience": patience}
+    bundle = run_quantization(run, data, out, qat, split, settings, resume, allow_over_budget, attribution, **rule)
     budget = bundle.content["budget"]
     show(
         {"bundle": str(out), **budget},

@@ -1,6 +1,7 @@
 """Results as a person reads them on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -13,8 +14,8 @@ from tinyscene.train.runs.evaluate import Evaluation
 from tinyscene.train.sweep.cost import SweepCost
 
 
-def evaluation_tables(evaluation: Evaluation) -> Group:
-    """The summary line and the accuracies by class, device and device group."""
+def evaluation_tables(evaluation: Evaluation, unknown: Mapping[str, Any] | None = None) -> Group:
+    """The summary line, the accuracies by class, device and device group, and what a decision rule keeps."""
     summary = (
         f"macro-average accuracy {evaluation.macro_accuracy:.2%}, accuracy {evaluation.accuracy:.2%} "
         f"({evaluation.correct} of {evaluation.clips}), log loss {evaluation.log_loss:.3f}"
@@ -25,7 +26,15 @@ def evaluation_tables(evaluation: Evaluation) -> Group:
         for name, score in scores.items():
             table.add_row(title, name, str(score.clips), f"{score.accuracy:.1%}", f"{score.log_loss:.3f}")
         table.add_section()
-    return Group(summary, table)
+    return Group(summary, table, *_kept_lines(unknown))
+
+
+def _kept_lines(unknown: Mapping[str, Any] | None) -> Iterator[str]:
+    """The shares that a decision rule keeps and refuses, clip by clip."""
+    if unknown:
+        yield f"kept by the decision rule: {unknown['kept']:.1%} of {unknown['clips']:,} clips"
+    if unknown and "refused" in unknown:
+        yield f"refused of strangers: {unknown['refused']:.1%} of {unknown['strangers_clips']:,} clips"
 
 
 def budget_tables(count: Count, limits: Budget) -> Group:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, open_data
@@ -25,6 +26,7 @@ from tinyscene.train.runs.evaluate import (  # noqa: E402
     score_recordings,
 )
 from tinyscene.train.runs.evaluate import record as write_record  # noqa: E402
+from tinyscene.train.runs.strangers import KeptClips, kept_share, refused_share  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ModelEvaluation(Evaluation):
     data_hash: str
     split: str
     runner: str  # what computed the logits
+    unknown: dict[str, Any] | None  # shares that a bundle's decision rule keeps and, of strangers, refuses
     answers: Answers = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,8 +88,9 @@ class ModelEvaluation(Evaluation):
     def _scores(self) -> Evaluation:
         return Evaluation(**{each.name: getattr(self, each.name) for each in fields(Evaluation)})
 
-    def _about(self) -> dict[str, str]:
-        return {"model": self.model, "data_hash": self.data_hash, "split": self.split, "runner": self.runner}
+    def _about(self) -> dict[str, Any]:
+        about = {"model": self.model, "data_hash": self.data_hash, "split": self.split, "runner": self.runner}
+        return about | ({} if self.unknown is None else {"unknown": self.unknown})
 
 
 def evaluate(
@@ -95,6 +99,7 @@ def evaluate(
     split: str | None = None,
     runner: str | None = None,
     record: bool = True,
+    strangers: "str | os.PathLike[str] | None" = None,
 ) -> ModelEvaluation:
     """Evaluate a model on a test list: by class, recording device and device group, with a confusion matrix.
 
@@ -104,6 +109,7 @@ def evaluate(
         split: split whose test list is used; by default that of the training.
         runner: runtime for a bundle; by default native where a C compiler is installed, otherwise reference.
         record: write the result into the run or bundle, as the command does; a packaged model is not changed.
+        strangers: folder of recordings of none of the classes, for the share of them that the decision rule refuses.
 
     Raises InputError if the model or the data cannot be used, or if their labels differ.
     """
@@ -113,6 +119,8 @@ def evaluate(
     clips.require_labels(evaluated.labels, path)
     name = split or evaluated.split or dataset.default_split
     test, groups = dataset.split(name)[1], dataset.device_groups(name)
+    if strangers is not None and not evaluated.kept:
+        raise InputError(f"--strangers: {path} refuses none; make a bundle of it with `tinyscene quantize --keep 0.95`")
     recordings, probabilities = score_recordings(evaluated.predict, clips, test, evaluated.variants)
     evaluation = ModelEvaluation(
         **vars(score_answers(recordings, probabilities, clips.labels, groups)),
@@ -120,8 +128,16 @@ def evaluate(
         data_hash=clips.data_hash,
         split=name,
         runner=evaluated.runner,
+        unknown=_unknown(evaluated.kept, clips, strangers),
         answers=Answers(recordings, probabilities, clips, evaluated.front_end),
     )
     if record and not is_kept_unchanged(path):
         evaluation.record()
     return evaluation
+
+
+def _unknown(kept: list[KeptClips], clips: Clips, strangers: "str | os.PathLike[str] | None") -> dict[str, Any] | None:
+    if not kept:
+        return None
+    shares = kept_share(kept)
+    return shares | ({} if strangers is None else refused_share(kept[0].scene, Path(strangers), clips))

@@ -25,6 +25,10 @@ def quantize(
     resume: bool = False,
     allow_over_budget: bool = False,
     attribution: "str | os.PathLike[str] | None" = None,
+    keep: float | None = None,
+    average: int | None = None,
+    margin: int | None = None,
+    patience: int | None = None,
 ) -> Bundle:
     """Quantize a run to integers, with or without fine-tuning.
 
@@ -39,6 +43,11 @@ def quantize(
         allow_over_budget: accept a network over the recipe's limits.
         attribution: text file that says who made the recordings and under which terms; its lines become part of the
             model card.
+        keep: share of the calibration clips that the decision rule is to keep; what is less like the known classes is
+            "none of these". Without it there is no such answer.
+        average: decisions whose mean logits are decided by.
+        margin: steps of the logits by which another scene must lead to take the place of the one decided on.
+        patience: decisions in a row in which another scene led, after which it takes that place in any case.
 
     Raises:
         InputError: the run, the settings or the data cannot be used, or `out` is taken.
@@ -46,8 +55,10 @@ def quantize(
         InterruptedRunError: Ctrl-C while fine-tuning; it can be resumed.
     """
     require("torch", "train")
+    from tinyscene.train.quantize.decide import RuleSettings
     from tinyscene.train.quantize.quantize import quantize as run_quantization
 
+    rule = RuleSettings(keep, average, margin, patience)
     if out is not None and not resume:
         require_free(Path(out))
     start = Run(run)
@@ -56,7 +67,7 @@ def quantize(
     with contextlib.ExitStack() as held:
         folder = Path(out) if out is not None else held.enter_context(temporary_folder()) / start.folder.resolve().name
         overrides = overrides_of(settings)
-        run_quantization(start.folder, dataset, clips, folder, qat, split, overrides, resume, allow_over_budget)
+        run_quantization(start.folder, dataset, clips, folder, qat, split, overrides, resume, allow_over_budget, rule)
         bundle = Bundle(folder) if out is not None else Bundle._temporary(folder, held.pop_all())
     if lines:
         bundle.record("attribution", {"lines": lines})

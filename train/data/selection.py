@@ -1,4 +1,7 @@
-"""What a run is trained on: clips with labels, without them, and those of another folder or of the rest of the list."""
+"""What a run is trained on: clips with labels, without them, and those of another folder or of the rest of the list.
+
+Those of another folder are asked of a teacher (`distill.transfer`) or are of no class (`train.outliers`).
+"""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +21,7 @@ REST = "rest"  # as distill.transfer: the recordings of the whole training list 
 
 @dataclass(frozen=True)
 class Selection:
-    """The clips that are trained on, by index: with their labels, without, and those of `distill.transfer`.
+    """The clips that are trained on, by index: with their labels, without, and those of another folder.
 
     A position counts through all of them, in this order.
     """
@@ -37,7 +40,7 @@ class Selection:
 
     @property
     def external_data(self) -> str | None:
-        """What a card says of the clips of `distill.transfer`, if there are any."""
+        """What a card says of the clips of another folder, if there are any."""
         if self.transfer is None:
             return None
         source, count = self.transfer, len(self.transferred)
@@ -73,8 +76,9 @@ def select(recipe: Recipe, data: TrainingData) -> Selection:
     if recipe.distill.transfer == REST:
         rest = data.clips.select(data.dataset.rest(data.split))
         selection = replace(selection, transfer=data, transferred=rest)
-    elif recipe.distill.transfer:
-        transfer = _transfer(Path(recipe.distill.transfer), data)
+    elif folder := recipe.distill.transfer or recipe.train.outliers:
+        key = "distill.transfer" if recipe.distill.transfer else "train.outliers"
+        transfer = _other_folder(f"{key} {folder}", Path(folder), data)
         selection = replace(selection, transfer=transfer, transferred=transfer.training_clips())
     return selection
 
@@ -90,19 +94,23 @@ def _unlabelled(split: str, data: TrainingData, labelled: NDArray[np.int64]) -> 
     return rest
 
 
-def _transfer(folder: Path, data: TrainingData) -> TrainingData:
-    """All recordings of a folder, at any depth, under one label without a name.
+def _other_folder(name: str, folder: Path, data: TrainingData) -> TrainingData:
+    """All recordings of a folder. `name` is that of the key, in errors.
 
     Raises InputError if the folder has none, or one of the test list.
     """
     if not folder.is_dir():
-        raise InputError(f"distill.transfer {folder}: no such folder")
-    recordings = (ListedRecording(str(path.relative_to(folder)), "", "") for path in recordings_of([folder]))
-    dataset = Dataset(folder, ("",), tuple(recordings), {}, "folders")
-    own = data.clips
+        raise InputError(f"{name}: no such folder")
+    dataset, own = unlabelled_dataset(folder), data.clips
     clips = prepare(dataset, own.sample_rate, own.folder.parent, clip_seconds=own.clip_seconds)
     listed = set(data.test)
     test = {item.sha256 for item in data.clips.recordings if item.path in listed and item.clips}
     if shared := [item.path for item in clips.recordings if item.clips and item.sha256 in test]:
-        raise InputError(f"distill.transfer {folder}: holds {len(shared)} recordings of the test list: {shared[0]} ...")
+        raise InputError(f"{name}: holds {len(shared)} recordings of the test list: {shared[0]} ...")
     return TrainingData(dataset, clips, EVERYTHING)
+
+
+def unlabelled_dataset(folder: Path) -> Dataset:
+    """All recordings of a folder, at any depth, under one label without a name."""
+    recordings = (ListedRecording(str(path.relative_to(folder)), "", "") for path in recordings_of([folder]))
+    return Dataset(folder, ("",), tuple(recordings), {}, "folders")

@@ -192,7 +192,7 @@ class Trainer:
         if self.transferred:
             others = rng.choice(self.transferred, len(mine)) + len(self.labelled) + len(self.unlabelled)
             nowhere = np.full(len(mine), "")
-            targets = targets.alternating(self._targets(others, torch.zeros_like(labels), nowhere, rng))
+            targets = targets.alternating(self._targets(others, self._unnamed(labels), nowhere, rng))
             label = alternating(label, torch.full_like(label, -1))
         for start in range(0, len(label), self.micro_batch):
             part = slice(start, start + self.micro_batch)
@@ -203,6 +203,14 @@ class Trainer:
             (part_loss / batch_size).backward()
             tally[0] += part_loss.detach()
             tally[1] += (logits.argmax(1) == label[part]).sum()
+
+    def _unnamed(self, labels: Tensor) -> Tensor:
+        """What stands in place of labels (batch, classes) for clips of another folder.
+
+        Nothing where a teacher is asked; for strangers, all classes alike, with the weight that they have.
+        """
+        train = self.recipe.train
+        return torch.full_like(labels, train.outlier_weight / labels.shape[1] if train.outliers else 0.0)
 
     def _targets(
         self,

@@ -8,6 +8,8 @@ and recipe it was trained with; `quantize.distill` says how much it listens to t
 to the labels. Fine-tuning goes on in `BUNDLE.qat/`, a run of its own that can be resumed, and is removed when
 the bundle is whole. Whoever is killed in between removes it with --resume.
 
+Where it is asked for, the bundle gets a decision rule (`train/quantize/decide.py`), too.
+
 A run with networks for single devices (`train/fine_tuning/adapt.py`) makes one bundle with a variant for each,
 quantized as the general network is, but with the training clips of that device alone.
 """
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import INDEX, Bundle, BundleParts, open_bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import DECISION, INDEX, Bundle, BundleParts, open_bundle, write_bundle
 from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import remove_folder, require_free, sha256
@@ -38,6 +40,7 @@ from tinyscene.train.loop.loop import InitialNetwork, fit
 from tinyscene.train.quantize.calibrate import Ranges, Scales, calibrate, to_integers
 from tinyscene.train.quantize.clips import warnings
 from tinyscene.train.quantize.correct import correct
+from tinyscene.train.quantize.decide import RuleSettings
 from tinyscene.train.quantize.equalize import equalize
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
@@ -59,6 +62,7 @@ class Method:
     qat: bool
     overrides: tuple[str, ...]
     allow_over_budget: bool
+    rule: RuleSettings
 
 
 def quantize(
@@ -71,6 +75,7 @@ def quantize(
     overrides: list[str] | None = None,
     resume: bool = False,
     allow_over_budget: bool = False,
+    rule: RuleSettings | None = None,
 ) -> Bundle:
     """Quantize a run with the training clips of a split of a dataset, and write its bundle.
 
@@ -90,7 +95,7 @@ def quantize(
     require_free(out)
     card = load_model(run)[1]
     data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
-    method = Method(qat, tuple(overrides or ()), allow_over_budget)
+    method = Method(qat, tuple(overrides or ()), allow_over_budget, rule or RuleSettings())
     devices = {
         device: replace(data, dataset=part_of(dataset, data.split, device)) for device in load_devices(run, card)
     }
@@ -158,6 +163,9 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
         "budget": _budget(count, integer),
         "errors": {name: asdict(error) for name, error in errors.items()},
     }
+    if method.rule.asked:
+        rule = method.rule.rule(integer, recipe.features, clips.pcm[indices], clips.label[indices])
+        content[DECISION] = rule.as_dict()
     return BundleParts(integer, graph, recipe.features, card.labels, content)
 
 

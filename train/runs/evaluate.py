@@ -24,7 +24,7 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.text import json_text
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.live.classifier import OnnxClassifier, open_classifier
+from tinyscene.deploy.live.classifier import OnnxClassifier, SceneClassifier, open_classifier
 from tinyscene.train.data.cache import CachedRecording, Clips
 from tinyscene.train.data.datasets import DEVICE_GROUPS
 from tinyscene.train.data.features import waveform
@@ -32,6 +32,7 @@ from tinyscene.train.models import Features, features_of
 from tinyscene.train.runs.figures import figure_style, figure_text
 from tinyscene.train.runs.recording_devices import load_devices
 from tinyscene.train.runs.run import load_model
+from tinyscene.train.runs.strangers import KeptClips
 
 BATCH = 32  # clips
 MEASURES = ("clips", "correct", "accuracy", "macro_accuracy", "log_loss")
@@ -69,14 +70,19 @@ class EvaluatedModel:
     runner: str
     variants: Mapping[str, Predict] = field(default_factory=dict)  # by device; `predict` is for the others
 
+    @property
+    def kept(self) -> list[KeptClips]:
+        """Those of its functions that count the clips which a decision rule keeps."""
+        return [each for each in (self.predict, *self.variants.values()) if isinstance(each, KeptClips)]
+
 
 def open_evaluated_model(model: Path, runner: str | None) -> EvaluatedModel:
     """A run, by torch; a bundle, by the runner named or the default one; or an .onnx file, by ONNX Runtime."""
     if (model / INDEX).exists():
         bundle = open_bundle(model)
         scene, split = open_classifier(bundle, runner), bundle.content["quantized"]["split"]
-        variants = {name: open_classifier(bundle.variant(name), runner).probabilities for name in bundle.variants}
-        return EvaluatedModel(scene.probabilities, scene.front_end, scene.labels, split, scene.runner, variants)
+        variants = {name: _predict(open_classifier(bundle.variant(name), runner)) for name in bundle.variants}
+        return EvaluatedModel(_predict(scene), scene.front_end, scene.labels, split, scene.runner, variants)
     if model.suffix == ".onnx":
         scene = OnnxClassifier(model)
         return EvaluatedModel(
@@ -87,6 +93,10 @@ def open_evaluated_model(model: Path, runner: str | None) -> EvaluatedModel:
     variants = {device: predictor(own, features_of(recipe)) for device, (own, _) in load_devices(model, card).items()}
     predict = predictor(network, features_of(recipe))
     return EvaluatedModel(predict, recipe.features, card.labels, card.split, "torch", variants)
+
+
+def _predict(scene: SceneClassifier) -> Predict:
+    return KeptClips(scene) if scene.rule and scene.rule.unknown else scene.probabilities
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,7 @@ def record(model: Path, evaluation: Evaluation, about: dict[str, Any]) -> Path:
     content = asdict(evaluation) | about
     if (model / INDEX).exists():
         metrics = {key: content[key] for key in (*MEASURES, *DETAILS, "data_hash", "split", "runner")}
+        metrics |= {key: content[key] for key in ("unknown",) if key in content}
         open_bundle(model).record("metrics", metrics)
         path = model / "evaluation" / "evaluation"
     elif model.is_dir():

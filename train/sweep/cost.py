@@ -107,7 +107,7 @@ class _Work:
             return 0
         metrics = self._status.out / job.name / METRICS
         done = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-        clips = self._clips(job)[0] * (2 if job.recipe.distill.transfer else 1)
+        clips = self._clips(job)[0] * (2 if job.recipe.distill.transfer or job.recipe.train.outliers else 1)
         return clips * max(0, job.recipe.train.epochs - done)
 
     def seconds(self, job: Job) -> float | None:

@@ -32,7 +32,7 @@ class Targets:
     """What the loss compares the logits of a batch with, and the features they were computed from."""
 
     log_mel: Tensor  # (batch, 1, mel, frame), the input of the network
-    labels: Tensor  # (batch, classes), distributions; zeros for a clip without a label
+    labels: Tensor  # (batch, classes), distributions; zeros for a clip without a label, all alike for a stranger
     teacher: Tensor | None = None  # (batch, classes), distributions at the recipe's temperature
 
     def __getitem__(self, part: slice) -> "Targets":
@@ -41,13 +41,11 @@ class Targets:
 
     def alternating(self, others: "Targets") -> "Targets":
         """These clips and as many others in turn, so that every micro-batch has half of each."""
-        assert self.teacher is not None
-        assert others.teacher is not None
-        return Targets(
-            alternating(self.log_mel, others.log_mel),
-            alternating(self.labels, others.labels),
-            alternating(self.teacher, others.teacher),
-        )
+        teacher = None
+        if self.teacher is not None and others.teacher is not None:
+            teacher = alternating(self.teacher, others.teacher)
+        log_mel, labels = alternating(self.log_mel, others.log_mel), alternating(self.labels, others.labels)
+        return Targets(log_mel, labels, teacher)
 
 
 def alternating(first: Tensor, second: Tensor) -> Tensor:

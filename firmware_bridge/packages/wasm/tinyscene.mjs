@@ -49,7 +49,7 @@ export class Tinyscene {
     }
 
     /** Push an Int16Array of any length. Returns the decisions that it completed, often none; each has `label`, its
-     *  `index`, the integer `logits` of all classes (Int8Array), their `probabilities`, and its `features`: an
+     *  `index` (of none of these: the number of labels), both by the model's decision rule if it has one, the integer `logits` of all classes (Int8Array), their `probabilities`, and its `features`: an
      *  Int8Array of `mels` bands, the lowest first, of `frames` values. */
     push(pcm) {
         if (!(pcm instanceof Int16Array)) throw new TypeError("tinyscene: push takes an Int16Array");
@@ -75,12 +75,13 @@ export class Tinyscene {
         const scores = this.#wasm.tinyscene_wasm_scores();
         const logits = this.#bytes(scores, this.labels.length);
         const features = this.#bytes(this.#wasm.tinyscene_wasm_features(), this.mels * this.frames);
-        const index = this.#check(this.#wasm.tinyscene_best(this.#scene));
+        const best = this.#check(this.#wasm.tinyscene_best(this.#scene));
+        const index = this.#check(this.#wasm.tinyscene_decision?.(this.#scene) ?? best);
         const scale = this.#wasm.tinyscene_wasm_logit_scale();
-        const powers = Array.from(logits, (logit) => Math.exp(scale * (logit - logits[index])));
+        const powers = Array.from(logits, (logit) => Math.exp(scale * (logit - logits[best])));
         const sum = powers.reduce((a, b) => a + b);
         const probabilities = powers.map((power) => power / sum);
-        return { label: this.labels[index], index, logits, probabilities, features };
+        return { label: this.#label(index), index, logits, probabilities, features };
     }
 
     #bytes(at, count) {

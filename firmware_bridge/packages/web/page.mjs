@@ -19,6 +19,7 @@ let result = null; // of the file, to be saved
 const readable = (label) => label.replaceAll("_", " ");
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const best = (scores) => scores.indexOf(Math.max(...scores));
+const nameOf = (index) => readable(scene.labels[index] ?? "none of these");
 
 function say(text, isFault = false) {
     $("status").textContent = text;
@@ -42,10 +43,9 @@ function makeScores() {
     }
 }
 
-/** Show the scores of a clip, or of a whole file. */
-function showScores(scores, about) {
-    const index = best(scores);
-    const name = readable(scene.labels[index]);
+/** Show the scores of a clip, or of a whole file, and the class that is decided on. */
+function showScores(scores, about, index) {
+    const name = nameOf(index);
     if ($("scene").textContent !== name) $("scene").textContent = name; // read out only where it changes
     $("about").textContent = about;
     scores.forEach((score, each) => {
@@ -112,7 +112,8 @@ async function toggleMicrophone() {
         const { decisions, milliseconds } = decide(pcm, spent);
         spent = milliseconds;
         for (const decision of decisions.slice(-1)) {
-            showScores(decision.probabilities, `${percent(Math.max(...decision.probabilities))}, the last ${clipWords}`);
+            const about = `${percent(Math.max(...decision.probabilities))}, the last ${clipWords}`;
+            showScores(decision.probabilities, about, decision.index);
             showPicture([decision], `the last ${clipWords}`);
         }
     };
@@ -158,22 +159,32 @@ async function classify(file) {
 }
 
 /** What `tinyscene classify --json` says of a file, and the logits. */
-function describe(probabilities) {
+function describe(probabilities, decided) {
     const scores = Object.fromEntries(scene.labels.map((label, index) => [label, probabilities[index]]));
-    return { scene: scene.labels[best(probabilities)], scores };
+    return { scene: scene.labels[decided] ?? nameOf(decided), scores };
+}
+
+/** The class of a file whose seconds were decided on each by itself: none of these if most of them are. */
+function decideOn(mean, decided) {
+    const unknown = decided.filter((each) => each.index === scene.labels.length).length;
+    return 2 * unknown > decided.length ? scene.labels.length : best(mean);
 }
 
 function showFile(name, decided, notes) {
     const mean = scene.labels.map((_, index) => average(decided.map((each) => each.probabilities[index])));
-    const seconds = decided.map((each, index) => ({ start: index * model.clip, ...describe(each.probabilities), logits: [...each.logits] }));
-    result = { file: name, model: model.graph, ...describe(mean), seconds, notes };
+    const whole = decideOn(mean, decided);
+    const seconds = decided.map((each, index) => {
+        const described = describe(each.probabilities, each.index);
+        return { start: index * model.clip, ...described, logits: [...each.logits] };
+    });
+    result = { file: name, model: model.graph, ...describe(mean, whole), seconds, notes };
     const unit = model.clip === 1 ? "second" : `clip of ${model.clip} s`;
     const length = `${decided.length} ${decided.length === 1 ? unit : unit.replace(/^(second|clip)/, "$1s")}`;
-    offer("all", mean, decided, `the mean of ${length} of ${name}`, name).click();
+    offer("all", mean, whole, decided, `the mean of ${length} of ${name}`, name).click();
     const time = (index) => +(index * model.clip).toFixed(2);
     decided.forEach((each, index) => {
         const span = `${time(index)} to ${time(index + 1)} s`;
-        offer(span, each.probabilities, [each], span, span);
+        offer(span, each.probabilities, each.index, [each], span, span);
     });
     say([`${name}: ${length}`, ...notes, ""].join(". "));
 }
@@ -181,15 +192,15 @@ function showFile(name, decided, notes) {
 const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** A button of the list that shows these scores and the log-mel of these decisions. */
-function offer(span, scores, decisions, about, pictured) {
-    const index = best(scores);
+function offer(span, scores, index, decisions, about, pictured) {
+    const share = percent(Math.max(...scores));
     const button = document.createElement("button");
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
-    button.textContent = `${span}: ${readable(scene.labels[index])}, ${percent(scores[index])}`;
+    button.textContent = `${span}: ${nameOf(index)}, ${share}`;
     button.addEventListener("click", () => {
         for (const each of $("seconds").querySelectorAll("button")) each.setAttribute("aria-pressed", each === button);
-        showScores(scores, `${percent(scores[index])}, ${about}`);
+        showScores(scores, `${share}, ${about}`, index);
         showPicture(decisions, pictured);
     });
     const item = document.createElement("li");

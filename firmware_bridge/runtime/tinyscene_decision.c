@@ -1,0 +1,101 @@
+/* The decision rule, bit for bit as deploy/bundle/decision.py and likeness.py define it. */
+#include "tinyscene_decision.h"
+
+#include <string.h>
+
+#define LONGEST_RUN 255
+#define MOST_LIKENESS 32767
+
+void tinyscene_rule_reset(tinyscene_rule *rule)
+{
+    memset(rule, 0, sizeof *rule);
+    rule->candidate = rule->decided = -1;
+}
+
+#if defined(TINYSCENE_UNKNOWN)
+
+void tinyscene_embedding_clear(int8_t *arena)
+{
+    memset(arena + TINYSCENE_EMBEDDING, 0, TINYSCENE_EMBEDDING_CHANNELS * sizeof(int32_t));
+}
+
+void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
+{
+    int32_t *sums = (int32_t *)(void *)(arena + TINYSCENE_EMBEDDING);
+    for (; width > 0; width--, row += TINYSCENE_EMBEDDING_CHANNELS)
+        for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++)
+            sums[channel] += row[channel] - TINYSCENE_EMBEDDING_ZERO_POINT;
+}
+
+static int32_t likeness_of(const int8_t *arena)
+{
+    const int32_t *sums = (const int32_t *)(const void *)(arena + TINYSCENE_EMBEDDING);
+    int64_t best = INT64_MIN;
+    for (int32_t index = 0; index < TINYSCENE_CLASSES; index++) {
+        int64_t projection = 0;
+        for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++)
+            projection += (int64_t)sums[channel] * tinyscene_directions[index][channel];
+        if (projection > best)
+            best = projection;
+    }
+    best /= INT64_C(1) << TINYSCENE_UNKNOWN_SHIFT; /* truncated towards zero */
+    return best > MOST_LIKENESS ? MOST_LIKENESS : best < -MOST_LIKENESS ? -MOST_LIKENESS : (int32_t)best;
+}
+
+#else
+
+static int32_t likeness_of(const int8_t *arena)
+{
+    (void)arena;
+    return 0;
+}
+
+#endif
+
+/* Add the newest logits and likeness to the sums; those in their place leave. */
+static void add(tinyscene_rule *rule, const int8_t *logits, int32_t likeness)
+{
+    int8_t *held = rule->logits[rule->next]; /* zeros while there are fewer than TINYSCENE_AVERAGE */
+    for (int32_t index = 0; index < TINYSCENE_CLASSES; index++)
+        rule->sums[index] += logits[index] - held[index];
+    memcpy(held, logits, TINYSCENE_CLASSES);
+    rule->likeness += likeness - rule->likenesses[rule->next];
+    rule->likenesses[rule->next] = (int16_t)likeness;
+    rule->next = (rule->next + 1) % TINYSCENE_AVERAGE;
+    rule->count += rule->count < TINYSCENE_AVERAGE;
+}
+
+static int32_t candidate_of(const tinyscene_rule *rule)
+{
+    int32_t best = 0;
+#if defined(TINYSCENE_UNKNOWN)
+    if (rule->likeness < rule->count * TINYSCENE_UNKNOWN_THRESHOLD)
+        return TINYSCENE_UNKNOWN;
+#endif
+    for (int32_t index = 1; index < TINYSCENE_CLASSES; index++)
+        if (rule->sums[index] > rule->sums[best])
+            best = index;
+    return best;
+}
+
+/* Whether a candidate that differs from what was decided takes its place. */
+static int changes(const tinyscene_rule *rule)
+{
+    if (TINYSCENE_PATIENCE > 0 && rule->run >= TINYSCENE_PATIENCE)
+        return 1;
+    if (rule->candidate == TINYSCENE_CLASSES || rule->decided == TINYSCENE_CLASSES)
+        return TINYSCENE_PATIENCE == 0;
+    return rule->sums[rule->candidate] - rule->sums[rule->decided] >= rule->count * TINYSCENE_MARGIN;
+}
+
+void tinyscene_rule_update(tinyscene_rule *rule, const int8_t *logits, const int8_t *arena)
+{
+    add(rule, logits, likeness_of(arena));
+    const int32_t candidate = candidate_of(rule);
+    if (candidate != rule->candidate)
+        rule->run = 0;
+    rule->run += rule->run < LONGEST_RUN;
+    rule->candidate = candidate;
+    if (rule->decided < 0 || (candidate != rule->decided && changes(rule)))
+        rule->decided = candidate;
+}

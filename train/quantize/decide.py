@@ -1,0 +1,96 @@
+"""The decision rule of a bundle: its settings as they are asked for, and what tells strangers, from calibration clips.
+
+    rule = RuleSettings(average=4, keep=0.95).rule(graph, front_end, pcm, classes)
+
+Directions and threshold (`deploy/bundle/likeness.py`) are those of the integer graph. The threshold is the greatest
+that keeps the wanted share of the clips, each decided on by itself. They were trained on, and the network may be surer
+of them than of others: `tinyscene evaluate` tells the share that is kept of the test list.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.bundle.decision import NEVER, DecisionRule
+from tinyscene.deploy.bundle.features import input_log_mel
+from tinyscene.deploy.bundle.likeness import MOST, Likeness, run_with_sums
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.progress import progress
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.graph.graph import INT8_MAX, Graph
+
+BATCH = 8  # clips
+HEADROOM = 4  # how far a likeness may exceed the greatest of the calibration clips
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class RuleSettings:
+    """What is asked of a rule; what is None is not asked for. Raises InputError for what no rule can have."""
+
+    keep: float | None = None  # share of clips
+    average: int | None = None  # decisions
+    margin: int | None = None  # steps of the logits
+    patience: int | None = None  # decisions
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise InputError(f"--keep {self.keep}: must be a share above 0 and at most 1, such as 0.95")
+        self._rule()
+
+    @property
+    def asked(self) -> bool:
+        """Whether a rule is wanted at all."""
+        return self != RuleSettings()
+
+    def rule(self, graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16], truth: NDArray[np.int64]) -> DecisionRule:
+        """The rule of an integer graph, from clips (clips, samples) and their classes (clips,)."""
+        if self.keep is None:
+            return self._rule()
+        return self._rule(fit_likeness(_sums(graph, front_end, pcm), truth, graph.output.shape[-1], self.keep))
+
+    def _rule(self, unknown: Likeness | None = None) -> DecisionRule:
+        """A patience alone means that no lead shortens it."""
+        margin = self.margin if self.margin is not None else NEVER if self.patience else 0
+        return DecisionRule(1 if self.average is None else self.average, margin, self.patience or 0, unknown)
+
+
+def fit_likeness(sums: Int32, truth: NDArray[np.int64], classes: int, keep: float) -> Likeness:
+    """Directions and threshold from the embeddings of clips (clips, channels) and their classes (clips,)."""
+    directions = _directions(sums, truth, classes)
+    greatest = int(np.abs(sums.astype(np.int64) @ directions.T).max())
+    shift = max(0, math.ceil(math.log2(max(1, HEADROOM * greatest) / MOST)))
+    rows = tuple(tuple(row) for row in directions.tolist())
+    likeness = Likeness(0, shift, rows, float(keep), 1.0, len(sums)).of(sums)
+    threshold = threshold_to_keep(likeness, keep)
+    return Likeness(threshold, shift, rows, float(keep), float((likeness >= threshold).mean()), len(sums))
+
+
+def threshold_to_keep(likeness: NDArray[np.int64], keep: float) -> int:
+    """The greatest threshold that at least this share of clips (clips,) is not below."""
+    least = max(1, math.ceil(keep * len(likeness) - 1e-9))  # clips that must be kept
+    return int(np.sort(likeness)[len(likeness) - least])
+
+
+def _directions(sums: Int32, truth: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """The direction of each class (classes, channels); zeros for a class without a clip, or with empty embeddings."""
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    unit = np.divide(sums, lengths, out=np.zeros(sums.shape), where=lengths > 0)
+    means = np.stack([unit[truth == index].sum(0) for index in range(classes)])
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    means = np.divide(means, lengths, out=np.zeros(means.shape), where=lengths > 0)
+    return np.rint(means * INT8_MAX / max(1e-12, np.abs(means).max())).astype(np.int64)
+
+
+def _sums(graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16]) -> Int32:
+    """The sums of the embedding of each clip (clips, channels)."""
+    log_mel, sums = input_log_mel(graph, front_end), []
+    with progress("choosing the threshold", len(pcm)) as advance:
+        for start in range(0, len(pcm), BATCH):
+            batch = pcm[start : start + BATCH]
+            sums.append(run_with_sums(graph, log_mel(batch)[..., None])[1])
+            advance(len(batch))
+    return np.concatenate(sums)
