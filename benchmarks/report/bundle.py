@@ -38,7 +38,7 @@ def bundle_section(bundle: Content, ident: str, source: str) -> Section:
     for name, title, blocks in (
         ("accuracy", "Accuracy", [*_accuracy(bundle, source), *_intervals(bench["accuracy"])]),
         ("confusion", "Confusion", _confusion(bundle)),
-        ("decision", "Decision rule", [Text(line) for line in bundle["decision"]]),
+        ("decision", "Decision rule", _decision(bundle)),
         ("budget", "Budget", _budget(bundle)),
         ("layers", "Layers", _layers(bundle)),
         ("memory", "Memory", _memory(bundle)),
@@ -64,6 +64,10 @@ def _facts(bundle: Content) -> Facts:
     if device:
         facts.append(("instructions", f"{millions(device['instructions'])} M", f"an inference on {device['target']}"))
     return Facts(facts)
+
+
+def _decision(bundle: Content) -> list[Block]:
+    return [Text(line) for line in bundle["decision"]]
 
 
 def first_device(bundle: Content) -> Content | None:

@@ -255,8 +255,9 @@ class BundleClassifier(SceneClassifier):
 
     def _run_with_sums(self, pcm: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
         """Logits of the runner, and the sums of the embedding: its own, or those of the reference, which are equal."""
-        if hasattr(self._run, "with_sums"):
-            return self._run.with_sums(pcm)
+        own = getattr(self._run, "with_sums", None)
+        if own is not None:
+            return own(pcm)
         logits, sums = run_with_sums(self.bundle.graph, self.bundle.features(pcm))
         return (logits if self.runner == DEFINITION else self._run(pcm)), sums
 
