@@ -22,7 +22,7 @@ class Loudness(SceneClassifier):
     rule = DecisionRule(unknown=Likeness(1_000, 0, ((1,), (1,)), 0.95, 0.95, 10))
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        return np.tile(np.float32([0, 1]), (len(pcm), 1))
+        return np.tile(np.array([0, 1], np.float32), (len(pcm), 1))
 
     def hear(self, pcm: NDArray[np.int16]) -> Heard:
         return Heard(self.logits(pcm), np.abs(pcm.astype(np.int64)).max(1))
