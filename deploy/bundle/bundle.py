@@ -164,6 +164,12 @@ class Bundle:
         }
 
     @property
+    def split(self) -> str | None:
+        """The split whose training list it was quantized with; none where a caller gave the clips."""
+        quantized = self.content["quantized"]
+        return quantized["split"] if quantized.get("data", quantized) is not None else None
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """The devices that have a variant."""
         return tuple(self.content.get(VARIANTS, ()))

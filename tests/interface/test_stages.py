@@ -74,6 +74,18 @@ def test_an_attribution_is_taken_up_and_refused_before_the_work(
         tinyscene.quantize(run, tmp_path / "no data", attribution=attribution)
 
 
+def test_a_bundle_of_clips_that_were_given_is_evaluated_on_the_default_split(
+    bundle: Bundle, small_dataset: Path, tmp_path: Path
+) -> None:
+    given = tinyscene.Bundle(bundle.folder).save(tmp_path / "given")
+    assert given.split == "5"
+    content = json.loads((given.folder / "bundle.json").read_text())
+    content["quantized"] |= {"data": None, "split": "given by the caller"}
+    (given.folder / "bundle.json").write_text(json.dumps(content))
+    assert tinyscene.Bundle(given.folder).split is None
+    assert tinyscene.evaluate(given.folder, small_dataset, runner="reference", record=False).split == "5"
+
+
 def test_a_bundle_is_not_saved_over_another(bundle: Bundle, tmp_path: Path) -> None:
     tinyscene.Bundle(bundle.folder).save(tmp_path / "kept")
     with pytest.raises(InputError, match="already exists"):

@@ -125,7 +125,7 @@ class Bundle(files.Bundle):
         if data is not None:
             dataset, clips = open_data(data, self.front_end)
             clips.require_labels(self.labels, self.folder)
-            indices = clips.select(dataset.split(split or self.content["quantized"]["split"])[1])
+            indices = clips.select(dataset.split(split or self.split or dataset.default_split)[1])
             pcm = chain(pcm, (clips.pcm[index] for index in indices))
             truth = None if paths else clips.label[indices]
         return verify(self, pcm, truth)
@@ -235,7 +235,7 @@ class Bundle(files.Bundle):
     def _test_clips(self, data: AnyDataset, count: int | None) -> Iterator[NDArray[np.int16]]:
         """Clips (samples,) of a dataset's test list, evenly spaced; all unless a number is given."""
         dataset, prepared = open_data(data, self.front_end)
-        indices = prepared.select(dataset.split(self.content["quantized"]["split"])[1])
+        indices = prepared.select(dataset.split(self.split or dataset.default_split)[1])
         least = min(count or len(indices), len(indices))
         return (prepared.pcm[index] for index in indices[np.linspace(0, len(indices) - 1, least).astype(int)])
 
@@ -263,7 +263,7 @@ class Bundle(files.Bundle):
             require("torch", "train")
             dataset, clips = open_data(data, self.front_end)
             clips.require_labels(self.labels, self.folder)
-            test = clips, dataset.split(split or self.content["quantized"]["split"])[1]
+            test = clips, dataset.split(split or self.split or dataset.default_split)[1]
         result = bench(self, DEFAULT_TARGETS if targets is None else targets, test, serial)
         if record and not is_kept_unchanged(self.folder):
             self.record("bench", result.as_dict())

@@ -80,7 +80,7 @@ def open_evaluated_model(model: Path, runner: str | None) -> EvaluatedModel:
     """A run, by torch; a bundle, by the runner named or the default one; or an .onnx file, by ONNX Runtime."""
     if (model / INDEX).exists():
         bundle = open_bundle(model)
-        scene, split = open_classifier(bundle, runner), bundle.content["quantized"]["split"]
+        scene, split = open_classifier(bundle, runner), bundle.split
         variants = {name: _predict(open_classifier(bundle.variant(name), runner)) for name in bundle.variants}
         return EvaluatedModel(_predict(scene), scene.front_end, scene.labels, split, scene.runner, variants)
     if model.suffix == ".onnx":
