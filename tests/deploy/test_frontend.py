@@ -182,6 +182,8 @@ def test_a_length_in_seconds_and_in_samples_is_refused(both: dict[str, Any]) -> 
 
 
 def test_a_clip_of_one_second_is_not_written_down() -> None:
+    before = {"sample_rate": 32_000, "n_fft": 4096, "win_length": 3072, "hop_length": 500, "n_mels": 256}
+    assert FrontEnd().as_dict() == before | {"f_min": 0.0, "f_max": None, "log_offset": 1e-5}
     assert "clip_seconds" not in FrontEnd(clip_seconds=1).as_dict()
     settings = FrontEnd(clip_seconds=2).as_dict()
     assert settings["clip_seconds"] == 2.0

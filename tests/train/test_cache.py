@@ -238,6 +238,7 @@ def edit(change: Callable[[dict[str, Any]], object], folder: Path) -> None:
     ("reason", "change"),
     [
         ("of other recordings", lambda index: index.update(sample_rate=1)),
+        ("of other recordings", lambda index: index.update(clip_seconds=2.0)),
         ("of other recordings", lambda index: index["recordings"].pop()),
         ("of other recordings", lambda index: index["recordings"][0].update(label="tram")),
         ("places audio/a.wav where others are", lambda index: index["recordings"][0].update(first_clip=-1)),
@@ -257,6 +258,13 @@ def test_an_index_whose_numbers_do_not_fit_is_refused(
     edit(change, clips_of(tiny, tmp_path).folder)
     with pytest.raises(InputError, match=rf"not a cache that can be read \(.*{reason}.*\); remove it and prepare"):
         clips_of(tiny, tmp_path)
+
+
+def test_a_cache_from_before_clips_had_other_lengths_opens(tiny: Path, tmp_path: Path) -> None:
+    folder = clips_of(tiny, tmp_path).folder
+    edit(lambda index: index.pop("clip_seconds"), folder)
+    opened = clips_of(tiny, tmp_path)
+    assert (opened.folder, opened.clip_seconds) == (folder, 1.0)
 
 
 def test_a_changed_sample_of_a_cache_is_noticed(tiny: Path, tmp_path: Path) -> None:

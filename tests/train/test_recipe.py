@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tests import ROOT
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.network_settings import CPMobileModel
 from tinyscene.train.recipe import Recipe, load_recipe, parse_recipe
 from tinyscene.train.runs.run import write_recipe
@@ -218,3 +219,50 @@ def test_a_name_of_a_recipe_cannot_lead_a_run_elsewhere(
     code, out, err = run_cli("train", "x.yaml", "--data", tmp_path, "--split", "5")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "name one with --out" in err
+
+
+@pytest.mark.parametrize("name", ["baseline16k", "micro16k", "nano16k"])
+def test_recipes_at_16_khz_hear_windows_as_long_as_those_at_32_khz(name: str) -> None:
+    ours, other = load_recipe(name), load_recipe(name.removesuffix("16k"))
+    assert ours.features == FrontEnd(sample_rate=16_000, n_fft=2048, win_length=1536, hop_length=250, n_mels=128)
+    assert ours.model == other.model
+    assert ours.features.frames == other.features.frames
+
+
+def test_window_and_hop_of_a_recipe_follow_its_sample_rate() -> None:
+    features = load_recipe("baseline", ["features.sample_rate=16000"]).features
+    assert (features.n_fft, features.win_length, features.hop_length) == (2048, 1536, 250)
+    features = load_recipe("micro16k", ["features.sample_rate=32000", "features.window_seconds=0.064"]).features
+    assert (features.n_fft, features.win_length, features.hop_length) == (2048, 2048, 500)
+
+
+@pytest.mark.parametrize("name", ["passt", "ast"])
+def test_lengths_in_samples_are_not_kept_at_another_sample_rate(name: str) -> None:
+    assert refusal(name, "features.sample_rate=24000").startswith(
+        f"--set features.sample_rate: recipe {name} gives hop_length and win_length in samples at "
+    )
+    rate = load_recipe(name).features.sample_rate
+    assert load_recipe(name, [f"features.sample_rate={rate}"]).features == load_recipe(name).features
+    both = ["features.sample_rate=24000", "features.window_seconds=0.025", "features.hop_seconds=0.01"]
+    features = load_recipe(name, [*both, "features.f_max=8000"]).features
+    assert (features.n_fft, features.win_length, features.hop_length) == (1024, 600, 240)
+
+
+def test_an_override_in_seconds_replaces_a_length_in_samples_and_the_other_way() -> None:
+    assert load_recipe("ast", ["features.window_seconds=0.05"]).features.win_length == 800
+    assert load_recipe("ast", ["features.hop_length=100"]).features.hop_length == 100
+    both = ["features.window_seconds=0.05", "features.win_length=800"]
+    assert "are the same length: give one of them" in refusal("baseline", *both)
+
+
+def test_a_recipe_is_kept_in_samples_and_reads_back(tmp_path: Path) -> None:
+    recipe = load_recipe("micro16k", ["features.window_seconds=0.05", "features.clip_seconds=2"])
+    kept = recipe.as_dict()
+    assert not {"window_seconds", "hop_seconds"} & kept["features"].keys()
+    assert parse_recipe(kept, "kept") == recipe
+    assert "clip_seconds" not in load_recipe("micro16k").as_dict()["features"]
+
+
+@pytest.mark.parametrize("key", ["clip_seconds", "window_seconds", "hop_seconds"])
+def test_a_misspelt_length_is_hinted_at(key: str) -> None:
+    assert f"did you mean 'features.{key}'?" in refusal("baseline", f"features.{key}x=1")
