@@ -117,6 +117,12 @@ def spread(statistic: Content, digits: int = 1) -> str:
     return f"{percent(statistic['mean'], digits)} ± {percent(statistic['sd'], digits)}"
 
 
+def share(figure: Content) -> str:
+    """A share with its interval, in per cent."""
+    low, high = figure["interval"]
+    return f"{percent(figure['value'], 1)} [{percent(low, 1)}, {percent(high, 1)}]"
+
+
 def gain(row: Content, group: str) -> str:
     """A difference to the baseline with its interval; nothing for the baseline itself."""
     low, high = row[f"{group}_interval"]
@@ -133,4 +139,4 @@ def number(value: float | None, form: str = ",") -> str:
     return "" if value is None else format(value, form)
 
 
-FILTERS = {"percent": percent, "spread": spread, "gain": gain, "millions": millions, "number": number}
+FILTERS = {"percent": percent, "share": share, "spread": spread, "gain": gain, "millions": millions, "number": number}
