@@ -20,6 +20,12 @@
         }                                                                \
     } while (0)
 
+#if defined(TINYSCENE_UNKNOWN)
+enum { LABELS = TINYSCENE_CLASSES + 1 };
+#else
+enum { LABELS = TINYSCENE_CLASSES };
+#endif
+
 enum { SMALLEST_PORTION = 1, MOST_RUNS = 4 };
 
 typedef struct {
@@ -86,6 +92,11 @@ static void compare(const state *at)
     REQUIRE(counted(tinyscene_scores(at->twin, scores[1], TINYSCENE_CLASSES)) == expected);
     const int best = tinyscene_best(at->scene);
     calls++;
+#if defined(TINYSCENE_AVERAGE)
+    const int decision = tinyscene_decision(at->scene);
+    REQUIRE(decision == tinyscene_decision(at->twin));
+    REQUIRE(at->decided ? decision >= 0 && decision < LABELS : decision == TINYSCENE_ERROR_NOT_READY);
+#endif
     if (!at->decided) {
         REQUIRE(best == TINYSCENE_ERROR_NOT_READY);
         return;
@@ -130,8 +141,13 @@ static void misuse(state *at, uint8_t kind, size_t size)
         if (size != TINYSCENE_CLASSES)
             REQUIRE(tinyscene_scores(at->scene, &score, size) == TINYSCENE_ERROR_SIZE);
         break;
-    case 7: REQUIRE(tinyscene_best(NULL) == TINYSCENE_ERROR_NULL); break;
-    case 8: REQUIRE(tinyscene_label(TINYSCENE_CLASSES + size) == NULL && tinyscene_label(SIZE_MAX) == NULL); break;
+    case 7:
+        REQUIRE(tinyscene_best(NULL) == TINYSCENE_ERROR_NULL);
+#if defined(TINYSCENE_AVERAGE)
+        REQUIRE(tinyscene_decision(NULL) == TINYSCENE_ERROR_NULL);
+#endif
+        break;
+    case 8: REQUIRE(tinyscene_label(LABELS + size) == NULL && tinyscene_label(SIZE_MAX) == NULL); break;
     case 9: REQUIRE(tinyscene_init(NULL, size, &other) == TINYSCENE_ERROR_NULL); break;
     case 10: REQUIRE(tinyscene_init(none, TINYSCENE_BYTES, NULL) == TINYSCENE_ERROR_NULL); break;
     case 11:

@@ -4,10 +4,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tinyscene.deploy.bundle.bundle import open_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.bundle.decision import DecisionRule
+from tinyscene.deploy.bundle.likeness import Likeness
+from tinyscene.deploy.graph.embedding import below_classifier
 from tinyscene.firmware_bridge.codegen.library import make_library, write_sources
 
-HOPS = (1.0, 0.25)  # seconds from one decision to the next: windows that overlap are kept otherwise
+HOPS = (1.0, 0.25)  # seconds from one decision to the next: windows that overlap are kept otherwise, and have a rule
 FLAGS = [
     "-std=c11",
     "-O1",
@@ -31,9 +34,9 @@ def build(bundle: Path, hop: float, folder: Path) -> Path | None:
         return None
     opened, place = open_bundle(bundle), folder / f"c_library_{hop}"
     place.mkdir()
-    sources = write_sources(
-        make_library(opened.graph, opened.front_end, opened.labels, ("plain",), hop, rule=opened.rule), place
-    )
+    rule = None if hop == HOPS[0] else _rule(opened)
+    library = make_library(opened.graph, opened.front_end, opened.labels, ("plain",), hop, rule=rule)
+    sources = write_sources(library, place)
     program = place / "fuzzer"
     harness = Path(__file__).with_name("c_library.c")
     command = [clang, *FLAGS, f"-I{place}", str(harness), *map(str, sources), "-o", str(program)]
@@ -43,6 +46,13 @@ def build(bundle: Path, hop: float, folder: Path) -> Path | None:
     if done.returncode:
         raise RuntimeError(done.stderr)
     return program
+
+
+def _rule(bundle: Bundle) -> DecisionRule:
+    """A rule that sums the embedding and averages."""
+    channels = below_classifier(bundle.graph).output.shape[-1]
+    rows = tuple((1 + index,) * channels for index in range(len(bundle.labels)))
+    return DecisionRule(3, 5, 2, Likeness(100, 4, rows, 0.95, 0.95, 1))
 
 
 def replay(program: Path, files: list[Path]) -> None:
