@@ -18,6 +18,7 @@ from tinyscene.deploy.graph.graph import (
     DepthwiseConv2D,
     Graph,
     Kind,
+    MaxPool2D,
     Mean,
     Quantization,
     Tensor,
@@ -126,13 +127,24 @@ def multipliers(draw: Draw, bounds: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 @st.composite
-def convolutions(draw: Draw, builder: Builder, keep: bool = False) -> Kind:
-    """A convolution of the last tensor, depthwise or not; with `keep`, one that keeps its shape."""
+def activations(draw: Draw) -> dict[str, Any]:
+    """None, ReLU, ReLU6, or a clamp with zero in it, of few steps of the output or of many."""
+    ends = float32s(2.0**-10, 2.0**12)
+    low = draw(ends.map(lambda end: -end) | st.sampled_from([0.0, -1.0]))
+    clamp = draw(st.sampled_from([(0.0, 6.0), (-1.0, 1.0)]) | ends.map(lambda high: (low, high)))
+    return draw(st.sampled_from([{}, {"relu": True}, {}, {"relu": True}, {"clamp": clamp}]))
+
+
+@st.composite
+def convolutions(draw: Draw, builder: Builder, keep: bool = False, linear: bool = False) -> Kind:
+    """A convolution of the last tensor, depthwise or not; with `keep`, one that keeps its shape; a linear layer."""
     source = builder.last
-    depthwise = draw(st.booleans())
+    depthwise = not linear and draw(st.booleans())
     channels = source.shape[3]
     outputs = channels if depthwise or keep else draw(st.integers(1, MAX_CHANNELS))
-    if keep:
+    if linear:
+        down = across = Sliding(1, 1, 0, 0, 1)
+    elif keep:
         reach = draw(st.sampled_from([0, 1, 2]))
         down = Sliding(2 * reach + 1, 1, reach, reach, source.shape[1])
         across = Sliding(1, 1, 0, 0, source.shape[2])
@@ -153,7 +165,7 @@ def convolutions(draw: Draw, builder: Builder, keep: bool = False) -> Kind:
         weights=weights.astype(np.int8),
         bias=bias.astype(np.int32),
         weight_scales=np.clip(scales, 2.0**-40, 2.0**20).astype(np.float32),
-        relu=draw(st.booleans()),
+        **draw(activations()),
     )
 
 
@@ -167,14 +179,14 @@ def additions(draw: Draw, builder: Builder) -> Kind:
     high = max(last.q.scale, other.q.scale)
     names = draw(st.permutations([last.name, other.name]))
     output = builder.tensor(last.shape, draw(quantizations_near(high)))
-    return Add(inputs=tuple(names), output=output, relu=draw(st.booleans()))
+    return Add(inputs=tuple(names), output=output, **draw(activations()))
 
 
 @st.composite
 def pools(draw: Draw, builder: Builder) -> Kind:
     source = builder.last
     down, across = draw(slidings(source.shape[1])), draw(slidings(source.shape[2]))
-    return AveragePool2D(
+    return draw(st.sampled_from([AveragePool2D, MaxPool2D]))(
         inputs=(source.name,),
         output=builder.tensor((1, down.outputs, across.outputs, source.shape[3]), source.quantization),
         stride=(down.stride, across.stride),
@@ -189,7 +201,8 @@ def integer_graphs(draw: Draw, most_steps: int = 4) -> Graph:
     sizes = st.integers(1, MAX_SIZE)
     shape = (1, draw(sizes), draw(sizes), draw(st.integers(1, MAX_CHANNELS)))
     builder = Builder(Tensor("input", shape, draw(quantizations())))
-    for step in draw(st.lists(st.sampled_from(["convolution", "pool", "shortcut", "add"]), max_size=most_steps)):
+    steps = st.sampled_from(["convolution", "pool", "shortcut", "add", "pool", "linear"])
+    for step in draw(st.lists(steps, max_size=most_steps)):
         match step:
             case "convolution":
                 builder.operators.append(draw(convolutions(builder)))
@@ -200,12 +213,20 @@ def integer_graphs(draw: Draw, most_steps: int = 4) -> Graph:
                 builder.operators.append(draw(additions(builder)))
             case "add":
                 builder.operators.append(draw(additions(builder)))
+            case "linear":
+                builder.operators.append(draw(means(builder, (1, 1))))
+                builder.operators.append(draw(convolutions(builder, linear=True)))
     if not builder.operators or draw(st.booleans()):
-        source = builder.last
-        output = builder.tensor((1, source.shape[3]), draw(quantizations_near(source.q.scale)))
-        mean = Mean(inputs=(source.name,), output=output)
-        builder.operators.append(mean)
+        builder.operators.append(draw(means(builder, ())))
     return builder.graph()
+
+
+@st.composite
+def means(draw: Draw, builder: Builder, between: tuple[int, ...]) -> Kind:
+    """The mean over mel and frame, with dimensions `between` batch and channels."""
+    source = builder.last
+    output = builder.tensor((1, *between, source.shape[3]), draw(quantizations_near(source.q.scale)))
+    return Mean(inputs=(source.name,), output=output)
 
 
 def inputs_of(graph: Graph, seed: int, batch: int = 4) -> NDArray[Any]:

@@ -4,7 +4,8 @@ Activations are NHWC with height = mel and width = frame; convolution weights ar
 width, inputs). A graph is float32 throughout, or integer throughout by TFLite's 8-bit quantization
 specification: activations int8 with one scale and zero point, weights int8 in -127..127 with a scale an
 output channel and zero point 0, bias int32 at input scale * weight
-scale. Padding belongs to the operator that reads it and holds real zeros, which the mean of a pool counts.
+scale. Padding belongs to the operator that reads it and holds real zeros, which the mean of a pool counts; the
+maximum of a pool passes over it.
 
 A Graph that exists is valid: shapes fit, nothing dangles, and no accumulator can leave 32 bits, so every
 runtime and every kernel may rely on it. Nothing read from a file is trusted before that is checked.
@@ -20,71 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.graph.tensor import (
+    INT8_MAX,
+    INT8_MIN,
+    MAX_ELEMENTS,
+    Quantization,  # noqa: F401 - found here by those who make operators
+    Tensor,
+    quantize_multiplier,
+    whole_numbers,
+)
 
 MAX_OPERATORS = 1_000
-MAX_ELEMENTS = 2**22  # of an activation
-INT8_MIN, INT8_MAX = -128, 127
 WEIGHT_MAX = 127  # symmetric: -128 is not used
 ARRAYS = ("weights", "bias", "weight_scales")  # of a convolution
 ZERO_POINT_MARGIN = 128  # that is added to an accumulator once it is rescaled
-
-
-def quantize_multiplier(real: float) -> tuple[int, int]:
-    """A positive real as (multiplier, exponent): multiplier / 2**31 * 2**exponent, multiplier in 2**30 .. 2**31 - 1."""
-    fraction, exponent = math.frexp(real)
-    multiplier = math.floor(fraction * 2**31 + 0.5)
-    return (2**30, exponent + 1) if multiplier == 2**31 else (multiplier, exponent)
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """real = scale * (int8 - zero_point)."""
-
-    scale: float  # a float32 value
-    zero_point: int
-
-    def __post_init__(self) -> None:
-        if type(self.scale) is not float or not 2.0**-40 <= self.scale <= 2.0**20:
-            raise InputError(f"a scale of {self.scale!r}: it must lie in 2**-40 to 2**20")
-        if float(np.float32(self.scale)) != self.scale:
-            raise InputError(f"a scale of {self.scale!r} is no float32 value")
-        if type(self.zero_point) is not int or not INT8_MIN <= self.zero_point <= INT8_MAX:
-            raise InputError(f"a zero point of {self.zero_point!r}: it must be a whole number in -128 to 127")
-
-    @property
-    def reach(self) -> int:
-        """The largest magnitude of int8 - zero_point."""
-        return max(INT8_MAX - self.zero_point, self.zero_point - INT8_MIN)
-
-    def quantize(self, real: NDArray[np.floating[Any]]) -> NDArray[np.int8]:
-        """Nearest int8 values, of any shape."""
-        return np.clip(np.rint(real / self.scale) + self.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
-
-    def dequantize(self, quantized: NDArray[np.int8] | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Real values of int8 values, or of means of them, of any shape."""
-        return (quantized.astype(np.float32) - self.zero_point) * np.float32(self.scale)
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An activation: (1, mel, frame, channels) or (1, channels); float32 where it has no quantization."""
-
-    name: str
-    shape: tuple[int, ...]
-    quantization: Quantization | None = None
-
-    def __post_init__(self) -> None:
-        if type(self.name) is not str or not self.name.isprintable() or not 1 <= len(self.name) <= 200:
-            raise InputError("a tensor's name must be 1 to 200 printable characters")
-        _whole_numbers(self.shape, (2, 4), 1, f"shape of {self.name}")
-        if self.shape[0] != 1 or math.prod(self.shape) > MAX_ELEMENTS:
-            raise InputError(f"shape of {self.name} is {self.shape}: a batch of 1 and {MAX_ELEMENTS:,} values at most")
-
-    @property
-    def q(self) -> Quantization:
-        """The quantization of an integer graph's tensor."""
-        assert self.quantization is not None
-        return self.quantization
+MAX_CLAMP = 2.0**20  # real value of a clamp's bound
+MAX_CLAMP_STEPS = 2**30  # of its output that a clamp's bound is from zero: TFLite counts them in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,6 +80,46 @@ class Operator(ABC):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Activated(Operator):
+    """An operator whose output is kept within bounds: from zero up (relu), or those of a clamp, with zero in them."""
+
+    relu: bool = False
+    clamp: tuple[float, float] | None = None  # float32 values
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(type(self.relu) is bool, "relu must be true or false")
+        if self.clamp is not None:
+            pair = type(self.clamp) is tuple and len(self.clamp) == 2 and all(type(end) is float for end in self.clamp)
+            self.require(pair, f"has a clamp of {ascii(self.clamp)[:100]}: it must be two numbers")
+            low, high = self.clamp
+            fits = -MAX_CLAMP <= low <= 0.0 <= high <= MAX_CLAMP and low < high
+            self.require(fits, f"has a clamp of {low} to {high}: zero and 2**20 at most must be in it")
+            exact = all(float(np.float32(end)) == end for end in self.clamp)
+            self.require(exact and not self.relu, "has a clamp that is no float32 value, or a ReLU beside it")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the highest real output."""
+        return self.clamp or (0.0 if self.relu else -math.inf, math.inf)
+
+    @property
+    def integer_bounds(self) -> tuple[int, int]:
+        """The same of an integer graph, rounded as TFLite does: a quotient in float32, half away from zero."""
+        if self.clamp is None:
+            return (self.output.q.zero_point if self.relu else INT8_MIN), INT8_MAX
+        steps = [float(np.float32(end) / np.float32(self.output.q.scale)) for end in self.clamp]
+        low, high = (self.output.q.zero_point + int(math.copysign(math.floor(abs(end) + 0.5), end)) for end in steps)
+        return max(low, INT8_MIN), min(high, INT8_MAX)
+
+    def check_clamp(self) -> None:
+        """Raise InputError where an integer graph's clamp is too far from zero."""
+        if self.clamp is not None:
+            steps = max(map(abs, self.clamp)) / self.output.q.scale
+            self.require(steps < MAX_CLAMP_STEPS, "its clamp is 2**30 steps of its output or more")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Window(Operator):
     """An operator that slides a window over mel and frame."""
 
@@ -136,8 +128,8 @@ class Window(Operator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole_numbers(self.stride, (2,), 1, f"stride of {self.label}")
-        _whole_numbers(self.padding, (4,), 0, f"padding of {self.label}")
+        whole_numbers(self.stride, (2,), 1, f"stride of {self.label}")
+        whole_numbers(self.padding, (4,), 0, f"padding of {self.label}")
 
     @property
     @abstractmethod
@@ -157,19 +149,17 @@ class Window(Operator):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Convolution(Window):
+class Convolution(Activated, Window):
     """An operator with weights and a bias: float32, or int8 and int32 with the weights' scales."""
 
     weights: NDArray[Any]
     bias: NDArray[Any]  # (outputs,)
     weight_scales: NDArray[np.float32] | None = None  # (outputs,)
-    relu: bool = False
 
     channel_axis: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(type(self.relu) is bool, "relu must be true or false")
         for name in ARRAYS:  # copies, in C order: nobody else can write to them
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, np.array(values, order="C"))
@@ -225,6 +215,7 @@ class Convolution(Window):
         return source.q.scale * self.scales.astype(np.float64) / self.output.q.scale
 
     def check_integers(self, *inputs: Tensor) -> None:
+        self.check_clamp()
         bounds, multipliers = self.accumulator_bounds(inputs[0].q.reach), self.multipliers(inputs[0])
         for bound, multiplier in zip(bounds, multipliers, strict=True):
             self.require_multiplier(float(multiplier), float(bound))
@@ -254,15 +245,10 @@ class DepthwiseConv2D(Convolution):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Add(Operator):
+class Add(Activated):
     """The sum of two activations of the same shape."""
 
-    relu: bool = False
     arity: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(type(self.relu) is bool, "relu must be true or false")
 
     def output_shape(self, *inputs: Tensor) -> tuple[int, ...]:
         first, second = (tensor.shape for tensor in inputs)
@@ -270,6 +256,7 @@ class Add(Operator):
         return first
 
     def check_integers(self, *inputs: Tensor) -> None:
+        self.check_clamp()
         low, high = sorted(tensor.q.scale for tensor in inputs)
         self.require_multiplier(low / (2 * high), 2.0**28)
         last = 2 * high / (2**20 * self.output.q.scale)
@@ -278,14 +265,14 @@ class Add(Operator):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AveragePool2D(Window):
-    """The mean of a window, padding included, in the quantization of its input."""
+class Pool(Window):
+    """An operator that makes one value of a window, by channel, in the quantization of its input."""
 
     window: tuple[int, int]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole_numbers(self.window, (2,), 1, f"window of {self.label}")
+        whole_numbers(self.window, (2,), 1, f"window of {self.label}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -296,12 +283,23 @@ class AveragePool2D(Window):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class AveragePool2D(Pool):
+    """The mean of a window, padding included."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaxPool2D(Pool):
+    """The largest value of a window, padding left out: each window has a value that is none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Mean(Operator):
-    """The mean over mel and frame: (1, mel, frame, channels) -> (1, channels)."""
+    """The mean over mel and frame: (1, mel, frame, channels) -> (1, channels), or (1, 1, 1, channels)."""
 
     def output_shape(self, *inputs: Tensor) -> tuple[int, ...]:
         self.require(len(inputs[0].shape) == 4, f"needs (1, mel, frame, channels), not {inputs[0].shape}")
-        return (1, inputs[0].shape[3])
+        between = (1, 1) if len(self.output.shape) == 4 else ()
+        return (1, *between, inputs[0].shape[3])
 
     def check_integers(self, *inputs: Tensor) -> None:
         count = inputs[0].shape[1] * inputs[0].shape[2]
@@ -311,7 +309,7 @@ class Mean(Operator):
         self.require(count * 255 * 2.0 ** max(exponent, 0) < 2.0**31, "its accumulator can overflow")
 
 
-Kind = Conv2D | DepthwiseConv2D | Add | AveragePool2D | Mean
+Kind = Conv2D | DepthwiseConv2D | Add | AveragePool2D | MaxPool2D | Mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,13 +325,18 @@ class Graph:
         if not 1 <= len(self.operators) <= MAX_OPERATORS:
             raise InputError(f"a graph of {len(self.operators)} operators: it must have 1 to {MAX_OPERATORS:,}")
         tensors, unread = {self.input.name: self.input}, {self.input.name}
+        means: set[str] = set()
         for operator in self.operators:
             for name in operator.inputs:
                 operator.require(name in tensors, f"its input {name!r} is not made before it")
+                # the firmware sums a mean row by row, and writes none of padding around it
+                padded = name in means and isinstance(operator, Window) and any(operator.padding)
+                operator.require(not padded, f"pads {name!r}, which is a mean")
             operator.require(operator.output.name not in tensors, "its name is taken")
             self._check(operator, [tensors[name] for name in operator.inputs])
             tensors[operator.output.name] = operator.output
             unread = (unread - {*operator.inputs}) | {operator.output.name}
+            means |= {operator.output.name} if isinstance(operator, Mean) else set()
         if dangling := sorted(unread - {self.output.name}):
             raise InputError(f"nothing reads tensor {dangling[0]!r}")
         object.__setattr__(self, "tensors", tensors)
@@ -373,10 +376,3 @@ class Graph:
             last.append({*operator.inputs} - read_later)
             read_later.update(operator.inputs)
         return last[::-1]
-
-
-def _whole_numbers(values: object, lengths: tuple[int, ...], least: int, name: str) -> None:
-    good = isinstance(values, tuple) and len(values) in lengths
-    if not good or not all(type(value) is int and least <= value < 2**31 for value in values):  # type: ignore[union-attr]
-        shown = ascii(values)[:100]
-        raise InputError(f"{name} is {shown}: it must be {' or '.join(map(str, lengths))} numbers from {least}")

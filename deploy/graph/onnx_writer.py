@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.graph.graph import (
+    INT8_MAX,
     INT8_MIN,
-    Add,
+    Activated,
     AveragePool2D,
     Convolution,
     DepthwiseConv2D,
     Graph,
     Kind,
     Mean,
+    Pool,
     Tensor,
     Window,
 )
@@ -42,12 +44,14 @@ IR_VERSION = 9  # of ONNX 1.14, which brought opset 19; ONNX Runtime takes it si
 BATCH = "batch"
 CHANNEL_AXIS = 0  # of weights, (outputs, inputs, height, width)
 
-# A global pool with Flatten behind it for a Mean: of a ReduceMean ONNX Runtime has no integer kernel.
+# A global pool for a Mean, with Flatten behind it if it has two dimensions: of a ReduceMean ONNX Runtime has no
+# integer kernel.
 OPERATORS = {
     "Conv2D": "Conv",
     "DepthwiseConv2D": "Conv",
     "Add": "Add",
     "AveragePool2D": "AveragePool",
+    "MaxPool2D": "MaxPool",
     "Mean": "GlobalAveragePool",
 }
 
@@ -127,17 +131,19 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[str]
     if isinstance(operator, Convolution):
         inputs = [*inputs, *_write_weights(file, operator, sources[0])]
     chain: list[tuple[str, list[str]]] = []  # kind and the inputs after the first
-    relu = isinstance(operator, Convolution | Add) and operator.relu
     if output.quantization:
         scale, zero = file.quantization(output)
         chain.append(("QuantizeLinear", [scale, zero]))
-        # QuantizeLinear itself clamps at -128. For any other zero point the integers are clipped: a Relu
+        # QuantizeLinear itself clamps at -128 and 127. For any other bounds the integers are clipped: a Relu
         # between operator and QuantizeLinear would keep ONNX Runtime from fusing them.
-        if relu and output.quantization.zero_point > INT8_MIN:
-            chain.append(("Clip", [zero]))
-    elif relu:
+        if isinstance(operator, Activated) and operator.integer_bounds != (INT8_MIN, INT8_MAX):
+            chain.append(("Clip", _bounds(file, operator, zero)))
+    elif isinstance(operator, Activated) and operator.clamp:
+        ends = zip(("least", "most"), operator.clamp, strict=True)
+        chain.append(("Clip", [file.constant(f"{output.name}/{end}", np.array(v, np.float32)) for end, v in ends]))
+    elif isinstance(operator, Activated) and operator.relu:
         chain.append(("Relu", []))
-    if isinstance(operator, Mean):
+    if isinstance(operator, Mean) and len(output.shape) == 2:
         chain.append(("Flatten", []))
     kinds = [OPERATORS[operator.kind], *(kind for kind, _ in chain)]
     names = [*(file.free(f"{output.name}/{kind}") for kind in kinds[:-1]), output.name]
@@ -146,13 +152,21 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[str]
         file.node(kind, [before, *more], name)
 
 
+def _bounds(file: _File, operator: Activated, zero: str) -> list[str]:
+    """The constants of a Clip of integers."""
+    if operator.relu:
+        return [zero]
+    ends = zip(("least", "most"), operator.integer_bounds, strict=True)
+    return [file.constant(f"{operator.output.name}/{end}", np.array(value, np.int8)) for end, value in ends]
+
+
 def _attributes(operator: Kind) -> dict[str, Any]:
     if not isinstance(operator, Window):
         return {}
     top, bottom, left, right = operator.padding
     attributes = {"kernel_shape": operator.size, "strides": operator.stride, "pads": (top, left, bottom, right)}
-    if isinstance(operator, AveragePool2D):
-        return {**attributes, "count_include_pad": 1}
+    if isinstance(operator, Pool):
+        return {**attributes, "count_include_pad": 1} if isinstance(operator, AveragePool2D) else attributes
     return {**attributes, "group": operator.output.shape[3] if isinstance(operator, DepthwiseConv2D) else 1}
 
 

@@ -23,6 +23,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import (
     INT8_MAX,
     INT8_MIN,
+    Activated,
     Add,
     AveragePool2D,
     Conv2D,
@@ -30,6 +31,7 @@ from tinyscene.deploy.graph.graph import (
     DepthwiseConv2D,
     Graph,
     Kind,
+    MaxPool2D,
     Mean,
     Quantization,
     Tensor,
@@ -84,8 +86,17 @@ def run_float(operator: Kind, _sources: list[Tensor], arguments: list[Values]) -
         case AveragePool2D():
             y = _window_sum(operator, arguments[0], 0) / np.float32(math.prod(operator.window))
         case Mean():
-            y = exact_mean(arguments[0], (1, 2))
-    return np.maximum(y, np.float32(0)) if getattr(operator, "relu", False) else y
+            y = exact_mean(arguments[0], (1, 2)).reshape(-1, *operator.output.shape[1:])
+        case MaxPool2D():
+            y = _window_max(operator, arguments[0], -math.inf)
+    return activated(operator, y)
+
+
+def activated(operator: Kind, y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What an operator of a float graph makes of its values before its activation."""
+    low, high = operator.bounds if isinstance(operator, Activated) else (-math.inf, math.inf)
+    y = np.maximum(y, np.float32(low)) if low > -math.inf else y
+    return np.minimum(y, np.float32(high)) if high < math.inf else y
 
 
 def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) -> Values:
@@ -99,9 +110,11 @@ def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) 
         case AveragePool2D():
             y = _divide(_window_sum(operator, arguments[0], sources[0].q.zero_point), math.prod(operator.window))
         case Mean():
-            y = _mean(sources[0].q, output, arguments[0]) + output.zero_point
-    least = output.zero_point if getattr(operator, "relu", False) else INT8_MIN
-    return np.clip(y, least, INT8_MAX).astype(np.int8)
+            y = (_mean(sources[0].q, output, arguments[0]) + output.zero_point).reshape(-1, *operator.output.shape[1:])
+        case MaxPool2D():
+            y = _window_max(operator, arguments[0], INT8_MIN)
+    bounds = operator.integer_bounds if isinstance(operator, Activated) else (INT8_MIN, INT8_MAX)
+    return np.clip(y, *bounds).astype(np.int8)
 
 
 def exact_mean(x: NDArray[np.floating[Any]], axes: tuple[int, ...]) -> NDArray[np.float32]:
@@ -166,6 +179,15 @@ def _window_sum(operator: AveragePool2D, x: Values, zero: int) -> Values:
     return total
 
 
+def _window_max(operator: MaxPool2D, x: Values, least: float) -> Values:
+    """The largest value of each window, in the type of x, of which none is below `least`."""
+    taps = (part for _, _, part in _taps(operator, _pad(operator, x, least)))
+    most = next(taps).copy()
+    for part in taps:
+        np.maximum(most, part, out=most)
+    return most
+
+
 def windows(operator: Window, x: Values) -> Values:
     """What each place of an operator's window meets of real values (batch, mel, frame, channels).
 
@@ -174,9 +196,9 @@ def windows(operator: Window, x: Values) -> Values:
     return np.stack([part for _, _, part in _taps(operator, _pad(operator, x, 0))])
 
 
-def _pad(operator: Window, x: Values, zero: int) -> Values:
+def _pad(operator: Window, x: Values, value: float) -> Values:
     top, bottom, left, right = operator.padding
-    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero)
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
 
 
 def _taps(operator: Window, padded: Values):

@@ -2,9 +2,11 @@
 
     content = write_tflite(graph, {"labels": [...]})
 
-One TFLite operator for each of the graph's, and a PAD before a window whose padding is not TFLite's SAME
-(which pads a stride of 2 on an even size on the other side, and does not count a pool's padding). Nothing
-else is ever written. Feature settings and labels go into the file's metadata, as JSON, under `tinyscene`.
+One TFLite operator for each of the graph's, and beside it what TFLite has no option for: a PAD before a window whose
+padding is not TFLite's SAME (which pads a stride of 2 on an even size on the other side, and does not count a pool's
+padding); PADV2 before a maximum, where the padding must be less than any value; MAXIMUM and MINIMUM after an operator
+with other bounds than a RELU6's; RESHAPE after a mean that keeps its four dimensions. Feature settings and labels go
+into the file's metadata, as JSON, under `tinyscene`.
 """
 
 import json
@@ -18,13 +20,17 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.graph.graph import (
-    Add,
+    INT8_MAX,
+    INT8_MIN,
+    Activated,
     AveragePool2D,
     Convolution,
     DepthwiseConv2D,
     Graph,
     Kind,
+    MaxPool2D,
     Mean,
+    Pool,
     Tensor,
     Window,
 )
@@ -56,8 +62,15 @@ OPERATORS = {
     "DepthwiseConv2D": _Spelling(CODE.DEPTHWISE_CONV_2D, 3, schema.DepthwiseConv2DOptionsT),
     "Add": _Spelling(CODE.ADD, 2, schema.AddOptionsT),
     "AveragePool2D": _Spelling(CODE.AVERAGE_POOL_2D, 2, schema.Pool2DOptionsT),
+    "MaxPool2D": _Spelling(CODE.MAX_POOL_2D, 2, schema.Pool2DOptionsT),
     "Mean": _Spelling(CODE.MEAN, 2, schema.ReducerOptionsT),
+    "PadV2": _Spelling(CODE.PADV2, 2, schema.PadV2OptionsT),
+    "Maximum": _Spelling(CODE.MAXIMUM, 2, schema.MaximumMinimumOptionsT),
+    "Minimum": _Spelling(CODE.MINIMUM, 2, schema.MaximumMinimumOptionsT),
+    "Reshape": _Spelling(CODE.RESHAPE, 1, schema.ReshapeOptionsT),
 }
+ACTIVATION = schema.ActivationFunctionType
+CLAMPS = {(0.0, 6.0): ACTIVATION.RELU6, (-1.0, 1.0): ACTIVATION.RELU_N1_TO_1}  # that TFLite fuses
 
 
 def write_tflite(graph: Graph, metadata: dict[str, Any], small: bool = False) -> bytes:
@@ -100,6 +113,13 @@ class _File:
         }
         index = self._tensor(name, values.shape, kinds[values.dtype])
         self.tensors[index].buffer = self._buffer(values.tobytes())
+        return index
+
+    def bound(self, name: str, like: Tensor, value: float) -> int:
+        """A constant of one value with the type and quantization of an activation."""
+        index = self.constant(name, np.array([value], np.int8 if like.quantization else np.float32))
+        if like.quantization:
+            self.tensors[index].quantization = _quantization([like.q.scale], [like.q.zero_point])
         return index
 
     def operator(self, kind: str, inputs: list[int], output: int, options: Any) -> None:
@@ -148,7 +168,10 @@ class _File:
 
 def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[int]) -> int:
     """Write one operator of the graph and return the index of its output."""
-    output = file.activation(operator.output)
+    if isinstance(operator, Mean):
+        return _write_mean(file, operator, inputs)
+    clamps = _clamps(operator)
+    output = file.activation(operator.output, "/before its bounds" if clamps else "")
     padding = schema.Padding.VALID
     if isinstance(operator, Window) and any(operator.padding):
         if _is_same(operator, sources[0]):
@@ -157,10 +180,38 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[int]
             inputs = [_write_pad(file, operator, sources[0], inputs[0])]
     if isinstance(operator, Convolution):
         inputs = [*inputs, *_write_weights(file, operator, sources[0])]
-    if isinstance(operator, Mean):
-        inputs = [*inputs, file.constant("axes", np.array([1, 2], np.int32))]
     file.operator(operator.kind, inputs, output, _options(operator, padding))
+    for number, (kind, bound) in enumerate(clamps, 1):
+        before, output = output, file.activation(operator.output, "" if number == len(clamps) else "/from below")
+        constant = file.bound(f"{operator.output.name}/{kind}", operator.output, bound)
+        file.operator(kind, [before, constant], output, schema.MaximumMinimumOptionsT())
     return output
+
+
+def _write_mean(file: _File, operator: Mean, inputs: list[int]) -> int:
+    """Kernels of a MEAN that keeps its dimensions round otherwise than those of one that does not."""
+    tensor, keeps = operator.output, len(operator.output.shape) == 4
+    flat = (1, tensor.shape[-1])
+    mean = file.activation(tensor, "/flat" if keeps else "", flat)
+    axes = file.constant("axes", np.array([1, 2], np.int32))
+    file.operator(operator.kind, [*inputs, axes], mean, _options(operator, schema.Padding.VALID))
+    if not keeps:
+        return mean
+    output, options = file.activation(tensor), schema.ReshapeOptionsT()
+    options.newShape = list(tensor.shape)
+    shape = file.constant(f"{tensor.name}/shape", np.array(tensor.shape, np.int32))
+    file.operator("Reshape", [mean, shape], output, options)
+    return output
+
+
+def _clamps(operator: Kind) -> list[tuple[str, float]]:
+    """What keeps an output within bounds that TFLite does not fuse: MAXIMUM, MINIMUM or both, and their constants."""
+    if not isinstance(operator, Activated) or operator.clamp is None or operator.clamp in CLAMPS:
+        return []
+    if operator.output.quantization is None:
+        return [("Maximum", operator.clamp[0]), ("Minimum", operator.clamp[1])]
+    low, high = operator.integer_bounds
+    return [*([("Maximum", low)] * (low > INT8_MIN)), *([("Minimum", high)] * (high < INT8_MAX))]
 
 
 def _options(operator: Kind, padding: int) -> Any:
@@ -172,15 +223,16 @@ def _options(operator: Kind, padding: int) -> Any:
         options.dilationHFactor = options.dilationWFactor = 1
     if isinstance(operator, DepthwiseConv2D):
         options.depthMultiplier = 1
-    if isinstance(operator, AveragePool2D):
+    if isinstance(operator, Pool):
         options.filterHeight, options.filterWidth = operator.window
-    if isinstance(operator, Convolution | Add) and operator.relu:
-        options.fusedActivationFunction = schema.ActivationFunctionType.RELU
+    if isinstance(operator, Activated):
+        fused = ACTIVATION.RELU if operator.relu else ACTIVATION.NONE
+        options.fusedActivationFunction = CLAMPS.get(operator.bounds, fused)
     return options
 
 
 def _is_same(operator: Window, source: Tensor) -> bool:
-    """Whether TFLite's SAME is the operator's padding. Of a pool it is not: SAME leaves the padding out of the mean."""
+    """Whether TFLite's SAME is the operator's padding. Of a mean it is not: SAME leaves the padding out of it."""
     if isinstance(operator, AveragePool2D):
         return False
     before_after = (operator.padding[:2], operator.padding[2:])
@@ -201,7 +253,13 @@ def _write_pad(file: _File, operator: Window, source: Tensor, index: int) -> int
     amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
     output = file.activation(source, f"/padded for {operator.output.name}", shape)
     constant = file.constant(f"{operator.output.name}/padding", amounts)
-    file.operator("Pad", [index, constant], output, schema.PadOptionsT())
+    is_least = source.quantization is not None and source.q.zero_point == INT8_MIN  # the zero that PAD pads with
+    if isinstance(operator, MaxPool2D) and not is_least:
+        least = INT8_MIN if source.quantization else float(np.finfo(np.float32).min)
+        value = file.bound(f"{operator.output.name}/padded with", source, least)
+        file.operator("PadV2", [index, constant, value], output, schema.PadV2OptionsT())
+    else:
+        file.operator("Pad", [index, constant], output, schema.PadOptionsT())
     return output
 
 

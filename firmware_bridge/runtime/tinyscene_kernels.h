@@ -43,6 +43,15 @@ typedef struct {
     int32_t multiplier, shift, zero_point;
 } tinyscene_average;
 
+/* The windows of a maximum on an activation, whose padding they pass over. */
+typedef struct {
+    int32_t tall, wide;              /* of a window */
+    int32_t down, across;            /* from a window to the next */
+    int32_t top, left;               /* padding before the activation */
+    int32_t height, width, channels; /* of the activation, without padding */
+    int32_t pixels;                  /* windows in a row */
+} tinyscene_windows;
+
 /* Bytes of `scratch`, a multiple of 16, that tinyscene_pointwise needs; it is aligned to 16. */
 #if defined(TINYSCENE_DSP)
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) ((((depth) + 3) / 4 * 24 + 15) / 16 * 16) /* of three pixels */
@@ -102,6 +111,13 @@ void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32
                     int32_t step, int8_t *y);
 void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
                         int32_t step, int8_t *y);
+
+/* The largest values of the windows in row `row` of the output, by channel. rows[i] holds the windows' row i; rows and
+ * pixels of padding are there, but not looked at. */
+void tinyscene_max_pool(const tinyscene_windows *w, const int8_t *const *rows, int32_t row, int8_t *y);
+
+/* Bring `count` values to least..most. */
+void tinyscene_clamp(int8_t *y, int32_t count, int32_t least, int32_t most);
 
 /* Add x (pixel, channel) to sums (channel); finally convert sums to y (channel). */
 void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums);

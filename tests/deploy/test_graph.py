@@ -15,6 +15,7 @@ from tinyscene.deploy.graph.graph import (
     Conv2D,
     DepthwiseConv2D,
     Graph,
+    MaxPool2D,
     Mean,
     Quantization,
     Tensor,
@@ -62,6 +63,10 @@ def pool(**changes: Any) -> Any:
     return AveragePool2D(**{"inputs": ("input",), "output": tensor(), "window": (1, 1), **changes})
 
 
+def max_pool(**changes: Any) -> Any:
+    return MaxPool2D(**{"inputs": ("input",), "output": tensor(), "window": (1, 1), **changes})
+
+
 def mean(scale: float = 0.5, **changes: Any) -> Any:
     return Mean(**{"inputs": ("input",), "output": tensor("mean", (1, 2), Quantization(scale, 3)), **changes})
 
@@ -98,6 +103,19 @@ FAULTS: dict[str, list[Any]] = {  # what the line says, and what cannot be made
     "stride of": [lambda v=v: pool(stride=v) for v in (0, (0, 1), (1,), (1, 1.0), [1, 1], (1, 2**31))],
     "padding of": [lambda v=v: pool(padding=v) for v in (0, (0, 0), (0, 0, 0, -1), (0, 0, 0, 2**31))],
     "window of": [lambda v=v: pool(window=v) for v in (1, (0, 1), (1, 1, 1), (1, True))],
+    "a clamp of": [
+        lambda v=v: conv(clamp=v)
+        for v in (6.0, [0.0, 6.0], (0, 6), (0.0,), (1.0, 6.0), (-2.0, -1.0), (0.0, 0.0), (6.0, 0.0), (0.0, np.inf))
+    ]
+    + [lambda: conv(clamp=(np.nan, 1.0)), lambda: add(clamp=(-(2.0**21), 0.0))],
+    "a clamp that": [lambda: conv(clamp=(0.0, 0.1)), lambda: add(clamp=(0.0, 6.0), relu=True)],
+    "2\\*\\*30 steps": [lambda: graph(add(clamp=(0.0, 1.0), output=tensor(q=Quantization(2.0**-30, 0))))],
+    "which is a mean": [
+        lambda: graph(
+            mean(output=tensor("mean", (1, 1, 1, 2))),
+            pool(inputs=("mean",), window=(3, 3), padding=(1, 1, 1, 1), output=tensor(shape=(1, 1, 1, 2))),
+        )
+    ],
     "relu must": [lambda: conv(relu=1), lambda: add(relu=None)],
     "has weights of": [lambda d=d: plain(weights=of(1, d, 2, 1, 1, 2)) for d in ("i1", "f8", ">f4")]
     + [
@@ -134,7 +152,7 @@ FAULTS: dict[str, list[Any]] = {  # what the line says, and what cannot be made
         lambda: scaled(2.0**20, weights=of(0, np.int8, 2, 1, 1, 2), output=tensor(q=Quantization(2.0**-12, 0))),
         lambda: graph(mean(2.0**-40), source=tensor("input", q=Quantization(2.0**-14, 0))),
     ],
-    "must keep": [lambda: graph(pool(output=tensor(q=Quantization(0.5, 4))))],
+    "must keep": [lambda v=v: graph(v(output=tensor(q=Quantization(0.5, 4)))) for v in (pool, max_pool)],
     "below 2\\*\\*-20": [lambda: graph(mean(2.0**20))],
     "a graph of": [graph, lambda: graph(*(mean() for _ in range(MAX_OPERATORS + 1)))],
     "not made before": [lambda: graph(mean(inputs=("other",))), lambda: graph(mean(inputs=("mean",)))],

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from tests.graphs import float_graph, inputs_of, integer_graphs
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    Graph,
+    MaxPool2D,
+    Mean,
+    Quantization,
+    Tensor,
+)
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.storage import FORMAT, load_graph, save_graph
 
@@ -55,7 +65,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Add(inputs=("input", "a"), output=Tensor("b", shape, q), relu=True),
         DepthwiseConv2D(inputs=("b",), output=Tensor("c", shape, q), weights=np.ones((1, 1, 1, 2), np.int8), **arrays),
         AveragePool2D(inputs=("c",), output=Tensor("d", (1, 2, 3, 2), q), **pool),
-        Mean(inputs=("d",), output=Tensor("mean", (1, 2), q)),
+        MaxPool2D(inputs=("d",), output=Tensor("e", (1, 1, 2, 2), q), window=(2, 2)),
+        Add(inputs=("e", "e"), output=Tensor("f", (1, 1, 2, 2), q), clamp=(-1.0, 6.0)),
+        Mean(inputs=("f",), output=Tensor("mean", (1, 2), q)),
     )
     path = tmp_path_factory.mktemp("graphs")
     save_graph(Graph(Tensor("input", shape, q), operators), path, "whole")

@@ -27,7 +27,9 @@ from tinyscene.deploy.graph.graph import (
     Convolution,
     DepthwiseConv2D,
     Graph,
+    MaxPool2D,
     Mean,
+    Pool,
     Quantization,
     Tensor,
 )
@@ -35,7 +37,7 @@ from tinyscene.deploy.graph.onnx_writer import write_onnx
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.train.runs.budget import count_onnx
 
-INTEGER_KERNELS = {"QLinearConv", "QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool"}
+INTEGER_KERNELS = {"QLinearConv", "QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool", "MaxPool"}
 INTEGER_MOVES = {"Transpose", "Flatten", "Clip"}  # what may stand between them
 PLAIN = {"size": (1, 1), "stride": (1, 1), "padding": (0, 0, 0, 0)}
 
@@ -48,28 +50,39 @@ def window(kind: str, source: Tensor, name: str, size: tuple, stride: tuple, pad
     outputs = channels + 2 * (kind == "Conv2D" and size != (1, 1))
     settings: dict[str, Any] = {"inputs": (source.name,), "output": Tensor(name, (1, mel, frame, outputs))}
     settings |= {"stride": stride, "padding": padding}
-    if kind == "AveragePool2D":
-        return AveragePool2D(window=size, **settings)
+    if kind in ("AveragePool2D", "MaxPool2D"):
+        return (AveragePool2D if kind == "AveragePool2D" else MaxPool2D)(window=size, **settings)
     shape = (1 if kind == "DepthwiseConv2D" else outputs, *size, channels)
     settings["weights"] = rng.normal(0, 0.4, shape).astype(np.float32)
     settings["bias"] = rng.normal(0, 0.5, outputs).astype(np.float32)
-    return (DepthwiseConv2D if kind == "DepthwiseConv2D" else Conv2D)(relu=bool(rng.integers(2)), **settings)
+    return (DepthwiseConv2D if kind == "DepthwiseConv2D" else Conv2D)(**activation(rng), **settings)
+
+
+def activation(rng: np.random.Generator) -> dict[str, Any]:
+    return ({}, {"relu": True}, {}, {"relu": True}, {"clamp": (0.0, 6.0)}, {"clamp": (-0.5, 0.75)})[rng.integers(6)]
 
 
 def random_graph(seed: int) -> Graph:
-    """Windows of every kind, each with a shortcut around a convolution of 1 x 1 behind it, and a mean."""
+    """Windows of every kind, each with a shortcut around a convolution of 1 x 1 behind it; a mean, a linear layer."""
     rng = np.random.default_rng(seed)
     source = features = Tensor("features", (1, int(rng.integers(12, 20)), int(rng.integers(12, 20)), 5))
     operators: list[Any] = []
-    for index, kind in enumerate(rng.permutation(["Conv2D", "DepthwiseConv2D", "AveragePool2D"])):
+    for index, kind in enumerate(rng.permutation(["Conv2D", "DepthwiseConv2D", "AveragePool2D", "MaxPool2D"])):
         size, stride = tuple(map(int, rng.integers(1, 4, 2))), tuple(map(int, rng.integers(1, 3, 2)))
         padding = tuple(int(rng.integers(0, size[place // 2])) for place in range(4))
         first = window(kind, source, f"w{index}", size, stride, padding, seed + index)
         second = window("Conv2D", first.output, f"c{index}", **PLAIN, seed=seed + index)
         source = Tensor(f"a{index}", first.output.shape)
         both = (first.output.name, second.output.name)
-        operators += [first, second, Add(inputs=both, output=source, relu=bool(rng.integers(2)))]
-    return Graph(features, (*operators, Mean(inputs=(source.name,), output=Tensor("logits", (1, source.shape[3])))))
+        operators += [first, second, Add(inputs=both, output=source, **activation(rng))]
+    pooled = Tensor("pooled", (1, 1, 1, source.shape[3]))
+    linear = window("Conv2D", pooled, "linear", **PLAIN, seed=seed)
+    head = (
+        Mean(inputs=(source.name,), output=pooled),
+        linear,
+        Mean(inputs=("linear",), output=Tensor("logits", pooled.shape[::3])),
+    )
+    return Graph(features, (*operators, *head))
 
 
 def random_features(graph: Graph) -> np.ndarray:
@@ -90,7 +103,7 @@ def quantized(graph: Graph) -> Graph:
     for operator in graph.operators:
         source, output = tensors[operator.inputs[0]], tensors[operator.output.name]
         changed: dict[str, Any] = {}
-        if isinstance(operator, AveragePool2D):
+        if isinstance(operator, Pool):
             tensors[output.name] = output = replace(output, quantization=source.quantization)
         if isinstance(operator, Convolution):
             last = np.moveaxis(operator.weights, operator.channel_axis, -1)

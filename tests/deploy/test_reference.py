@@ -21,9 +21,11 @@ from tinyscene.deploy.graph.graph import (
     DepthwiseConv2D,
     Graph,
     Kind,
+    MaxPool2D,
     Mean,
     Quantization,
     Tensor,
+    Window,
 )
 from tinyscene.deploy.graph.reference import EXACT_IN_FLOAT32, quantize_multiplier, rescale, run, run_all
 
@@ -75,8 +77,18 @@ def slow_convolution(operator: Conv2D | DepthwiseConv2D, x: NDArray[np.int8], so
             total += int(weight) * tap(x, operator, (row * down + i, column * across + j, k), source.q.zero_point)
         scale = source.q.scale * float(operator.scales[channel]) / output.scale
         value = slow_rescale(total, *quantize_multiplier(scale)) + output.zero_point
-        y[row, column, channel] = min(max(value, output.zero_point if operator.relu else -128), 127)
+        low, high = slow_bounds(operator)
+        y[row, column, channel] = min(max(value, low), high)
     return y
+
+
+def slow_bounds(operator: Conv2D | DepthwiseConv2D) -> tuple[int, int]:
+    """What TFLite's kernels clamp to: the bounds over the scale in float32, rounded half away from zero."""
+    output = operator.output.q
+    if operator.clamp is None:
+        return (output.zero_point if operator.relu else -128), 127
+    low, high = (half_away(Fraction(float(np.float32(end) / np.float32(output.scale)))) for end in operator.clamp)
+    return max(output.zero_point + low, -128), min(output.zero_point + high, 127)
 
 
 def slow_pool(operator: AveragePool2D, x: NDArray[np.int8], source: Tensor) -> NDArray[np.int8]:
@@ -88,6 +100,17 @@ def slow_pool(operator: AveragePool2D, x: NDArray[np.int8], source: Tensor) -> N
         start = (row * operator.stride[0], column * operator.stride[1])
         seen = [tap(x, operator, (start[0] + i, start[1] + j, channel), zero) + zero for i, j in places]
         y[row, column, channel] = half_away(Fraction(sum(seen), len(seen)))
+    return y
+
+
+def slow_max_pool(operator: MaxPool2D, x: NDArray[np.int8], _source: Tensor) -> NDArray[np.int8]:
+    """The largest value of a window of one (mel, frame, channels) that lies on the input."""
+    y = np.empty(operator.output.shape[1:], np.int8)
+    for row, column, channel in np.ndindex(*y.shape):
+        top = row * operator.stride[0] - operator.padding[0]
+        left = column * operator.stride[1] - operator.padding[2]
+        rows, columns = (slice(max(at, 0), at + size) for at, size in zip((top, left), operator.window, strict=True))
+        y[row, column, channel] = x[rows, columns, channel].max()
     return y
 
 
@@ -147,8 +170,8 @@ def test_rescaling_by_channel_is_rescaling_each() -> None:
 def test_convolutions_and_pools_are_the_naive_loops(graph: Graph, seed: int) -> None:
     tensors = run_all(graph, inputs_of(graph, seed, batch=3)[2:])
     for operator in graph.operators:
-        slow: Any = slow_pool if isinstance(operator, AveragePool2D) else slow_convolution
-        if isinstance(operator, AveragePool2D | Conv2D | DepthwiseConv2D) and operator.output.shape[3] <= 8:
+        slow: Any = {"AveragePool2D": slow_pool, "MaxPool2D": slow_max_pool}.get(operator.kind, slow_convolution)
+        if isinstance(operator, Window) and operator.output.shape[3] <= 8:
             expected = slow(operator, tensors[operator.inputs[0]][0], graph.sources(operator)[0])
             np.testing.assert_array_equal(tensors[operator.output.name][0], expected, operator.label)
 

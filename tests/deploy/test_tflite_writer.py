@@ -23,6 +23,7 @@ from tinyscene.deploy.graph.graph import (
     Convolution,
     DepthwiseConv2D,
     Graph,
+    MaxPool2D,
     Mean,
     Quantization,
     Tensor,
@@ -31,7 +32,8 @@ from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.tflite_writer import write_tflite
 from tinyscene.train.runs.budget import count_tflite
 
-ALLOWED = {"PAD", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MEAN"}
+ALLOWED = {"PAD", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "RESHAPE"}
+BESIDE = {"PAD", "PADV2", "MAXIMUM", "MINIMUM", "RESHAPE"}  # the operators of the graph
 # The files of tensorflow/lite/micro/kernels/cmsis_nn in github.com/tensorflow/tflite-micro, with two kinds of pooling
 CMSIS_NN = {
     "ADD",
@@ -95,18 +97,24 @@ def written(graph: Graph) -> tuple[list[str], int]:
 
 @pytest.fixture(scope="module")
 def small() -> Graph:
-    """An integer graph of every operator, with paddings that are SAME, and that are not."""
+    """An integer graph of every operator, with paddings that are SAME, and that are not, and a linear layer."""
     rng, shape, half = np.random.default_rng(0), (1, 8, 10, 4), (1, 4, 5, 4)
     arrays: Any = {"bias": np.arange(4, dtype=np.int32), "weight_scales": np.full(4, 0.25, np.float32)}
     arrays["padding"] = (1, 1, 1, 1)
     first, second = (rng.integers(-9, 10, shape).astype(np.int8) for shape in ((4, 3, 3, 4), (1, 3, 3, 4)))
     pool: Any = {"window": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)}
+    unpadded: Any = {"padding": (0, 0, 0, 0)}
     operators = (
         Conv2D(inputs=("input",), output=Tensor("conv", shape, Q), weights=first, relu=True, **arrays),
-        Add(inputs=("input", "conv"), output=Tensor("sum", shape, Q), relu=True),
+        Add(inputs=("input", "conv"), output=Tensor("sum", shape, Q), clamp=(0.0, 6.0)),
         DepthwiseConv2D(inputs=("sum",), output=Tensor("deep", half, Q), weights=second, stride=(2, 2), **arrays),
         AveragePool2D(inputs=("deep",), output=Tensor("pool", (1, 2, 3, 4), Q), **pool),
-        Mean(inputs=("pool",), output=Tensor("mean", (1, 4), Q)),
+        MaxPool2D(inputs=("pool",), output=Tensor("most", (1, 1, 1, 4), Q), window=(2, 3)),
+        Mean(inputs=("most",), output=Tensor("mean", (1, 1, 1, 4), Q)),
+        Conv2D(
+            inputs=("mean",), output=Tensor("linear", (1, 1, 1, 4), Q), weights=first[:, :1, :1], **arrays | unpadded
+        ),
+        Mean(inputs=("linear",), output=Tensor("logits", (1, 4), Q)),
     )
     return Graph(Tensor("input", shape, Q), operators)
 
@@ -118,13 +126,15 @@ def small() -> Graph:
 @QUICK
 def test_each_operator_is_written_as_one_of_its_kind_and_pads(graph: Graph) -> None:
     found = kinds(parse(write_tflite(graph, {})))
-    assert set(found) <= ALLOWED
+    assert set(found) <= ALLOWED | BESIDE
     names = {"Conv2D": "CONV_2D", "DepthwiseConv2D": "DEPTHWISE_CONV_2D", "AveragePool2D": "AVERAGE_POOL_2D"}
-    assert [each for each in found if each != "PAD"] == [names.get(it.kind, it.kind.upper()) for it in graph.operators]
+    names |= {"MaxPool2D": "MAX_POOL_2D"}
+    kept = [each for each in found if each not in BESIDE]
+    assert kept == [names.get(it.kind, it.kind.upper()) for it in graph.operators]
 
 
-def test_cmsis_nn_has_a_kernel_for_all_but_the_mean() -> None:
-    assert ALLOWED.difference(CMSIS_NN) == {"MEAN"}
+def test_cmsis_nn_has_a_kernel_for_all_that_computes_but_the_mean() -> None:
+    assert ALLOWED.difference(CMSIS_NN, {"RESHAPE"}) == {"MEAN"}
 
 
 def test_tflite_micro_runs_every_operator(small: Graph) -> None:
@@ -193,6 +203,41 @@ def test_a_pool_is_never_same_which_would_not_count_its_padding() -> None:
     assert written(Graph(Tensor("input", (1, 8, 8, 3)), (operator,))) == (["PAD", "AVERAGE_POOL_2D"], VALID)
 
 
+def pooled(padding: Any, zero_point: int | None) -> Graph:
+    source = Tensor("input", (1, 8, 8, 3), None if zero_point is None else Quantization(0.5, zero_point))
+    output = Tensor("pool", (1, 8, 8, 3), source.quantization)
+    return Graph(source, (MaxPool2D(inputs=("input",), output=output, window=(3, 3), padding=padding),))
+
+
+def test_a_maximum_is_padded_with_what_is_less_than_any_value() -> None:
+    assert written(pooled((1, 1, 1, 1), 3)) == (["MAX_POOL_2D"], SAME)  # which passes over its padding
+    assert written(pooled((2, 0, 1, 1), -128)) == (["PAD", "MAX_POOL_2D"], VALID)
+    for zero_point, least in ((3, -128), (None, np.finfo(np.float32).min)):
+        graph = pooled((2, 0, 1, 1), zero_point)
+        assert written(graph) == (["PADV2", "MAX_POOL_2D"], VALID)
+        model = parse(write_tflite(graph, {}))
+        constant = tensors(model, model.subgraphs[0].operators[0].inputs)[2]
+        assert values(model, constant, np.int8 if zero_point else np.float32) == least
+
+
+@pytest.mark.parametrize(
+    ("clamp", "expected", "fused"),
+    [
+        ((0.0, 6.0), [], schema.ActivationFunctionType.RELU6),
+        ((-1.0, 1.0), [], schema.ActivationFunctionType.RELU_N1_TO_1),
+        ((-2.0, 6.0), ["MAXIMUM", "MINIMUM"], schema.ActivationFunctionType.NONE),
+        ((-2.0, 64.0), ["MAXIMUM"], schema.ActivationFunctionType.NONE),  # 131 steps: int8 ends before
+        ((-66.0, 64.0), [], schema.ActivationFunctionType.NONE),
+    ],
+)
+def test_bounds_are_fused_or_compared_or_int8s_own(clamp: Any, expected: list[str], fused: int) -> None:
+    source = Tensor("input", (1, 4, 4, 3), Q)
+    addition = Add(inputs=("input", "input"), output=Tensor("sum", (1, 4, 4, 3), Q), clamp=clamp)
+    model = parse(write_tflite(Graph(source, (addition,)), {}))
+    assert kinds(model) == ["ADD", *expected]
+    assert model.subgraphs[0].operators[0].builtinOptions.fusedActivationFunction == fused
+
+
 # Content
 
 
@@ -203,11 +248,12 @@ def test_weights_scales_and_zero_points_are_the_graphs(graph: Graph) -> None:
     steps = [
         each
         for each in model.subgraphs[0].operators
-        if CODES[model.operatorCodes[each.opcodeIndex].builtinCode] != "PAD"
+        if CODES[model.operatorCodes[each.opcodeIndex].builtinCode] not in BESIDE
     ]
     for operator, step in zip(graph.operators, steps, strict=True):
         output = tensors(model, step.outputs)[0]
-        assert (tuple(output.shape), output.type) == (operator.output.shape, schema.TensorType.INT8)
+        shape = (1, operator.output.shape[-1]) if operator.kind == "Mean" else operator.output.shape
+        assert (tuple(output.shape), output.type) == (shape, schema.TensorType.INT8)
         assert output.quantization.scale.tolist() == [operator.output.q.scale]
         assert output.quantization.zeroPoint.tolist() == [operator.output.q.zero_point]
         if isinstance(operator, Convolution):

@@ -21,7 +21,8 @@ from tests.firmware_bridge.test_kernels import (
     make_machine,
 )
 from tests.firmware_bridge.test_simd_kernels import Case, addition, gather, pool
-from tinyscene.deploy.graph.reference import rescale
+from tinyscene.deploy.graph.graph import MaxPool2D, Quantization, Tensor
+from tinyscene.deploy.graph.reference import rescale, run_integer
 
 PROGRAM = r"""
 #define _DEFAULT_SOURCE /* for mmap */
@@ -67,8 +68,9 @@ int main(void)
         int8_t *const y = operand[alias >= 0 ? alias : OPERANDS - 1];
         const int8_t *rows[64];
         for (int32_t i = 0; i < 64; i++)
-            rows[i] = operand[0] + (n[0] == 3 || n[0] == 4 || n[0] == 7 ? i * n[9] : 0);
+            rows[i] = operand[0] + (n[0] == 3 || n[0] == 4 || n[0] == 7 || n[0] == 9 ? i * n[9] : 0);
         const tinyscene_sum s = {{n[2], n[3]}, n[4], n[5], n[6], n[7], n[8], n[9]};
+        const tinyscene_windows w = {n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[10], n[11], n[12]};
         const tinyscene_average m = {n[2], n[3], n[4], n[5]};
         switch (n[0]) {
         case 2:
@@ -83,6 +85,8 @@ int main(void)
         case 6: tinyscene_mean_end(&m, (const int32_t *)(const void *)operand[0], bytes, y); break;
         case 7: tinyscene_pool_any(rows, n[2], n[3], n[4], n[5], n[6], y); break;
         case 8: tinyscene_fill(y, n[2], bytes); break;
+        case 9: tinyscene_max_pool(&w, rows, n[13], y); break;
+        case 10: tinyscene_clamp(y, bytes, n[2], n[3]); break;
         default: return 1;
         }
         harness_write(out, y - GUARD, (uint32_t)bytes + 2 * GUARD);
@@ -199,6 +203,43 @@ def test_any_pools_equal_the_reference(machine: Machine) -> None:
     windows = [((1, 1), 1), ((3, 3), 3), ((2, 2), 5), ((64, 17), 2)]
     cases = [pool(draw, window, channels, 3, channels) for window, channels in windows]
     check(machine, [Case(7, case.arguments, case.operands, case.expected) for case in cases])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 32])
+def test_largest_values_equal_the_reference_and_leave_padding_out(machine: Machine, channels: int) -> None:
+    draw, cases = np.random.default_rng(7), []
+    for window, stride, padding in (
+        ((1, 1), (1, 1), (0, 0, 0, 0)),
+        ((2, 2), (2, 2), (0, 0, 0, 0)),
+        ((3, 2), (1, 2), (2, 2, 1, 1)),
+        ((4, 5), (3, 1), (3, 0, 4, 2)),
+        ((9, 9), (2, 3), (4, 4, 4, 4)),
+    ):
+        top, bottom, left, right = padding
+        x = draw.integers(-128, 128, (1, 5, 6, channels)).astype(np.int8)
+        x[:, :, :2] = -128  # what padding must not beat
+        height, width = (
+            (size - span) // step + 1
+            for size, span, step in zip((5 + top + bottom, 6 + left + right), window, stride, strict=True)
+        )
+        q = Quantization(0.5, 3)
+        output = Tensor("y", (1, height, width, channels), q)
+        operator = MaxPool2D(inputs=("x",), output=output, window=window, stride=stride, padding=padding)
+        expected = run_integer(operator, [Tensor("x", x.shape, q)], [x])
+        around = np.pad(
+            x[0], (padding[:2], padding[2:], (0, 0)), constant_values=3
+        )  # zeros, as other readers need them
+        for row in range(height):
+            rows = around[row * stride[0] :][: window[0]]
+            arguments = (*window, *stride, top, left, 5, rows[0].size, 6, channels, width, row)
+            cases.append(Case(9, arguments, (rows,), expected[0, row]))
+    check(machine, cases)
+
+
+def test_values_are_brought_to_bounds(machine: Machine) -> None:
+    x = np.arange(-128, 128).astype(np.int8)
+    bounds = ((-128, 127), (0, 6), (-5, 127), (127, 127), (-128, -128))
+    check(machine, [Case(10, each, (x,), np.clip(x, *each).astype(np.int8)) for each in bounds], (SAME,))
 
 
 def test_means_of_every_sum_of_nine_are_rounded_away_from_zero(machine: Machine) -> None:

@@ -22,10 +22,10 @@ from tinyscene.deploy.graph.graph import (
     INT8_MAX,
     INT8_MIN,
     WEIGHT_MAX,
-    AveragePool2D,
     Convolution,
     Graph,
     Kind,
+    Pool,
     Quantization,
     Tensor,
 )
@@ -108,7 +108,7 @@ def to_integers(graph: Graph, ranges: Ranges, scales: Scales | None = None) -> G
     operators = []
     for operator in graph.operators:
         source = tensors[operator.inputs[0]]
-        if isinstance(operator, AveragePool2D):
+        if isinstance(operator, Pool):
             output = replace(operator.output, quantization=source.quantization)
         else:
             output = _quantized(operator.output, ranges)

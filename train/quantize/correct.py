@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.inspection import with_rounded_weights
-from tinyscene.deploy.graph.graph import Add, Conv2D, Convolution, DepthwiseConv2D, Graph, Kind, Tensor
-from tinyscene.deploy.graph.reference import exact_mean, run_float, windows
+from tinyscene.deploy.graph.graph import Activated, Conv2D, Convolution, DepthwiseConv2D, Graph, Kind, Tensor
+from tinyscene.deploy.graph.reference import activated, exact_mean, run_float, windows
 from tinyscene.train.quantize.calibrate import Ranges, Scales, to_integers
 from tinyscene.train.quantize.rounding import round_weights
 
@@ -48,8 +48,7 @@ def correct(graph: Graph, ranges: Ranges, batches: list[Float32], rounding: bool
             rounded[name] = [np.add(y, shift, dtype=np.float32) for y in rounded[name]]
             corrected = replace(corrected, bias=corrected.bias + shift)
         operators.append(corrected)
-        if getattr(operator, "relu", False):
-            exact[name], rounded[name] = ([np.maximum(y, np.float32(0)) for y in ys[name]] for ys in (exact, rounded))
+        exact[name], rounded[name] = ([activated(operator, y) for y in ys[name]] for ys in (exact, rounded))
         rounded[name] = [_rounded(y, whole.output) for y in rounded[name]]
         for read in last_read:
             del exact[read], rounded[read]
@@ -57,7 +56,7 @@ def correct(graph: Graph, ranges: Ranges, batches: list[Float32], rounding: bool
 
 
 def _before_activation(operator: Kind, graph: Graph, batches: dict[str, list[Float32]]) -> list[Float32]:
-    plain = replace(operator, relu=False) if isinstance(operator, Convolution | Add) else operator
+    plain = replace(operator, relu=False, clamp=None) if isinstance(operator, Activated) else operator
     inputs = zip(*(batches[name] for name in operator.inputs), strict=True)
     return [run_float(plain, graph.sources(operator), list(arguments)) for arguments in inputs]
 

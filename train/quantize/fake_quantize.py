@@ -9,6 +9,7 @@ are parameters and learn from what they clip and round (S. Esser et al., "Learne
 ICLR 2020). What is trained is the graph that is deployed, so there is nothing to convert afterwards.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,12 +23,16 @@ from tinyscene.deploy.graph.graph import (
     INT8_MAX,
     INT8_MIN,
     WEIGHT_MAX,
+    Activated,
     Add,
     AveragePool2D,
     Convolution,
     DepthwiseConv2D,
     Graph,
     Kind,
+    MaxPool2D,
+    Pool,
+    Window,
 )
 from tinyscene.train.quantize.calibrate import LEVELS, SMALLEST, Ranges, not_empty
 
@@ -61,7 +66,7 @@ class FakeQuantGraph(nn.Module):
         self.weights, self.biases, self.roundings = nn.ParameterDict(), nn.ParameterDict(), nn.ModuleDict()
         self.rounded_as = {name: name for name in graph.tensors}  # a pool's output keeps its input's quantization
         for operator in graph.operators:
-            if isinstance(operator, AveragePool2D):
+            if isinstance(operator, Pool):
                 self.rounded_as[operator.output.name] = self.rounded_as[operator.inputs[0]]
             if isinstance(operator, Convolution):
                 key = _key(operator.output.name)
@@ -91,9 +96,10 @@ class FakeQuantGraph(nn.Module):
     def apply_operator(self, operator: Kind, inputs: list[Tensor]) -> Tensor:
         """The output of an operator before its activation and rounding."""
         x = inputs[0]
-        if isinstance(operator, Convolution | AveragePool2D) and any(operator.padding):
+        if isinstance(operator, Window) and any(operator.padding):
             top, bottom, left, right = operator.padding
-            x = F.pad(x, (left, right, top, bottom))
+            passed_over = isinstance(operator, MaxPool2D)
+            x = F.pad(x, (left, right, top, bottom), value=-math.inf if passed_over else 0.0)
         if isinstance(operator, Convolution):
             key = _key(operator.output.name)
             weights = _round_weights(self.weights[key]) if self.roundings else self.weights[key]
@@ -103,11 +109,16 @@ class FakeQuantGraph(nn.Module):
             return x + inputs[1]
         if isinstance(operator, AveragePool2D):
             return F.avg_pool2d(x, operator.window, operator.stride)
-        return x.mean((2, 3))
+        if isinstance(operator, MaxPool2D):
+            return F.max_pool2d(x, operator.window, operator.stride)
+        return x.mean((2, 3), keepdim=len(operator.output.shape) == 4)
 
     def finish(self, operator: Kind, y: Tensor) -> Tensor:
         """Activation and rounding of the output of `apply_operator`."""
-        y = F.relu(y) if getattr(operator, "relu", False) else y
+        if isinstance(operator, Activated) and operator.clamp:
+            y = y.clamp(*operator.clamp)
+        elif isinstance(operator, Activated) and operator.relu:
+            y = F.relu(y)
         return self.round(operator.output.name, y)
 
     def round(self, name: str, x: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
     graph = lower(network, (256, 65))        # log_mel (1, mel, frame, 1) -> logits (1, classes)
 
-torch.fx traces the network down to torch.nn's own modules. What the graph has no operator for is refused,
-by the place it has in the network.
+torch.fx traces the network down to torch.nn's own modules (`train/quantize/trace.py`). A linear layer is a convolution
+whose window is all that it reads; a BatchNorm or an activation that no convolution or addition can take in is a 1 x 1
+depthwise convolution. What the graph has no operator for is refused, by the place it has in the network.
 """
 
+import math
 import operator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -17,6 +20,7 @@ from torch import fx, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import (
+    Activated,
     Add,
     AveragePool2D,
     Conv2D,
@@ -24,22 +28,25 @@ from tinyscene.deploy.graph.graph import (
     DepthwiseConv2D,
     Graph,
     Kind,
+    MaxPool2D,
     Mean,
     Tensor,
 )
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
+from tinyscene.train.quantize.trace import BATCH, Traced, called_layer, operands, place, trace
 
 INPUT, OUTPUT = "log_mel", "logits"
 SUPPORTED = (
-    "Conv2d, BatchNorm2d, ReLU, AvgPool2d, AdaptiveAvgPool2d(1), mean over mel and frame, addition, "
-    "Flatten and squeeze after global pooling, Dropout, Identity"
+    "Conv2d, Linear, BatchNorm2d, BatchNorm1d, ReLU, ReLU6, Hardtanh and clamp, AvgPool2d, MaxPool2d, "
+    "AdaptiveAvgPool2d(1), AdaptiveMaxPool2d(1), mean over mel and frame, addition, Flatten, squeeze, view and reshape "
+    "to (batch, features), Dropout, Identity"
 )
 
 Shape = tuple[int, ...]  # torch's unless said otherwise: (batch, channels, mel, frame) or (batch, channels)
 Pair = tuple[int, int]  # mel, frame
+Bounds = tuple[float, float]
 
-_BATCH = 2  # of the trial run: with 1, squeeze() would drop it
-_NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
+UNBOUNDED = (-math.inf, math.inf)
 
 
 def lower(network: nn.Module, shape: Pair) -> Graph:
@@ -54,37 +61,14 @@ def lower(network: nn.Module, shape: Pair) -> Graph:
             raise InputError(f"{path or 'network'}: is in training mode; call eval() before lowering")
     if isinstance(network, CPMobile):
         network = fold_branches(network)
-    return _Lowering(network, source, *_trace(network, shape)).graph()
-
-
-@torch.inference_mode()
-def _trace(network: nn.Module, shape: Pair) -> tuple[fx.Graph, dict[fx.Node, Shape]]:
-    """The network's fx graph, without what does nothing in evaluation, and the shape that each node makes."""
-    tracer = fx.Tracer()
-    trial = torch.randn(_BATCH, 1, *shape, generator=torch.Generator().manual_seed(0))
-    try:
-        expected = network(trial.clone())
-        traced = tracer.trace(network)
-        for node in traced.nodes:  # so that the readers of a tensor are those that compute
-            if node.op == "call_module" and type(network.get_submodule(node.target)) in _NOTHING_IN_EVAL:
-                node.replace_all_uses_with(_operands(node)[0])
-                traced.erase_node(node)
-        interpreter = fx.Interpreter(network, garbage_collect_values=False, graph=traced)
-        actual = interpreter.run(trial.clone())
-    except Exception as error:  # torch and the network raise what they like
-        place = next(reversed(tracer.module_stack.values()), ("network", None))[0]  # what was being called
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
-        raise InputError(f"{place}: torch.fx cannot trace it on a log-mel of {shape} ({reason})") from None
-    if isinstance(expected, torch.Tensor) and not torch.allclose(expected, actual, equal_nan=True):
-        raise InputError("network: torch.fx traces it as something else; avoid hooks and in-place changes")
-    return traced, {node: tuple(getattr(value, "shape", ())) for node, value in interpreter.env.items()}
+    return _Lowering(network, source, trace(network, shape)).graph()
 
 
 class _Lowering:
     """One walk over a traced network, node by node in the order they run."""
 
-    def __init__(self, network: nn.Module, source: Tensor, traced: fx.Graph, shapes: dict[fx.Node, Shape]) -> None:
-        self.network, self.source, self.traced, self.shapes = network, source, traced, shapes
+    def __init__(self, network: nn.Module, source: Tensor, traced: Traced) -> None:
+        self.network, self.source, self.traced, self.shapes = network, source, traced.graph, traced.shapes
         self.tensors: dict[fx.Node, Tensor] = {}  # what holds a node's value; fused nodes share one
         self.operators: dict[str, Kind] = {}  # by the name of their output, in order
 
@@ -94,31 +78,17 @@ class _Lowering:
         return Graph(self.source, tuple(self.operators.values()))
 
     def lower(self, node: fx.Node) -> None:
-        layer = self.layer(node)
-        match node.op, node.target if layer is None else type(layer):  # not a subclass, which may do otherwise
-            case "placeholder", _:
-                self.require(node, not self.tensors, "as a second input", "networks of one input")
-                self.tensors[node] = self.source
-            case "call_module", nn.Conv2d:
-                self.convolution(node)
-            case "call_module", nn.BatchNorm2d:
-                self.norm(node)
-            case "call_module", nn.AvgPool2d:
-                self.pool(node)
-            case ("call_module", nn.ReLU) | ("call_function", F.relu | torch.relu) | ("call_method", "relu"):
-                self.relu(node)
-            case ("call_function", operator.add | torch.add) | ("call_method", "add"):
-                self.sum(node)
-            case ("call_module", nn.AdaptiveAvgPool2d) | ("call_function", torch.mean) | ("call_method", "mean"):
-                self.mean(node)
-            case ("call_module", nn.Flatten) | ("call_function", torch.flatten | torch.squeeze):
-                self.flatten(node)
-            case "call_method", "flatten" | "squeeze":
-                self.flatten(node)
-            case "output", _:
-                self.finish(node)
-            case _:
+        if node.op == "placeholder":
+            self.require(node, not self.tensors, "as a second input", "networks of one input")
+            self.tensors[node] = self.source
+        elif node.op == "output":
+            self.finish(node)
+        elif node in self.shapes:  # else it makes a size
+            layer = self.layer(node)
+            step = STEPS.get(node.target if layer is None else type(layer))  # not a subclass, which may do otherwise
+            if step is None:
                 self.refuse(node, "", SUPPORTED)
+            step(self, node)
 
     def convolution(self, node: fx.Node) -> None:
         layer: nn.Conv2d = self.layer(node)
@@ -136,37 +106,89 @@ class _Lowering:
         kind = DepthwiseConv2D if depthwise else Conv2D
         self.window(node, kind, layer.kernel_size, layer.stride, padding, weights=weights, bias=bias)
 
+    def linear(self, node: fx.Node) -> None:
+        layer: nn.Linear = self.layer(node)
+        _, height, width, channels = self.spatial(node).shape
+        shape = self.shapes[operands(node)[0]]
+        flat = len(shape) == 2 and shape[1] == height * width * channels
+        self.require(node, flat, f"on {shape}", "linear layers on (batch, features), after global pooling or Flatten")
+        # (outputs, channels * height * width), in the order of torch's Flatten
+        weights = layer.weight.detach().numpy().reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        weights = np.array(weights, np.float32, order="C")
+        bias = np.zeros(len(weights), np.float32) if layer.bias is None else layer.bias.detach().numpy().astype("f4")
+        self.add(node, Conv2D, (1, 1, 1, len(weights)), weights=weights, bias=bias)
+
     def norm(self, node: fx.Node) -> None:
         layer: nn.BatchNorm2d = self.layer(node)
-        supported = "BatchNorm2d directly after a convolution, with running statistics"
-        fused = self.fusable(node, Convolution, supported)
-        self.require(node, not fused.relu, "after a ReLU", supported)
         if layer.running_mean is None or layer.running_var is None:
-            self.refuse(node, "without running statistics", supported)
+            self.refuse(node, "without running statistics", "BatchNorm with running statistics")
         gain = (layer.running_var.double() + layer.eps).rsqrt()  # (outputs,)
         shift = -layer.running_mean.double() * gain
         if layer.affine:
             gain, shift = gain * layer.weight.double(), shift * layer.weight.double() + layer.bias.double()
         gain, shift = gain.detach().numpy(), shift.detach().numpy()
+        fused = self.fusable(node, Convolution)
+        if fused is None or fused.bounds != UNBOUNDED:
+            self.affine(node, gain, shift)
+            return
         with np.errstate(all="ignore"):  # the graph refuses what is not finite
             weights = (fused.weights * fused.along_channels(gain)).astype(np.float32)
             bias = (fused.bias * gain + shift).astype(np.float32)
         self.fuse(node, replace(fused, weights=weights, bias=bias))
 
-    def relu(self, node: fx.Node) -> None:
-        supported = "ReLU directly after a convolution or an addition"
-        self.fuse(node, replace(self.fusable(node, Convolution | Add, supported), relu=True))
+    def activation(self, node: fx.Node) -> None:
+        least, most = bounds = _bounds(node, self.layer(node))
+        allowed = bounds == (0.0, math.inf) or -math.inf < least <= 0.0 <= most < math.inf
+        supported = "ReLU, ReLU6, and clamps to finite bounds with zero between them"
+        self.require(node, allowed and least < most, f"to {least} and {most}", supported)
+        fused = self.fusable(node, Convolution | Add)
+        if fused is None:
+            channels = self.spatial(node).shape[3]
+            fused = self.affine(node, np.ones(channels), np.zeros(channels))
+        before = [min(max(end, least), most) for end in fused.bounds]  # of one activation after another
+        if before == [0.0, math.inf]:
+            self.fuse(node, replace(fused, relu=True))
+        else:
+            low, high = (float(np.float32(end)) for end in before)
+            self.fuse(node, replace(fused, relu=False, clamp=(low, high)))
+
+    def affine(self, node: fx.Node, gain: Any, shift: Any) -> Convolution:
+        """A factor and a term for each channel, which no operator before can take in."""
+        shape = self.spatial(node).shape
+        whole = len(gain) == shape[3]
+        self.require(node, whole, "on a flattened map", "BatchNorm on (batch, channels, mel, frame) or after pooling")
+        weights, bias = gain.astype(np.float32)[None, None, None], shift.astype(np.float32)
+        self.add(node, DepthwiseConv2D, shape, weights=weights, bias=bias)
+        made = self.operators[self.tensors[node].name]
+        assert isinstance(made, Convolution)
+        return made
 
     def sum(self, node: fx.Node) -> None:
-        operands, supported = _operands(node), "addition of two tensors of one shape"
-        plain = len(operands) == len(node.args) == 2 and not node.kwargs
+        addends, supported = operands(node), "addition of two tensors of one shape"
+        plain = len(addends) == len(node.args) == 2 and not node.kwargs
         self.require(node, plain, "of other than two tensors", supported)
-        first, second = (self.shapes[operand] for operand in operands)
+        first, second = (self.shapes.get(operand) for operand in addends)
         self.require(node, first == second, f"of {first} and {second}", supported)
-        self.add(node, Add, self.tensors[operands[0]].shape)
+        if len({len(self.tensors[operand].shape) for operand in addends}) == 2:  # one is a mean, another was
+            for operand in addends:
+                self.give_four_dimensions(self.tensors[operand])
+        self.add(node, Add, self.tensors[addends[0]].shape)
+
+    def max_pool(self, node: fx.Node) -> None:
+        layer: nn.MaxPool2d = called_layer(node) or self.layer(node)
+        size, stride, before = (_pair(setting) for setting in (layer.kernel_size, layer.stride, layer.padding))
+        dilation = _pair(layer.dilation)
+        self.require(node, dilation == (1, 1), f"with dilation={dilation}", "dilations of 1")
+        self.require(node, not layer.return_indices, "with return_indices=True", "return_indices=False")
+        self.window(node, MaxPool2D, size, stride, before, window=size)
+
+    def global_max(self, node: fx.Node) -> None:
+        whole, (_, height, width, _) = self.shapes[node][2:] == (1, 1), self.spatial(node).shape
+        self.require(node, whole, "over other than all of mel and frame", "global pooling")
+        self.window(node, MaxPool2D, (height, width), (1, 1), (0, 0), window=(height, width))
 
     def pool(self, node: fx.Node) -> None:
-        layer: nn.AvgPool2d = self.layer(node)
+        layer: nn.AvgPool2d = called_layer(node) or self.layer(node)
         size, stride, before = (_pair(setting) for setting in (layer.kernel_size, layer.stride, layer.padding))
         counted = layer.count_include_pad or before == (0, 0)
         self.require(node, counted, "with count_include_pad=False", "pools that count their padding")
@@ -175,34 +197,44 @@ class _Lowering:
         self.window(node, AveragePool2D, size, stride, before, window=size)
 
     def mean(self, node: fx.Node) -> None:
-        if node.op == "call_module":
+        if node.op == "call_module" or node.target is F.adaptive_avg_pool2d:
             whole = self.shapes[node][2:] == (1, 1)
         else:
             axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
             numbers = [axis % 4 for axis in axes if isinstance(axis, int)] if isinstance(axes, tuple | list) else []
             whole = sorted(numbers) == [2, 3] and set(node.kwargs) <= {"input", "dim", "keepdim"}
         self.require(node, whole, "over other than all of mel and frame", "global pooling")
+        self.spatial(node)
         self.add(node, Mean, (1, self.shapes[node][1]))
 
     def flatten(self, node: fx.Node) -> None:
-        """What flatten and squeeze make of (batch, channels, 1, 1), the graph's Mean has made already."""
-        source, shape = self.tensors[_operands(node)[0]], self.shapes[node]
-        is_flat = shape[:1] == (_BATCH,) and source.shape == (1, *shape[1:2])
-        self.require(node, is_flat, f"to {shape}", "Flatten and squeeze to (batch, channels) after global pooling")
+        """The graph keeps what it has: a linear layer reads (batch, features) as a window of all rows and columns."""
+        source, shape = self.tensors[operands(node)[0]], self.shapes[node]
+        kept = len(shape) > 2 and math.prod(shape[2:]) == 1 and source.shape == (1, *shape[1:2])
+        is_flat = shape[:1] == (BATCH,) and (shape[1:] == (math.prod(source.shape),) or kept)
+        self.require(node, is_flat, f"to {shape}", "Flatten, squeeze, view and reshape to (batch, features)")
         self.tensors[node] = source
 
     def finish(self, node: fx.Node) -> None:
-        results = [self.tensors[operand].name for operand in _operands(node)]
+        results = [self.tensors[operand].name for operand in operands(node)]
         self.require(
             node, results == list(self.operators)[-1:], "of other than the last result", "one result, made last"
         )
+        result = operands(node)[0]
+        shape = self.tensors[result].shape
+        if len(self.shapes[result]) == 2 and len(shape) == 4:
+            self.require(node, shape[:3] == (1, 1, 1), "of a flattened map", "one vector of logits")
+            self.tensors[node] = Tensor(OUTPUT, (1, shape[3]))
+            self.operators[OUTPUT] = Mean(inputs=(results[0],), output=self.tensors[node])  # of one value
+            return
         _, last = self.operators.popitem()
         self.operators[OUTPUT] = replace(last, output=replace(last.output, name=OUTPUT))
 
     def window(self, node: fx.Node, kind: Any, size: Any, stride: Any, before: Any, **settings: Any) -> None:
         """Append an operator with a window; its padding at the end reaches no further than some window does."""
-        input_shape, shape = self.tensors[_operands(node)[0]].shape, self.shapes[node]
-        self.require(node, len(input_shape) == 4, "after global pooling", "convolutions and pools before it")
+        pooled = len(self.tensors[operands(node)[0]].shape) == 2
+        input_shape, shape = self.spatial(node).shape, self.shapes[node]
+        self.require(node, not (pooled and any(before)), "with padding after global pooling", "windows of 1 x 1 there")
         sides = zip(shape[2:], stride, size, before, input_shape[1:3], strict=True)
         bottom, right = (
             max((count - 1) * step + span - first - size_in, 0) for count, step, span, first, size_in in sides
@@ -212,19 +244,31 @@ class _Lowering:
 
     def add(self, node: fx.Node, kind: Any, shape: Shape, **settings: Any) -> None:
         """Append the operator that makes this node's value; shape is the graph's."""
-        inputs = tuple(self.tensors[operand].name for operand in _operands(node))
+        inputs = tuple(self.tensors[operand].name for operand in operands(node))
         self.tensors[node] = Tensor(self.name(node), shape)
         self.operators[self.tensors[node].name] = kind(inputs=inputs, output=self.tensors[node], **settings)
 
-    def fusable(self, node: fx.Node, kinds: Any, supported: str) -> Any:
-        """The operator that makes what this node alone reads (so the node may as well work in place)."""
-        source = _operands(node)[0]
-        operator = self.operators.get(self.tensors[source].name)
-        self.require(node, isinstance(operator, kinds), "after something else", supported)
-        self.require(node, len(source.users) == 1, "of what others read too", supported)
-        return operator
+    def spatial(self, node: fx.Node) -> Tensor:
+        """What a node reads first, with mel and frame: a mean that another operator reads keeps them."""
+        source = operands(node)[0]
+        self.give_four_dimensions(self.tensors[source])
+        return self.tensors[source]
 
-    def fuse(self, node: fx.Node, fused: Kind) -> None:
+    def give_four_dimensions(self, tensor: Tensor) -> None:
+        if len(tensor.shape) == 2:
+            wider = replace(tensor, shape=(1, 1, 1, tensor.shape[1]))
+            self.operators[tensor.name] = replace(self.operators[tensor.name], output=wider)
+            self.tensors |= {node: wider for node, each in self.tensors.items() if each.name == tensor.name}
+
+    def fusable(self, node: fx.Node, kinds: Any) -> Any:
+        """The operator, if any, that makes what this node alone reads, so that the node may as well work in place."""
+        tensor = self.tensors[operands(node)[0]]
+        operator = self.operators.get(tensor.name)
+        holders = [each for each, held in self.tensors.items() if held.name == tensor.name]
+        alone = sum(len(each.users) for each in holders) == len(holders)  # each read by the next, the last by this node
+        return operator if isinstance(operator, kinds) and alone else None
+
+    def fuse(self, node: fx.Node, fused: Activated) -> None:
         """Let an operator that does this node's work too take the place of the one it was made from."""
         self.operators[fused.output.name], self.tensors[node] = fused, fused.output
 
@@ -234,7 +278,7 @@ class _Lowering:
 
     def name(self, node: fx.Node) -> str:
         """A new name: the module's, or that of the Sequential around it if that has no other convolution."""
-        name = _place(node) or node.name
+        name = place(node) or node.name
         outer = name.rpartition(".")[0]
         around = self.network.get_submodule(outer)
         if outer and isinstance(around, nn.Sequential):
@@ -255,17 +299,41 @@ class _Lowering:
         called = f"{getattr(node.target, '__name__', node.target)} (node {node.name})"
         what = called if self.layer(node) is None else type(self.layer(node)).__name__
         detail = f" {detail}" if detail else ""
-        raise InputError(f"{_place(node) or 'network'}: {what}{detail} cannot be lowered; supported: {supported}")
+        raise InputError(f"{place(node) or 'network'}: {what}{detail} cannot be lowered; supported: {supported}")
 
 
-def _place(node: fx.Node) -> str:
-    """The path of the module that a node is, or is called in; empty for the network itself."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(node.target) if node.op == "call_module" else stack[-1][0] if stack else ""
+STEPS: dict[Any, Callable[[_Lowering, fx.Node], None]] = {  # by module, function or name of a method
+    nn.Conv2d: _Lowering.convolution,
+    nn.Linear: _Lowering.linear,
+    **dict.fromkeys([nn.BatchNorm2d, nn.BatchNorm1d], _Lowering.norm),
+    **dict.fromkeys([nn.ReLU, F.relu, torch.relu, "relu", nn.ReLU6, F.relu6], _Lowering.activation),
+    **dict.fromkeys([nn.Hardtanh, F.hardtanh, torch.clamp, "clamp"], _Lowering.activation),
+    **dict.fromkeys([nn.AvgPool2d, F.avg_pool2d], _Lowering.pool),
+    **dict.fromkeys([nn.MaxPool2d, F.max_pool2d], _Lowering.max_pool),
+    nn.AdaptiveMaxPool2d: _Lowering.global_max,
+    **dict.fromkeys([nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, torch.mean, "mean"], _Lowering.mean),
+    **dict.fromkeys([operator.add, torch.add, "add"], _Lowering.sum),
+    **dict.fromkeys([nn.Flatten, torch.flatten, torch.squeeze, torch.reshape], _Lowering.flatten),
+    **dict.fromkeys(["flatten", "squeeze", "view", "reshape"], _Lowering.flatten),
+}
 
 
-def _operands(node: fx.Node) -> list[fx.Node]:
-    return [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
+def _bounds(node: fx.Node, layer: nn.Module | None) -> Bounds:
+    """The bounds of an activation, infinite where none is given, NaN where one is computed."""
+    if layer is None and node.target not in (torch.clamp, "clamp", F.hardtanh):
+        return (0.0, 6.0) if node.target is F.relu6 else (0.0, math.inf)
+    if layer is not None:
+        return (0.0, math.inf) if isinstance(layer, nn.ReLU) else (float(layer.min_val), float(layer.max_val))  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"min": None, "max": None}
+    settings |= dict(zip(settings, node.args[1:], strict=False))
+    settings |= {name.removesuffix("_val"): value for name, value in node.kwargs.items()}
+    infinite = (-1.0, 1.0) if node.target is F.hardtanh else UNBOUNDED
+    ends = [
+        settings[name] if settings[name] is not None else end
+        for name, end in zip(("min", "max"), infinite, strict=True)
+    ]
+    low, high = (float(end) if isinstance(end, int | float) else math.nan for end in ends)
+    return low, high
 
 
 def _pair(setting: int | Pair) -> Pair:

@@ -1,9 +1,22 @@
 """The operators, one per file: how each reads its rows (`access`) and its C (`emit`)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, Mean, Tensor
-from tinyscene.firmware_bridge.codegen.ops import add, convolution, depthwise, mean, pool
+from tinyscene.deploy.graph.graph import (
+    INT8_MAX,
+    INT8_MIN,
+    Activated,
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    Kind,
+    MaxPool2D,
+    Mean,
+    Tensor,
+)
+from tinyscene.firmware_bridge.codegen.ops import add, convolution, depthwise, max_pool, mean, pool
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
 
@@ -19,12 +32,22 @@ def access_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str])
             return add.access(sources[0])
         case AveragePool2D():
             return pool.access(operator, sources[0])
+        case MaxPool2D():
+            return max_pool.access(operator, sources[0])
         case Mean():
             return mean.access(sources[0])
 
 
 def code_of(operator: Kind, context: CodegenContext) -> Code:
     """The C of an operator: its tables and the statements of a step."""
+    code = _code_of(operator, context)
+    if not isinstance(operator, Activated) or operator.clamp is None or operator.integer_bounds == (INT8_MIN, INT8_MAX):
+        return code  # int8 itself ends where most clamps do: calibrated ranges do not reach beyond them
+    count, (least, most) = context.plan.schedule.rows[operator.output.name].bytes, operator.integer_bounds
+    return replace(code, step=[*code.step, f"tinyscene_clamp(y, {count}, {least}, {most});"])
+
+
+def _code_of(operator: Kind, context: CodegenContext) -> Code:
     match operator:
         case Conv2D():
             return convolution.emit(operator, context)
@@ -34,5 +57,7 @@ def code_of(operator: Kind, context: CodegenContext) -> Code:
             return add.emit(operator, context)
         case AveragePool2D():
             return pool.emit(operator, context)
+        case MaxPool2D():
+            return max_pool.emit(operator, context)
         case Mean():
             return mean.emit(operator, context)
