@@ -270,7 +270,8 @@ def test_weights_scales_and_zero_points_are_the_graphs(graph: Graph) -> None:
 @QUICK
 def test_a_bias_has_the_scales_that_follow_from_the_others(graph: Graph) -> None:
     model = parse(write_tflite(graph, {}))
-    steps = [each for each in model.subgraphs[0].operators if len(each.inputs) == 3]
+    codes = [CODES[each.builtinCode] for each in model.operatorCodes]
+    steps = [each for each in model.subgraphs[0].operators if "CONV_2D" in codes[each.opcodeIndex]]
     convolutions = [each for each in graph.operators if isinstance(each, Convolution)]
     for operator, step in zip(convolutions, steps, strict=True):
         _, _, bias = tensors(model, step.inputs)

@@ -31,7 +31,8 @@ from tinyscene.deploy.common.files import remove_folder, require_free, sha256
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
-from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.graph.graph import Convolution, Graph
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
@@ -136,7 +137,7 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     count = count_network(network, recipe)
     count.require(recipe.budget, method.allow_over_budget)
     indices = np.random.default_rng(recipe.seed).permutation(data.training_clips())[: recipe.quantize.clips]
-    graph, batches = lower(network, recipe.features.shape), _features(recipe, clips.pcm[indices])
+    graph, batches = lower(network, recipe.features.shape), log_mel_batches(recipe.features, clips.pcm[indices])
     graph, corrected, ranges, scales = post_training(graph, batches, recipe.quantize, not method.qat)
     training = []
     if method.qat:
@@ -160,7 +161,7 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
             "training": training,
             "made_by": provenance(),
         },
-        "budget": _budget(count, integer),
+        "budget": budget_of(count, integer),
         "errors": {name: asdict(error) for name, error in errors.items()},
     }
     if method.rule.asked:
@@ -169,9 +170,9 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     return BundleParts(integer, graph, recipe.features, card.labels, content)
 
 
-def _features(recipe: Recipe, pcm: NDArray[np.int16]) -> list[NDArray[np.float32]]:
+def log_mel_batches(front_end: FrontEnd, pcm: NDArray[np.int16]) -> list[NDArray[np.float32]]:
     """Batches of log-mel, (batch, mel, frame, 1) each, by the fixed-point front end, of clips (clips, samples)."""
-    log_mel = FixedPointLogMel(recipe.features, scale=1.0, zero_point=0).log_mel
+    log_mel = FixedPointLogMel(front_end, scale=1.0, zero_point=0).log_mel
     return [log_mel(pcm[start : start + BATCH])[..., None] for start in range(0, len(pcm), BATCH)]
 
 
@@ -208,13 +209,21 @@ def _fine_tune(
     return _metrics(work.path)
 
 
-def _budget(count: Count, integer: Graph) -> dict[str, int]:
-    """The network as the challenge counts it, and the integers as they are deployed."""
+def budget_of(count: Count, integer: Graph) -> dict[str, int]:
+    """The network as the challenge counts it, and the integers as they are deployed.
+
+    A norm or an activation that no convolution can take in is a convolution in the integers: it counts as that.
+    """
     rows = inspect_graph(integer)
+    deployed_macs = sum(row.macs for row in rows)
+    weights = sum(operator.weights.size for operator in integer.operators if isinstance(operator, Convolution))
+    if count.clip_macs is None:
+        counted = {"macs": max(count.macs, deployed_macs)}
+    else:
+        counted = {"macs": count.macs, "clip_macs": max(count.clip_macs, deployed_macs)}
     return {
-        "parameters": count.parameters,
-        "macs": count.macs,
-        **({} if count.clip_macs is None else {"clip_macs": count.clip_macs}),
+        "parameters": max(count.parameters, weights),
+        **counted,
         "deployed_bytes": sum(row.bytes for row in rows),
-        "deployed_macs": sum(row.macs for row in rows),
+        "deployed_macs": deployed_macs,
     }
