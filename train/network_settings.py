@@ -1,9 +1,12 @@
 """Settings of the network families: the section `model` of a recipe."""
 
+import json
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, ValidationError
 
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.families import registered_families, registered_family
 from tinyscene.train.settings import Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -171,11 +174,42 @@ class EfficientAtModel(Network):
         return self.model_copy(update={"tuning": "full"})
 
 
+class RegisteredModel(Network):
+    """Settings of a family that another package registers (`train/families.py`)."""
+
+    family: str
+    """Network family: the name of the entry point."""
+
+
 FAMILIES = ("cp_mobile", "cp_resnet", "passt", "ast", "efficientat", "tf_sepnet")
+REGISTERED = "registered"  # tag of all others
+
+
+def families() -> tuple[str, ...]:
+    """The families that a recipe may name: ours and those that installed packages register."""
+    return (*FAMILIES, *(name for name in registered_families() if name not in FAMILIES))
 
 
 def _family(model: object) -> object:
-    return model.get("family", "cp_mobile") if isinstance(model, dict) else getattr(model, "family", None)
+    name = model.get("family", "cp_mobile") if isinstance(model, dict) else getattr(model, "family", None)
+    return REGISTERED if name not in FAMILIES and name in registered_families() else name
+
+
+def _registered(model: object) -> object:
+    """Plain data as the settings of the family that it names."""
+    if not isinstance(model, dict):
+        return model
+    try:
+        settings = registered_family(model["family"]).settings
+        if not issubclass(settings, RegisteredModel):
+            raise ValueError(f"model.family: the settings of {model['family']} are no RegisteredModel")
+        return settings.model_validate_json(json.dumps(model))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, ("model", *fault["loc"])))
+        raise ValueError(f"{key}: {fault['msg']} (given: {fault['input']!r})") from None
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 Model = Annotated[
@@ -184,6 +218,7 @@ Model = Annotated[
     | Annotated[PasstModel, Tag("passt")]
     | Annotated[AstModel, Tag("ast")]
     | Annotated[EfficientAtModel, Tag("efficientat")]
-    | Annotated[TFSepNetModel, Tag("tf_sepnet")],
+    | Annotated[TFSepNetModel, Tag("tf_sepnet")]
+    | Annotated[SerializeAsAny[RegisteredModel], BeforeValidator(_registered), Tag(REGISTERED)],
     Discriminator(_family),
 ]

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.feature_settings import as_given, feature_keys
-from tinyscene.train.network_settings import FAMILIES, Count, CountOrZero, CPMobileModel, Model
+from tinyscene.train.network_settings import REGISTERED, Count, CountOrZero, CPMobileModel, Model, families
 from tinyscene.train.settings import Section, hint, read_settings, set_override
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -369,9 +369,9 @@ def parse_recipe(settings: object, source: str) -> Recipe:
 def _describe(error: ValidationError) -> str:
     """The first fault on one line, with its key and, for an unknown key, the nearest known one."""
     fault = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in fault["loc"] if part not in FAMILIES)
+    key = ".".join(str(part) for part in fault["loc"] if part not in (*families(), REGISTERED))
     if fault["type"] == "union_tag_invalid":
-        return f"model.family: must be one of {', '.join(FAMILIES)} (given: {fault.get('ctx', {}).get('tag')!r})"
+        return f"model.family: must be one of {', '.join(families())} (given: {fault.get('ctx', {}).get('tag')!r})"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}: {hint(key, [*_keys(Recipe(name='any').as_dict()), *feature_keys()])}"
     if fault["type"] == "value_error":  # a check of our own, which says it all

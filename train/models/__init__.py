@@ -1,6 +1,7 @@
 """Network families, and the functions that build a network and its features from a recipe.
 
-CP-Mobile can be deployed; TF-SepNet is a student that cannot yet, and the other families are teachers.
+CP-Mobile can be deployed; TF-SepNet is a student that cannot yet, and the other families are teachers. Other packages
+can register more (`train/families.py`).
 """
 
 from torch import nn
@@ -9,6 +10,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.augment import Features
 from tinyscene.train.data.features import LogMel
 from tinyscene.train.data.kaldi_features import AstMel, PasstMel
+from tinyscene.train.families import registered_family
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
 from tinyscene.train.models.cp_resnet import CPResNet
 from tinyscene.train.models.efficientat import EfficientAt
@@ -21,6 +23,7 @@ from tinyscene.train.network_settings import (
     EfficientAtModel,
     Model,
     PasstModel,
+    RegisteredModel,
     TFSepNetModel,
 )
 from tinyscene.train.recipe import Recipe
@@ -32,19 +35,30 @@ def build(model: Model, classes: int) -> nn.Module:
     """A freshly initialised network: features (batch, 1, mel, frame) -> logits (batch, classes)."""
     match model:
         case CPMobileModel():
-            return CPMobile(model, classes)
+            network = CPMobile(model, classes)
         case TFSepNetModel():
-            return TFSepNet(model, classes)
+            network = TFSepNet(model, classes)
         case CPResNetModel():
-            return CPResNet(model, classes)
+            network = CPResNet(model, classes)
         case PasstModel():
-            return Passt(model, classes)
+            network = Passt(model, classes)
         case EfficientAtModel():
-            return EfficientAt(model, classes)
+            network = EfficientAt(model, classes)
         case AstModel():
             from tinyscene.train.models.ast import Ast  # transformers takes seconds to import, and is an extra
 
-            return Ast(model, classes)
+            network = Ast(model, classes)
+        case RegisteredModel():
+            network = _registered(model, classes)
+    return network
+
+
+def _registered(model: RegisteredModel, classes: int) -> nn.Module:
+    """A network of another package. Raises InputError if its function makes none."""
+    network = registered_family(model.family).build(model, classes)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"network family {model.family!r}: builds a {type(network).__name__}, not a torch.nn.Module")
+    return network
 
 
 def features_of(recipe: Recipe) -> Features:

@@ -1,0 +1,116 @@
+"""Families that an installed package registers: a folder with a module and its metadata, as installers leave them."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.models import build
+from tinyscene.train.recipe import load_recipe, parse_recipe
+from tinyscene.train.runs.budget import count_recipe
+
+RunCli = Callable[..., tuple[int, str, str]]
+MODULE = """
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from tinyscene.train.families import Family
+from tinyscene.train.network_settings import RegisteredModel
+
+
+class TinyModel(RegisteredModel):
+    width: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+def build(model: TinyModel, classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, model.width, 5, stride=4, bias=False), nn.BatchNorm2d(model.width), nn.ReLU6(),
+        nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(model.width, classes),
+    )
+
+
+FAMILY = Family(TinyModel, build)
+NO_FAMILY = TinyModel
+NO_MODULE = Family(TinyModel, lambda model, classes: None)
+"""
+ENTRY_POINTS = """[tinyscene.models]
+tiny = tiny_networks:FAMILY
+broken = tiny_networks:NO_FAMILY
+missing = no_such_module:FAMILY
+empty = tiny_networks:NO_MODULE
+"""
+RECIPE = """# Pools.
+model:
+  family: tiny
+  width: 12
+features: {n_fft: 1024, win_length: 1024, hop_length: 1000, n_mels: 32}
+train: {epochs: 1, batch_size: 8}
+quantize: {clips: 8}
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A distribution on the path, and a recipe for its network."""
+    site = tmp_path / "site"
+    metadata = site / "tiny_networks-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (site / "tiny_networks.py").write_text(MODULE, encoding="utf-8")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-networks\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
+    monkeypatch.syspath_prepend(site)
+    importlib.invalidate_caches()
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    return recipe
+
+
+def test_a_recipe_may_name_the_family_and_its_settings(installed: Path) -> None:
+    recipe = load_recipe(str(installed), ["model.width=6"])
+    assert parse_recipe(recipe.as_dict(), "again") == recipe
+    assert recipe.as_dict()["model"] == {"family": "tiny", "width": 6}
+    network = build(recipe.model, 4).eval()
+    assert network(torch.zeros(2, 1, *recipe.features.shape)).shape == (2, 4)
+    assert count_recipe(recipe, 4).parameters == 6 * 25 + 2 * 6 + 6 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.width=65", "model.width: Input should be less than or equal to 64 .given: 65."),
+        ("model.depth=2", "model.depth: Extra inputs are not permitted"),
+        ("model.family=tinny", "model.family: must be one of cp_mobile, .*, tf_sepnet, broken, empty, missing, tiny "),
+        ("model.family=broken", "'broken' of the package tiny-networks: tiny_networks:NO_FAMILY is no tinyscene"),
+        ("model.family=missing", "of the package tiny-networks: no_such_module:FAMILY cannot be imported .No module"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(installed: Path, setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        load_recipe(str(installed), [setting])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_function_that_builds_no_network_is_named(installed: Path) -> None:
+    recipe = load_recipe(str(installed), ["model.family=empty"])
+    with pytest.raises(InputError, match="network family 'empty': builds a NoneType"):
+        build(recipe.model, 4)
+
+
+def test_it_is_trained_quantized_and_swept_like_ours(
+    installed: Path, sample: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    data = ("--data", sample)
+    trained = tmp_path / "run"
+    code, _, error = run_cli("train", installed, *data, "--split", "5", "--out", trained)
+    assert code == 0, error
+    code, _, error = run_cli("quantize", trained, *data, "--out", tmp_path / "bundle", "--json")
+    assert code == 0, error
+    assert json.loads((tmp_path / "bundle" / "bundle.json").read_text())["recipe"]["model"]["family"] == "tiny"
+    code, _, error = run_cli("prune", trained, *data, "--to-macs", "1000", "--out", tmp_path / "pruned")
+    assert (code, "is not a CP-Mobile network (tiny); no other is pruned" in error) == (2, True)
