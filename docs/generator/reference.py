@@ -65,8 +65,9 @@ def sections(schema: Schema) -> list[Schema]:
         if "oneOf" in field:
             for reference in field["oneOf"]:
                 definition = _resolve(reference, definitions)
-                family = definition["properties"]["family"]["const"]
-                result.append(_section(f"`{name}`, family `{family}`", f"{name}.", definition, definitions))
+                family = definition["properties"]["family"].get("const")  # none of families that packages register
+                title = f"`{name}`, family `{family}`" if family else f"`{name}`, family of another package"
+                result.append(_section(title, f"{name}.", definition, definitions))
         elif "$ref" in field:
             result.append(_section(f"`{name}`", f"{name}.", _resolve(field, definitions), definitions))
         else:

@@ -8,34 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import ROOT
+from tests.test_docs import blocks
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe, parse_recipe
 from tinyscene.train.runs.budget import count_recipe
 
 RunCli = Callable[..., tuple[int, str, str]]
-MODULE = """
-from typing import Annotated
-
-from pydantic import Field
-from torch import nn
-
-from tinyscene.train.families import Family
-from tinyscene.train.network_settings import RegisteredModel
-
-
-class TinyModel(RegisteredModel):
-    width: Annotated[int, Field(ge=1, le=64)] = 8
-
-
-def build(model: TinyModel, classes: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, model.width, 5, stride=4, bias=False), nn.BatchNorm2d(model.width), nn.ReLU6(),
-        nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(model.width, classes),
-    )
-
-
-FAMILY = Family(TinyModel, build)
+(MODULE,) = [block for block in blocks(ROOT / "docs" / "training.md", "python") if "Family(" in block]
+MORE = """
 NO_FAMILY = TinyModel
 NO_MODULE = Family(TinyModel, lambda model, classes: None)
 """
@@ -61,7 +43,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = tmp_path / "site"
     metadata = site / "tiny_networks-1.0.dist-info"
     metadata.mkdir(parents=True)
-    (site / "tiny_networks.py").write_text(MODULE, encoding="utf-8")
+    (site / "tiny_networks.py").write_text(MODULE + MORE, encoding="utf-8")
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-networks\nVersion: 1.0\n", encoding="utf-8")
     (metadata / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
     monkeypatch.syspath_prepend(site)
@@ -102,7 +84,7 @@ def test_a_function_that_builds_no_network_is_named(installed: Path) -> None:
         build(recipe.model, 4)
 
 
-def test_it_is_trained_quantized_and_swept_like_ours(
+def test_it_is_trained_and_quantized_like_ours_and_not_pruned(
     installed: Path, sample: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     data = ("--data", sample)

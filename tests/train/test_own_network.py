@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tests import ROOT
 from tests.firmware_bridge.test_emulate import require_tools
+from tests.test_docs import blocks
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.errors import InputError
@@ -103,6 +105,15 @@ def test_the_index_says_that_the_weights_were_given_and_what_they_cost(bundle: B
     assert "given by the caller" in (bundle.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
+def test_a_network_that_takes_clips_of_half_a_second_alone_is_counted_too(tmp_path: Path) -> None:
+    front_end = FrontEnd(sample_rate=8_000, n_fft=512, win_length=512, hop_length=500, n_mels=16, clip_seconds=0.5)
+    mel, frames = front_end.shape
+    network = nn.Sequential(nn.Flatten(), nn.Linear(mel * frames, 2))
+    made = quantize_network(network, sounds(2), ("a", "b"), front_end, tmp_path / "half", SETTINGS)
+    assert made.content["budget"]["clip_macs"] == made.graph.macs == 2 * mel * frames
+    assert count_bundle(made.folder).macs == 2 * made.graph.macs
+
+
 def test_calibration_takes_clips_recordings_and_floats_alike() -> None:
     pcm, length = sounds(3), FRONT_END.clip_samples
     clips = calibration_clips(pcm, FRONT_END)
@@ -110,6 +121,12 @@ def test_calibration_takes_clips_recordings_and_floats_alike() -> None:
     np.testing.assert_array_equal(calibration_clips(pcm / np.float32(32768), FRONT_END), pcm)
     recordings = [pcm[:2].ravel()[: 2 * length], np.append(pcm[2], pcm[0][:100])]
     np.testing.assert_array_equal(calibration_clips(recordings, FRONT_END), pcm)
+
+
+def test_the_documented_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [each for each in blocks(ROOT / "docs" / "quantization.md", "python") if "Linear" in each]
+    exec(block, {})
+    assert capsys.readouterr().out
 
 
 SHORT = np.zeros((2, 100), np.int16)

@@ -1,20 +1,29 @@
-"""Quantization of a run."""
+"""Quantization of a run, or of a network that is given as it is."""
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, temporary_folder
 from tinyscene.deploy.common.installation import require
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.bundle import Bundle
 from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.run import Run
 from tinyscene.interface.settings import Settings, overrides_of
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tinyscene.train.quantize.own_network import Calibration
+
 LONGEST_ATTRIBUTION = 64 * 1024  # bytes; a dataset of 400 recordings by many people has 30 kB
 
 
+@overload
 def quantize(
     run: "str | os.PathLike[str]",
     data: AnyDataset,
@@ -29,11 +38,44 @@ def quantize(
     average: int | None = None,
     margin: int | None = None,
     patience: int | None = None,
+) -> Bundle: ...
+
+
+@overload
+def quantize(
+    run: "nn.Module",
+    *,
+    calibration: "Calibration",
+    labels: Sequence[str],
+    front_end: FrontEnd,
+    out: "str | os.PathLike[str] | None" = None,
+    settings: Settings = None,
+) -> Bundle: ...
+
+
+def quantize(
+    run: "str | os.PathLike[str] | nn.Module",
+    data: AnyDataset | None = None,
+    out: "str | os.PathLike[str] | None" = None,
+    qat: bool = False,
+    split: str | None = None,
+    settings: Settings = None,
+    resume: bool = False,
+    allow_over_budget: bool = False,
+    attribution: "str | os.PathLike[str] | None" = None,
+    keep: float | None = None,
+    average: int | None = None,
+    margin: int | None = None,
+    patience: int | None = None,
+    calibration: "Calibration | None" = None,
+    labels: Sequence[str] | None = None,
+    front_end: FrontEnd | None = None,
 ) -> Bundle:
-    """Quantize a run to integers, with or without fine-tuning.
+    """Quantize a run to integers, with or without fine-tuning, or a network that is given as it is.
 
     Args:
-        run: a finished run.
+        run: a finished run, or a torch.nn.Module of supported layers: log-mel (batch, 1, mel, frame) -> logits (batch,
+            classes). A network takes `calibration`, `labels` and `front_end`, and of the others `out` and `settings`.
         data: folder of a dataset, or DatasetOptions, for calibration and fine-tuning.
         out: folder of the bundle. Without one it is kept until the last reference to it is gone; `save` copies it.
         qat: fine-tune with fake quantization after calibration.
@@ -48,6 +90,10 @@ def quantize(
         average: decisions whose mean logits are decided by.
         margin: steps of the logits by which another scene must lead to take the place of the one decided on.
         patience: decisions in a row in which another scene led, after which it takes that place in any case.
+        calibration: sound for a network at its sample rate, int16 or float in -1 to 1: clips (clips, samples), or
+            recordings (samples,), which are cut into clips.
+        labels: the names of a network's classes, in the order of its logits.
+        front_end: the log-mel that a network takes.
 
     Raises:
         InputError: the run, the settings or the data cannot be used, or `out` is taken.
@@ -59,6 +105,12 @@ def quantize(
     from tinyscene.train.quantize.quantize import quantize as run_quantization
 
     rule = RuleSettings(keep, average, margin, patience)
+    if not isinstance(run, str | os.PathLike):
+        if data is not None or qat or split or resume or attribution is not None or rule.asked:
+            raise InputError("quantize: a network takes calibration, labels, front_end, out and settings alone")
+        return _quantize_network(run, calibration, labels, front_end, out, settings)
+    if data is None or not (calibration is None and labels is None and front_end is None):
+        raise InputError("quantize: a run takes data; calibration, labels and front_end are for a network")
     if out is not None and not resume:
         require_free(Path(out))
     start = Run(run)
@@ -72,6 +124,26 @@ def quantize(
     if lines:
         bundle.record("attribution", {"lines": lines})
     return bundle
+
+
+def _quantize_network(
+    network: "nn.Module",
+    calibration: "Calibration | None",
+    labels: Sequence[str] | None,
+    front_end: FrontEnd | None,
+    out: "str | os.PathLike[str] | None",
+    settings: Settings,
+) -> Bundle:
+    from tinyscene.train.quantize.own_network import quantize_network
+    from tinyscene.train.recipe import Recipe, override
+
+    if calibration is None or labels is None or front_end is None:
+        raise InputError("quantize: a network needs calibration, labels and front_end")
+    recipe = override(Recipe(name="network"), overrides_of(settings), "quantize")
+    with contextlib.ExitStack() as held:
+        folder = Path(out) if out is not None else held.enter_context(temporary_folder()) / type(network).__name__
+        quantize_network(network, calibration, labels, front_end, folder, recipe.quantize, recipe.seed)
+        return Bundle(folder) if out is not None else Bundle._temporary(folder, held.pop_all())
 
 
 def read_attribution(path: Path) -> list[str]:
