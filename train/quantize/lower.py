@@ -20,7 +20,6 @@ from torch import fx, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import (
-    Activated,
     Add,
     AveragePool2D,
     Conv2D,
@@ -268,7 +267,7 @@ class _Lowering:
         alone = sum(len(each.users) for each in holders) == len(holders)  # each read by the next, the last by this node
         return operator if isinstance(operator, kinds) and alone else None
 
-    def fuse(self, node: fx.Node, fused: Activated) -> None:
+    def fuse(self, node: fx.Node, fused: Kind) -> None:
         """Let an operator that does this node's work too take the place of the one it was made from."""
         self.operators[fused.output.name], self.tensors[node] = fused, fused.output
 

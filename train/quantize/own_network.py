@@ -89,7 +89,7 @@ def quantize_network(
         "trained": {"split": None, "data_hash": None, "source": GIVEN, "made_by": made_by},
         "quantized": {
             "split": GIVEN,
-            "data_hash": hashlib.sha256(np.ascontiguousarray(given)).hexdigest(),
+            "data_hash": hashlib.sha256(given.tobytes()).hexdigest(),
             "data": None,
             "calibration_clips": len(pcm),
             "warnings": few_clips(len(pcm)),

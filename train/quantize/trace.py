@@ -64,7 +64,7 @@ def _does_nothing(node: fx.Node, network: nn.Module) -> bool:
     return is_dropout or (node.op, node.target) == ("call_method", "contiguous")
 
 
-def called_layer(node: fx.Node) -> nn.Module | None:
+def called_layer(node: fx.Node) -> Any:
     """The module that does what a function of pooling does with its arguments; none for other nodes."""
     if node.op != "call_function" or node.target not in _POOLS:
         return None
