@@ -151,7 +151,7 @@ class _Lowering:
             low, high = (float(np.float32(end)) for end in before)
             self.fuse(node, replace(fused, relu=False, clamp=(low, high)))
 
-    def affine(self, node: fx.Node, gain: Any, shift: Any) -> Convolution:
+    def affine(self, node: fx.Node, gain: Any, shift: Any) -> DepthwiseConv2D:
         """A factor and a term for each channel, which no operator before can take in."""
         shape = self.spatial(node).shape
         whole = len(gain) == shape[3]
@@ -159,7 +159,7 @@ class _Lowering:
         weights, bias = gain.astype(np.float32)[None, None, None], shift.astype(np.float32)
         self.add(node, DepthwiseConv2D, shape, weights=weights, bias=bias)
         made = self.operators[self.tensors[node].name]
-        assert isinstance(made, Convolution)
+        assert isinstance(made, DepthwiseConv2D)
         return made
 
     def sum(self, node: fx.Node) -> None:
