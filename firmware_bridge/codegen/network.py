@@ -201,5 +201,6 @@ def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[st
     scaled = turn if factor == 1 else f"{factor} * {turn}"
     need = f"{scaled} + {addend}" if addend >= 0 else f"{scaled} - {-addend}"
     if turns != most and available != "pass":  # a mean of this part writes its row in its last turn
-        return [f"{available} == {turns}"]
+        complete = f"{available} == {turns}"
+        return [complete if addend > 0 else f"({complete} || {need} <= 0)"]  # a row of padding needs none
     return [f"({available} >= {need} || {available} >= {most})"]
