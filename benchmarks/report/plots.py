@@ -111,8 +111,8 @@ def curves_plot(curves: dict[str, list[float]]) -> Markup:
         figure = Figure((WIDTH, 2.4 + 0.16 * len(curves)), layout="constrained")
         axes = figure.subplots()
         for number, (run, losses) in enumerate(curves.items()):
-            look = _series(number) | {"marker": "", "linestyle": ("-", "--", ":")[number // len(SERIES) % 3]}
-            axes.plot(range(1, len(losses) + 1), losses, label=short(run), linewidth=1.2, **look)
+            colour, line = SERIES[number % len(SERIES)], ("-", "--", ":")[number // len(SERIES) % 3]
+            axes.plot(range(1, len(losses) + 1), losses, line, color=colour, linewidth=1.2, label=short(run))
         axes.set(xlabel="epoch", ylabel="training loss")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
