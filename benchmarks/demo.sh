@@ -24,3 +24,5 @@ tinyscene firmware demo/bundle --out demo/firmware
 tinyscene emulate demo/bundle --target cortex-m4,riscv32,host
 tinyscene classify demo/bundle --runner native demo/sample/audio/park-synthetic-4-4-0-a.wav demo/sample/audio/tram-synthetic-5-5-0-s4.wav
 printf '\nThe sounds were synthetic, so the accuracy above says nothing of real scenes: see README.md to train on those.\n'
+printf '\nReal sounds, with the bundle that comes along:\n'
+tinyscene classify sounds10 tinyscene/bundled/sounds/*.flac

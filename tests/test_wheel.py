@@ -25,6 +25,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 SOURCES = ("benchmarks", "deploy", "firmware_bridge", "train")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 USERS = ("train.py", "deploy.py", "firmware_bridge.py", "benchmarks/__init__.py", "tests/__init__.py")
+MOST_BYTES = 2_000_000
 SETTINGS = (*QUICK, *TINY, "train.epochs=1")
 SWEEP = 'name: one\nsplits: ["5"]\nseeds: [0]\nruns:\n  first: {recipe: nano}\n'
 BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
@@ -175,6 +176,19 @@ def test_it_holds_nothing_but_the_program(wheel: Path) -> None:
         "tinyscene",
         f"tinyscene-{wheel.name.split('-')[1]}.dist-info",
     }
+
+
+def test_it_is_small(wheel: Path) -> None:
+    assert wheel.stat().st_size <= MOST_BYTES
+
+
+def test_without_torch_or_data_it_hears_with_the_model_that_comes_along(
+    installed: Installed, without_torch: dict[str, str]
+) -> None:
+    sound = ROOT / "tinyscene" / "bundled" / "sounds" / "rooster.flac"
+    done = installed("classify", "sounds10", sound, "--runner", "reference", **without_torch)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{sound}: rooster ")
 
 
 @pytest.mark.slow

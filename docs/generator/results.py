@@ -12,7 +12,10 @@ from tinyscene.train.sweep.published import PUBLISHED_MACRO
 from tinyscene.train.sweep.summary import ALL_FOLDS
 
 Content = dict[str, Any]
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+SOUNDS10 = ROOT / "tinyscene" / "bundled" / "sounds10" / "bundle.json"
+CLOCK = 64e6  # Hz, of common boards with a Cortex-M4
 
 
 def results_page() -> str:
@@ -25,6 +28,8 @@ def results_page() -> str:
         published=PUBLISHED_MACRO,
         split_rows=split_rows(measured["splits"]),
         esc10_rows=esc10_rows(measured),
+        sounds10_rows=[row for row in measured["sounds10"]["results"] if row["split"] == ALL_FOLDS],
+        sounds10_devices=sounds10_devices(),
         frontier_rows=frontier_rows(measured["frontier"]),
         calibration_rows=calibration_rows(measured["calibration"]),
         decisions=decisions(measured),
@@ -88,6 +93,16 @@ def esc10_rows(measured: dict[str, Content]) -> list[Content]:
     rows = [{"run": "sounds", "macs": count_recipe(load_recipe("sounds")).macs, "accuracy": scratch}]
     folds = [row for row in measured["esc10"]["results"] if row["split"] == ALL_FOLDS]
     return rows + [{key: row[key] for key in ("run", "macs", "accuracy")} for row in folds]
+
+
+def sounds10_devices() -> list[Content]:
+    """What `bench` recorded in the bundle that comes along, for each processor."""
+    targets = json.loads(SOUNDS10.read_text(encoding="utf-8"))["bench"]["targets"]
+    return [
+        {"target": name, "share": row["instructions"] / CLOCK, **row}
+        for name, row in targets.items()
+        if row.get("flash_bytes")
+    ]
 
 
 def frontier_rows(frontier: Content) -> list[Content]:
