@@ -99,9 +99,9 @@ def sounds10_devices() -> list[Content]:
     """What `bench` recorded in the bundle that comes along, for each processor."""
     targets = json.loads(SOUNDS10.read_text(encoding="utf-8"))["bench"]["targets"]
     return [
-        {"target": name, "share": row["instructions"] / CLOCK, **row}
+        {"target": name, "decision": decision, "share": decision / CLOCK, **row}
         for name, row in targets.items()
-        if row.get("flash_bytes")
+        if (decision := row["instructions"] + row["frontend_instructions"])
     ]
 
 
