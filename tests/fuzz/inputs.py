@@ -1,6 +1,5 @@
 """Valid files of every format, made by tinyscene itself, small enough to be fuzzed."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,5 +95,5 @@ def _write_run(folder: Path, recipe: Recipe) -> None:
     torch.manual_seed(0)
     network = build(recipe.model, len(LABELS)).eval()
     write_recipe(folder, recipe)
-    card = Card(recipe=json.loads(recipe.model_dump_json()), labels=LABELS, made_by=provenance())
+    card = Card(recipe=recipe.as_dict(), labels=LABELS, made_by=provenance())
     save_tensors(folder / MODEL, network.state_dict(), card)

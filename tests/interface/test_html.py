@@ -3,6 +3,7 @@
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class Cells(HTMLParser):
 def evaluation(labels: tuple[str, ...]) -> ModelEvaluation:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
     result = score(probabilities, np.array([0, 1, 1, 0]), np.array(["a", "a", "b", "b"]), labels)
-    return ModelEvaluation(**vars(result), model="runs/one", data_hash="0", split="25", runner="torch")
+    about = {"model": "runs/one", "data_hash": "0", "split": "25", "runner": "torch", "unknown": None}
+    return ModelEvaluation(**vars(result), **about, answers=cast("Any", None))  # which are not shown
 
 
 def test_an_evaluation_shows_accuracy_and_confusion() -> None:
