@@ -4,7 +4,7 @@ import ctypes
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,9 @@ MINUTE = 60
 HOUR = 3_600  # seconds
 
 
-def fitted(bundle: Bundle, **smoothing: int) -> DecisionRule:
-    """A rule with random directions, whose threshold divides the golden sounds."""
-    _, sums = run_with_sums(bundle.graph, bundle.features(bundle.vectors.pcm))
+def fitted(bundle: Bundle, sounds: NDArray[np.int16] | None = None, **smoothing: int) -> DecisionRule:
+    """A rule with random directions, whose threshold divides sounds (clips, samples), by default the golden ones."""
+    _, sums = run_with_sums(bundle.graph, bundle.features(bundle.vectors.pcm if sounds is None else sounds))
     directions = np.random.default_rng(5).integers(-128, 128, (len(bundle.labels), sums.shape[1]))
     likeness = Likeness(0, 12, tuple(map(tuple, directions.tolist())), 0.5, 0.5, len(sums))
     middle = int(np.sort(likeness.of(sums))[len(sums) // 2])
@@ -191,7 +191,8 @@ def hour(esc10: Path, tau_mini: Path) -> Iterator[NDArray[np.int16]]:
 def test_an_hour_of_sound_with_strangers_is_decided_on_as_in_python(
     bundle: Bundle, esc10: Path, tau_mini: Path, tmp_path: Path
 ) -> None:
-    rule = fitted(bundle, average=3, margin=6, patience=4)
+    some = np.stack(list(islice(hour(esc10, tau_mini), 0, 600, 15)))
+    rule = fitted(bundle, some, average=3, margin=6, patience=4)
     changed = open_bundle(reindexed(shutil.copytree(bundle.folder, tmp_path / "ruled"), decision=rule.as_dict()))
     scene, stream = library_of(changed, rule), BundleClassifier(changed, "reference").stream(CLIP)
     names, found, expected = [*bundle.labels, "none of these"], [], []
@@ -201,5 +202,5 @@ def test_an_hour_of_sound_with_strangers_is_decided_on_as_in_python(
     assert len(expected) == HOUR
     assert found == expected
     changes = sum(before != after for before, after in pairwise(expected))
-    assert "none of these" in expected
+    assert {"none of these"} < set(expected)
     assert changes > 100
