@@ -56,7 +56,12 @@ def open_data(data: AnyDataset, front_end: FrontEnd) -> OpenDataset:
     """A dataset that is named or described, opened for a front end; one that is open is taken as it is."""
     if isinstance(data, OpenDataset):
         return data
-    return (data if isinstance(data, DatasetOptions) else DatasetOptions(Path(data))).open(front_end)
+    return options_of(data).open(front_end)
+
+
+def options_of(data: "str | os.PathLike[str] | DatasetOptions") -> DatasetOptions:
+    """A dataset as it is described, or the one in a folder with nothing else to be said."""
+    return data if isinstance(data, DatasetOptions) else DatasetOptions(Path(data))
 
 
 def prepare(
@@ -65,9 +70,8 @@ def prepare(
     clip_seconds: float = FrontEnd.clip_seconds,
 ) -> dict[str, Any]:
     """Decode and resample a dataset into the cache. Returns counts, and by name the recordings that were changed."""
-    options = data if isinstance(data, DatasetOptions) else DatasetOptions(Path(data))
     front_end = FrontEnd(sample_rate=sample_rate, clip_seconds=clip_seconds)
-    return replace(options, allow_missing=True).open(front_end).clips.report()
+    return replace(options_of(data), allow_missing=True).open(front_end).clips.report()
 
 
 def sample(folder: "str | os.PathLike[str]", seed: int = 0) -> dict[str, int]:

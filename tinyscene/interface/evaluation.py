@@ -17,7 +17,6 @@ from tinyscene.interface.names import find_model, is_kept_unchanged
 
 require("torch", "train")  # so that what is missing is named with the remedy
 
-from tinyscene.benchmarks.report.mistakes import confident_mistakes, write_mistakes  # noqa: E402
 from tinyscene.train.data.cache import CachedRecording, Clips  # noqa: E402
 from tinyscene.train.runs.evaluate import (  # noqa: E402
     Evaluation,
@@ -80,6 +79,8 @@ class ModelEvaluation(Evaluation):
 
     def listen(self, page: "str | os.PathLike[str]") -> int:
         """Write the most confident mistakes as an HTML page: sound, log-mel, truth, answer. Returns their number."""
+        from tinyscene.benchmarks.report.mistakes import confident_mistakes, write_mistakes
+
         answers = self.answers
         mistakes = confident_mistakes(answers.recordings, answers.probabilities, self.labels)
         about = self._about() | {"clips": self.clips}

@@ -9,7 +9,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.interface.datasets import AnyDataset, DatasetOptions, open_data
+from tinyscene.interface.datasets import AnyDataset, DatasetOptions, open_data, options_of
 from tinyscene.interface.names import find_model
 from tinyscene.interface.run import Run
 from tinyscene.interface.settings import Settings, overrides_of
@@ -233,7 +233,7 @@ def open_sweep(
     named = {"": data, **(others or {})}
     sources = {}
     for name, each in named.items():
-        options = each if isinstance(each, DatasetOptions) else DatasetOptions(Path(each))
+        options = options_of(each)
         sources[name] = Source(
             folder=str(options.folder),
             splits=options.splits,
