@@ -63,6 +63,21 @@ def activation(rng: np.random.Generator) -> dict[str, Any]:
     return ({}, {"relu": True}, {}, {"relu": True}, {"clamp": (0.0, 6.0)}, {"clamp": (-0.5, 0.75)})[rng.integers(6)]
 
 
+def without_bounds(graph: Graph) -> Graph:
+    """Its operators up to the mean, with ReLU or nothing in place of a clamp, and no MaxPool2D."""
+    mean = next(index for index, operator in enumerate(graph.operators) if isinstance(operator, Mean))
+    operators: list[Any] = []
+    for operator in graph.operators[:mean]:
+        if isinstance(operator, Activated):
+            operators.append(replace(operator, relu=operator.relu or operator.clamp is not None, clamp=None))
+        elif isinstance(operator, MaxPool2D):
+            operators.append(AveragePool2D(**vars(operator)))
+        else:
+            operators.append(operator)
+    logits = Tensor("logits", operators[-1].output.shape[::3])
+    return Graph(graph.input, (*operators, Mean(inputs=(operators[-1].output.name,), output=logits)))
+
+
 def random_graph(seed: int) -> Graph:
     """Windows of every kind, each with a shortcut around a convolution of 1 x 1 behind it; a mean, a linear layer."""
     rng = np.random.default_rng(seed)
@@ -163,6 +178,15 @@ def test_an_integer_operator_is_off_by_one_at_most(seed: int) -> None:
         if len(operator.inputs) == 1:  # the sums are in the next test
             alone = Graph(graph.sources(operator)[0], (operator,))
             assert difference(alone, values[alone.input.name]) <= 1, operator.label
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_integer_logits_without_bounds_are_off_by_two_steps(seed: int) -> None:
+    graph = quantized(without_bounds(random_graph(seed)))
+    features = random_features(graph)
+    assert len(np.unique(run(graph, features))) > 4
+    step, averaged = graph.output.q.scale, graph.sources(graph.operators[-1])[0].q.scale
+    assert difference(graph, features) * step <= 2 * max(step, averaged)
 
 
 @pytest.mark.parametrize("seed", range(8))
