@@ -174,6 +174,9 @@ class EfficientAtModel(Network):
         return self.model_copy(update={"tuning": "full"})
 
 
+PROBED = ("model.head=linear", "model.tuning=head")  # what a linear probe sets in a recipe
+
+
 class RegisteredModel(Network):
     """Settings of a family that another package registers (`train/families.py`)."""
 

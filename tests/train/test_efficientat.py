@@ -137,13 +137,14 @@ def test_a_sweep_fits_a_probe_where_it_says_so(small_dataset: Path, tmp_path: Pa
     runs = f"a: {{recipe: efficientat, set: [model.width=0.1], weights: {tmp_path}/trunk.safetensors, probe: true}}"
     plan = tmp_path / "probe.yaml"
     plan.write_text(f'name: probe\nsplits: ["5"]\nseeds: [0]\nruns:\n  {runs}\n')
-    out = tmp_path / "sweep"
-    (job,) = begin(str(plan), {"": Source(folder=str(small_dataset))}, (), out).jobs
+    out, data = tmp_path / "sweep", {"": Source(folder=str(small_dataset))}
+    (job,) = begin(str(plan), data, (), out).jobs
     run_job(out, job.name)
     probed, card = load_model(out / job.name)
     trunk = load_file(tmp_path / "trunk.safetensors")
     assert card.recipe["model"]["head"] == "linear"
     assert (out / job.name / "evaluation.json").exists()
+    assert begin(str(plan), data, (), out).jobs == (job,)  # what was done is of this sweep: it can be continued
     assert all(torch.equal(tensor, trunk[name]) for name, tensor in probed.state_dict().items() if "features." in name)
 
 

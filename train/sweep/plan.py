@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.network_settings import PROBED
 from tinyscene.train.recipe import Recipe, load_recipe, override
 from tinyscene.train.settings import Section
 from tinyscene.train.sweep.sweep_file import Sweep, SweepEntry
@@ -70,7 +71,8 @@ def plan(sweep: Sweep, settings: tuple[str, ...], out: Path) -> tuple[Job, ...]:
             jobs |= _quantize_jobs(sweep, name, entry.quantize, jobs)
             continue
         asked = (f"distill.online=runs/{entry.online}",) if entry.online else ()  # which of its runs is said below
-        recipe = _recipe(name, entry, (*asked, *sweep.set, *entry.set, *settings))
+        probed = PROBED if entry.probe else ()
+        recipe = _recipe(name, entry, (*asked, *sweep.set, *entry.set, *settings, *probed))
         if not entry.teachers:
             _require_teachers(name, recipe)
         for split in sweep.splits_of(name):

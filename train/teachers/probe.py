@@ -24,13 +24,12 @@ from tinyscene.train.data.features import waveform
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import make_card
 from tinyscene.train.models import build, features_of, finish
-from tinyscene.train.network_settings import EfficientAtModel
+from tinyscene.train.network_settings import PROBED, EfficientAtModel
 from tinyscene.train.recipe import Recipe, override
 from tinyscene.train.runs.run import METRICS, MODEL, save_tensors, write_recipe
 from tinyscene.train.runs.transfer import transfer
 
 BATCH = 32  # clips
-PROBED = ("model.head=linear", "model.tuning=head")
 SMALLEST_DEVIATION = 1e-4  # of an embedding's value, below which it is taken for constant
 
 
