@@ -142,13 +142,43 @@ def test_a_packaged_model_is_listed_and_taken_by_its_name(packaged: Path, sample
     assert (code, json.loads(out)[0]["scores"]) == (0, scene.classify(recording)["scores"])
 
 
-def test_a_folder_of_that_name_goes_before_the_packaged_model(
-    packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here" / "tiny").mkdir(parents=True)
+@pytest.fixture
+def namesake(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Something in the working folder that has the name of the packaged model."""
+    (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here" / "tiny"
+
+
+def test_a_folder_of_that_name_goes_before_the_packaged_model_and_is_named_once(
+    namesake: Path, packaged: Path, sample: Path, run_cli: Cli
+) -> None:
+    shutil.copytree(packaged, namesake)
+    line = f"tiny: {namesake} is used; the packaged model of this name is {packaged}\n"
+    recording = next((sample / "audio").iterdir())
+    assert run_cli("classify", "tiny", recording, "--runner", "reference")[2].count(line) == 1
+    assert run_cli("inspect", "tiny")[2].count(line) == 1
+    assert run_cli("budget", "tiny")[2].count(line) == 1
+    assert "is used" not in run_cli("inspect", "./tiny")[2]
+
+
+def test_a_folder_of_that_name_that_is_no_model_is_named_too(
+    namesake: Path, packaged: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    namesake.mkdir()
     with pytest.raises(InputError, match="neither a bundle"):
         tinyscene.load("tiny")
+    assert f"the packaged model of this name is {packaged}" in capfd.readouterr().err
+
+
+def test_a_folder_with_the_name_of_a_recipe_is_counted_and_named(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Cli
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundle.folder, "nano")
+    line = f"nano: {tmp_path / 'nano'} is counted, not the recipe of this name\n"
+    assert run_cli("budget", "nano")[2].count(line) == 1
+    assert "is counted" not in run_cli("budget", "./nano")[2]
 
 
 def test_a_packaged_model_is_not_changed(packaged: Path, tmp_path: Path, run_cli: Cli) -> None:

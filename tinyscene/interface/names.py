@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinyscene.deploy.bundle.bundle import INDEX
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.terminal import notice
 from tinyscene.interface.hub import SCHEME, fetch_bundle, hub_folder
 
 PACKAGED = Path(str(files("tinyscene"))) / "bundled"
@@ -22,12 +23,17 @@ def packaged_models() -> dict[str, Path]:
 def find_model(name: "str | os.PathLike[str]") -> Path:
     """Where a model lies: a path as it is, unless nothing is there and a packaged model has this name.
 
-    A bundle of the hub, hf://user/name or hf://user/name@revision, is fetched first.
+    Where both are there, one line says which is used; not for a Path, or ./NAME, which can only be a path. A bundle of
+    the hub, hf://user/name or hf://user/name@revision, is fetched first.
     """
     if os.fspath(name).startswith(SCHEME):
         return fetch_bundle(os.fspath(name))
-    path = Path(name)
-    return path if path.exists() else packaged_models().get(os.fspath(name), path)
+    path, packaged = Path(name), packaged_models().get(os.fspath(name))
+    if packaged is None or not path.exists():
+        return packaged or path
+    if isinstance(name, str):
+        notice(f"{name}: {path.absolute()} is used; the packaged model of this name is {packaged}")
+    return path
 
 
 def is_kept_unchanged(folder: Path) -> bool:

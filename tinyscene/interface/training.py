@@ -199,8 +199,11 @@ def budget(
 ) -> "tuple[Count, Budget]":
     """Count parameters, bytes and MACs of a recipe, a run, a bundle or a file. Returns them and their limits."""
     require("torch", "train")
+    from tinyscene.train.recipe import recipe_names
     from tinyscene.train.runs.budget import count_target
 
+    if target in recipe_names() and Path(target).is_dir():
+        notice(f"{target}: {Path(target).absolute()} is counted, not the recipe of this name")
     return count_target(os.fspath(find_model(target)), recipe, overrides_of(settings))
 
 
