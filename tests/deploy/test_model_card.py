@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import tinyscene.deploy.bundle.bundle
-from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import ATTRIBUTION, Bundle, BundleParts, open_bundle, write_bundle
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import open_dataset
@@ -271,7 +271,7 @@ def test_a_former_card_is_refused_once_the_new_one_is_written(folder: Path) -> N
 
 
 def test_an_attribution_stands_in_the_card_as_it_was_written(folder: Path) -> None:
-    open_bundle(folder).record("attribution", {"lines": ["<b>dog</b> by *Ann*, CC BY 3.0"]})
+    open_bundle(folder).record(ATTRIBUTION, {"lines": ["<b>dog</b> by *Ann*, CC BY 3.0"]})
     assert "### Attribution\n\n- \\<b\\>dog\\</b\\> by \\*Ann\\*, CC BY 3.0\n" in (folder / "MODEL_CARD.md").read_text()
 
 

@@ -89,7 +89,8 @@ def biased_run(adapted: Adapted, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def bundle(biased_run: Path, dataset: Dataset, sample_clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("quantized") / "bundle"
-    return quantize(biased_run, dataset, sample_clips, out, split=SPLIT, overrides=["quantize.clips=16"])
+    settings = ["quantize.clips=16"]
+    return quantize(biased_run, dataset, sample_clips, out, split=SPLIT, overrides=settings, attribution=["By Ann."])
 
 
 @pytest.fixture
@@ -315,6 +316,12 @@ def test_a_bundle_has_a_table_of_its_variants(bundle: Bundle) -> None:
     assert bundle.variants == ("a", "s1")
     assert bundle.content["variants"].keys() == {path.name for path in (bundle.folder / "variants").iterdir()}
     assert "a, s1" in (bundle.folder / "MODEL_CARD.md").read_text()
+
+
+def test_an_attribution_stands_in_every_card(bundle: Bundle) -> None:
+    cards = sorted(bundle.folder.rglob("MODEL_CARD.md"))
+    assert len(cards) == 3
+    assert all("### Attribution\n\n- By Ann.\n" in card.read_text() for card in cards)
 
 
 def test_a_variant_is_opened_by_its_device_and_as_a_bundle(bundle: Bundle) -> None:

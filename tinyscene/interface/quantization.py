@@ -114,16 +114,14 @@ def quantize(
     if out is not None and not resume:
         require_free(Path(out))
     start = Run(run)
-    lines = None if attribution is None else read_attribution(Path(attribution))
+    lines = () if attribution is None else read_attribution(Path(attribution))
     dataset, clips = open_data(data, start.recipe.features)
     with contextlib.ExitStack() as held:
         folder = Path(out) if out is not None else held.enter_context(temporary_folder()) / start.folder.resolve().name
         overrides = overrides_of(settings)
-        run_quantization(start.folder, dataset, clips, folder, qat, split, overrides, resume, allow_over_budget, rule)
-        bundle = Bundle(folder) if out is not None else Bundle._temporary(folder, held.pop_all())
-    if lines:
-        bundle.record("attribution", {"lines": lines})
-    return bundle
+        source = (start.folder, dataset, clips, folder)
+        run_quantization(*source, qat, split, overrides, resume, allow_over_budget, rule, lines)
+        return Bundle(folder) if out is not None else Bundle._temporary(folder, held.pop_all())
 
 
 def _quantize_network(

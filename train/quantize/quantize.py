@@ -16,6 +16,7 @@ quantized as the general network is, but with the training clips of that device 
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import DECISION, INDEX, Bundle, BundleParts, open_bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import (
+    ATTRIBUTION,
+    DECISION,
+    INDEX,
+    Bundle,
+    BundleParts,
+    open_bundle,
+    write_bundle,
+)
 from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import remove_folder, require_free, sha256
@@ -64,6 +73,7 @@ class Method:
     overrides: tuple[str, ...]
     allow_over_budget: bool
     rule: RuleSettings
+    attribution: tuple[str, ...]
 
 
 def quantize(
@@ -77,8 +87,11 @@ def quantize(
     resume: bool = False,
     allow_over_budget: bool = False,
     rule: RuleSettings | None = None,
+    attribution: Sequence[str] = (),
 ) -> Bundle:
     """Quantize a run with the training clips of a split of a dataset, and write its bundle.
+
+    `attribution` says who made the recordings, in lines for the model card of the bundle and of each variant.
 
     Raises:
         OverBudgetError: the network is over its limits and that is not allowed.
@@ -96,7 +109,7 @@ def quantize(
     require_free(out)
     card = load_model(run)[1]
     data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
-    method = Method(qat, tuple(overrides or ()), allow_over_budget, rule or RuleSettings())
+    method = Method(qat, tuple(overrides or ()), allow_over_budget, rule or RuleSettings(), tuple(attribution))
     devices = {
         device: replace(data, dataset=part_of(dataset, data.split, device)) for device in load_devices(run, card)
     }
@@ -167,6 +180,8 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     if method.rule.asked:
         rule = method.rule.rule(integer, recipe.features, clips.pcm[indices], clips.label[indices])
         content[DECISION] = rule.as_dict()
+    if method.attribution:
+        content[ATTRIBUTION] = {"lines": list(method.attribution)}
     return BundleParts(integer, graph, recipe.features, card.labels, content)
 
 
