@@ -54,7 +54,11 @@ class DecisionRule:
 
     def as_dict(self) -> dict[str, Any]:
         """The entry of a bundle's index."""
-        unknown = self.unknown and asdict(self.unknown) | {"directions": [list(row) for row in self.unknown.directions]}
+        unknown = self.unknown and {
+            **asdict(self.unknown),
+            "directions": [list(row) for row in self.unknown.directions],
+            "silence": list(self.unknown.silence),
+        }
         return {**vars(self), "unknown": unknown}
 
     @classmethod

@@ -8,6 +8,8 @@
 2. **Projection.** p[c] = sum over k of e[k] * D[c][k], where D[c] is the direction of class c: the mean of its training
    clips' embeddings, each scaled to length 1, in int8. All directions have about the same length.
 3. **Likeness.** max over c of p[c], divided by 2**shift, truncated towards zero, at most 32767 and at least -32767.
+   Where the projection on the direction of digital silence is greater than all p[c], it is below the threshold: at most
+   threshold - 1. So a silent second says nothing for a class, and little against it where several are averaged.
 
 A known sound points in the direction of its class and is long; `docs/results.md` compares this with other scores. On a
 device it takes an addition for each value that the classifier takes, and a multiplication for each channel and class.
@@ -44,6 +46,7 @@ class Likeness:
     keep: float  # share of the calibration clips that was to be kept
     kept: float  # share that the threshold keeps of them
     clips: int  # calibration clips
+    silence: tuple[int, ...] = ()  # (channels,), int8: the direction of digital silence; none in older bundles
 
     def __post_init__(self) -> None:
         whole = {"threshold": (-MOST, MOST), "shift": (0, MOST_SHIFT), "clips": (0, 2**31)}
@@ -54,20 +57,27 @@ class Likeness:
                 raise InputError(f"decision rule: {share!r} is no share of clips")
         if not 1 <= len(self.directions) <= MOST_CLASSES:
             raise InputError("decision rule: has too many directions, or none")
-        if len({len(row) for row in self.directions}) != 1 or not 1 <= len(self.directions[0]) <= MOST_CHANNELS:
+        if len({len(row) for row in self.rows}) != 1 or not 1 <= len(self.rows[0]) <= MOST_CHANNELS:
             raise InputError("decision rule: its directions have no or too many channels, or not the same number")
-        for value in (value for row in self.directions for value in row):
+        for value in (value for row in self.rows for value in row):
             _require_whole("direction", value, INT8_MIN, INT8_MAX)
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """The directions of the classes, and after them that of silence, if there is one."""
+        return (*self.directions, self.silence) if self.silence else self.directions
 
     @classmethod
     def read(cls, stored: object) -> "Likeness":
         """An entry that may come from anyone. Raises InputError for what is none."""
-        keys = {"threshold", "shift", "directions", "keep", "kept", "clips"}
+        keys = {"threshold", "shift", "directions", "silence", "keep", "kept", "clips"}
+        if isinstance(stored, dict):
+            stored = {"silence": [], **stored}
         content = read_table(stored, "decision rule: unknown", keys)
         rows = content["directions"]
-        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in [*rows, content["silence"]]):
             raise InputError("decision rule: its directions are no lists of numbers")
-        return cls(**{**content, "directions": tuple(map(tuple, rows))})
+        return cls(**{**content, "directions": tuple(map(tuple, rows)), "silence": tuple(content["silence"])})
 
     def require_fits(self, graph: Graph) -> None:
         """Raise InputError unless there is a direction for each class of a graph, in its classifier's channels."""
@@ -80,9 +90,10 @@ class Likeness:
 
     def of(self, sums: Int32) -> NDArray[np.int64]:
         """The likeness of clips by the sums of their embeddings: (batch, channels) -> (batch,)."""
-        directions = np.array(self.directions, np.int64)  # (classes, channels)
-        best = (sums.astype(np.int64) @ directions.T).max(1)
-        return np.clip(np.sign(best) * (np.abs(best) >> self.shift), -MOST, MOST)
+        projections = sums.astype(np.int64) @ np.array(self.rows, np.int64).T  # (batch, classes), and silence
+        best = projections[:, : len(self.directions)].max(1)
+        likeness = np.clip(np.sign(best) * (np.abs(best) >> self.shift), -MOST, MOST)
+        return np.where(projections.max(1) > best, np.minimum(likeness, self.threshold - 1), likeness)
 
 
 def run_with_sums(graph: Graph, features: NDArray[np.int8]) -> tuple[NDArray[np.int8], Int32]:

@@ -178,11 +178,13 @@ def decision_lines(content: Content) -> list[str]:
     if rule.unknown is not None:
         known = rule.unknown
         lines.append(
-            f'A sound is "{UNKNOWN_LABEL}" where its likeness to the known classes is below {known.threshold}.'
+            f'A sound is "{UNKNOWN_LABEL}" where its likeness to the known classes is below {known.threshold}'
+            + (", or where it is nearer to digital silence than to any of them." if known.silence else ".")
         )
         lines.append(
             f"The threshold was chosen to keep {known.keep:.1%} of {known.clips:,} calibration clips, each decided on "
-            f"by itself; it keeps {known.kept:.1%} of them."
+            f"by itself{', but for those nearest to silence' if known.silence else ''}; "
+            f"the rule keeps {known.kept:.1%} of them all."
         )
     return [*lines, *_measured_refusals((content.get("metrics") or {}).get("unknown"))]
 

@@ -38,6 +38,7 @@ def rule_config(rule: DecisionRule | None, plan: Plan) -> Config:
             "UNKNOWN": graph.output.shape[-1],
             "UNKNOWN_THRESHOLD": f"({rule.unknown.threshold})",
             "UNKNOWN_SHIFT": rule.unknown.shift,
+            "DIRECTIONS": len(rule.unknown.rows),
             "EMBEDDING": plan.offsets[EMBEDDING],
             "EMBEDDING_CHANNELS": taken.shape[-1],
             "EMBEDDING_ZERO_POINT": f"({taken.q.zero_point})",
@@ -59,7 +60,7 @@ def rule_tables(rule: DecisionRule | None) -> dict[str, str]:
     """The generated file of the rule, if it needs one."""
     if rule is None or rule.unknown is None:
         return {}
-    rows = "".join(f"    {{{', '.join(map(str, row))}}},\n" for row in rule.unknown.directions)
+    rows = "".join(f"    {{{', '.join(map(str, row))}}},\n" for row in rule.unknown.rows)
     head = '#include "tinyscene_decision.h"\n\nconst int8_t '
-    size = "[TINYSCENE_CLASSES][TINYSCENE_EMBEDDING_CHANNELS]"
+    size = "[TINYSCENE_DIRECTIONS][TINYSCENE_EMBEDDING_CHANNELS]"
     return {"tinyscene_directions.c": f"{head}tinyscene_directions{size} = {{\n{rows}}};\n"}

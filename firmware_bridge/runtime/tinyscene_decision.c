@@ -30,16 +30,22 @@ void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
 static int32_t likeness_of(const int8_t *arena)
 {
     const int32_t *sums = (const int32_t *)(const void *)(arena + TINYSCENE_EMBEDDING);
+    int32_t nearest = 0;
     int64_t best = INT64_MIN;
-    for (int32_t index = 0; index < TINYSCENE_CLASSES; index++) {
+    for (int32_t index = 0; index < TINYSCENE_DIRECTIONS; index++) {
         int64_t projection = 0;
         for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++)
             projection += (int64_t)sums[channel] * tinyscene_directions[index][channel];
-        if (projection > best)
+        if (projection > best) {
             best = projection;
+            nearest = index;
+        }
     }
     best /= INT64_C(1) << TINYSCENE_UNKNOWN_SHIFT; /* truncated towards zero */
-    return best > MOST_LIKENESS ? MOST_LIKENESS : best < -MOST_LIKENESS ? -MOST_LIKENESS : (int32_t)best;
+    best = best > MOST_LIKENESS ? MOST_LIKENESS : best < -MOST_LIKENESS ? -MOST_LIKENESS : best;
+    if (nearest == TINYSCENE_CLASSES && best >= TINYSCENE_UNKNOWN_THRESHOLD) /* digital silence */
+        best = TINYSCENE_UNKNOWN_THRESHOLD - 1;
+    return (int32_t)best;
 }
 
 #else

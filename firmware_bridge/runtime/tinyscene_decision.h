@@ -23,7 +23,8 @@ void tinyscene_rule_reset(tinyscene_rule *rule);
 void tinyscene_rule_update(tinyscene_rule *rule, const int8_t *logits, const int8_t *arena);
 
 #if defined(TINYSCENE_UNKNOWN)
-extern const int8_t tinyscene_directions[TINYSCENE_CLASSES][TINYSCENE_EMBEDDING_CHANNELS];
+/* Of the classes, and after them that of digital silence. */
+extern const int8_t tinyscene_directions[TINYSCENE_DIRECTIONS][TINYSCENE_EMBEDDING_CHANNELS];
 
 /* Sums of the embedding: none so far, and those of one more row of what the classifier takes. */
 void tinyscene_embedding_clear(int8_t *arena);

@@ -24,7 +24,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Conv2D
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.deploy.live.classifier import BundleClassifier
-from tinyscene.train.quantize.decide import fit_likeness, threshold_to_keep
+from tinyscene.train.quantize.decide import few_kept, fit_likeness, threshold_to_keep
 
 RunCli = Callable[..., tuple[int, str, str]]
 CLIP = 32_000
@@ -90,9 +90,10 @@ def recording(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rule(bundle: Bundle) -> DecisionRule:
     """A rule that smooths, and that keeps half of the golden sounds."""
-    _, sums = run_with_sums(bundle.graph, bundle.features(bundle.vectors.pcm))
+    pcm = np.concatenate([bundle.vectors.pcm, np.zeros_like(bundle.vectors.pcm[:1])])
+    *sums, silence = run_with_sums(bundle.graph, bundle.features(pcm))[1]
     truth = np.arange(len(sums)) % len(bundle.labels)
-    return DecisionRule(2, 3, 2, fit_likeness(sums, truth, len(bundle.labels), 0.5))
+    return DecisionRule(2, 3, 2, fit_likeness(np.stack(sums), silence, truth, len(bundle.labels), 0.5))
 
 
 # The rule
@@ -152,9 +153,24 @@ def test_a_likeness_is_truncated_towards_zero_and_bounded() -> None:
 
 def test_the_direction_of_a_class_is_the_mean_of_its_clips_whatever_their_lengths() -> None:
     sums = np.array([[1_000, 0, 0], [0, 10, 0], [0, 0, 500]], np.int32)
-    fitted = fit_likeness(sums, np.array([0, 0, 1]), 2, 1.0)
-    assert fitted.directions == ((90, 90, 0), (0, 0, 127))
+    fitted = fit_likeness(sums, np.array([-3, 0, 0]), np.array([0, 0, 1]), 2, 1.0)
+    assert (fitted.directions, fitted.silence) == (((90, 90, 0), (0, 0, 127)), (-127, 0, 0))
     assert (fitted.kept, fitted.clips) == (1.0, 3)
+
+
+def test_what_is_nearest_to_silence_is_just_below_the_threshold() -> None:
+    """Also where its likeness is above it; one that is lower stays what it is."""
+    silent = replace(LIKENESS, threshold=5, directions=((1, 0), (0, 1)), silence=(2, 0))
+    assert silent.of(np.array([[9, 0], [9, 19], [3, 1], [9, 18]], np.int32)).tolist() == [4, 19, 3, 18]
+
+
+def test_the_wanted_share_is_that_of_the_clips_that_are_not_nearest_to_silence() -> None:
+    sums = np.array([[0, 1], [0, 2], [0, 3], [0, 4], [9, 9]], np.int32)
+    fitted = fit_likeness(sums, np.array([7, 6]), np.zeros(5, np.int64), 1, 0.75)
+    assert (fitted.of(sums) >= fitted.threshold).tolist() == [False, True, True, True, False]
+    assert fitted.kept == 0.6
+    (line,) = few_kept(DecisionRule(unknown=fitted))
+    assert "keeps 60.0% of the calibration clips, not 75.0%" in line
 
 
 @settings(deadline=None)
@@ -171,8 +187,13 @@ def test_the_threshold_is_the_greatest_that_keeps_the_share(likeness: list[int],
 
 
 def test_an_entry_is_read_as_it_was_written() -> None:
-    rule = DecisionRule(4, 8, 3, LIKENESS)
+    rule = DecisionRule(4, 8, 3, replace(LIKENESS, silence=(3, -4)))
     assert DecisionRule.read(json.loads(json.dumps(rule.as_dict()))) == rule
+
+
+def test_an_entry_without_a_direction_of_silence_is_read() -> None:
+    older = {key: value for key, value in KNOWN.items() if key != "silence"}
+    assert DecisionRule.read(PLAIN | {"unknown": older}) == DecisionRule(unknown=LIKENESS)
 
 
 def test_a_bundle_without_a_rule_has_none(bundle: Bundle) -> None:
@@ -199,6 +220,7 @@ WRONG_LIKENESS = (
         {"directions": [[128]]},
         {"directions": "12"},
     ),
+    *({"silence": None}, {"silence": [1]}, {"silence": [1, 128]}),
     *({"directions": [[True]]}, {"directions": [[]]}, {"directions": [[0, 0], [0, 0]]}),
 )
 

@@ -17,7 +17,7 @@ from tests.deploy.folders import reindexed
 from tests.firmware_bridge.test_scene_c import NOT_READY, NULL_POINTER, OK, READY, pointer
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.decision import NEVER, Decider, DecisionRule
-from tinyscene.deploy.bundle.likeness import Likeness, run_with_sums
+from tinyscene.deploy.bundle.likeness import MOST, Likeness, run_with_sums
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.codegen.library import make_library
@@ -30,10 +30,11 @@ HOUR = 3_600  # seconds
 
 
 def fitted(bundle: Bundle, sounds: NDArray[np.int16] | None = None, **smoothing: int) -> DecisionRule:
-    """A rule with random directions, whose threshold divides sounds (clips, samples), by default the golden ones."""
+    """A rule with random directions; its threshold divides sounds (clips, samples), by default the golden ones."""
     _, sums = run_with_sums(bundle.graph, bundle.features(bundle.vectors.pcm if sounds is None else sounds))
-    directions = np.random.default_rng(5).integers(-128, 128, (len(bundle.labels), sums.shape[1]))
-    likeness = Likeness(0, 12, tuple(map(tuple, directions.tolist())), 0.5, 0.5, len(sums))
+    directions = np.random.default_rng(5).integers(-128, 128, (len(bundle.labels) + 1, sums.shape[1]))
+    *known, silence = map(tuple, directions.tolist())
+    likeness = Likeness(-MOST, 12, tuple(known), 0.5, 0.5, len(sums), silence)
     middle = int(np.sort(likeness.of(sums))[len(sums) // 2])
     return DecisionRule(**smoothing, unknown=replace(likeness, threshold=middle))
 

@@ -52,7 +52,7 @@ def _rule(bundle: Bundle) -> DecisionRule:
     """A rule that sums the embedding and averages."""
     channels = below_classifier(bundle.graph).output.shape[-1]
     rows = tuple((1 + index,) * channels for index in range(len(bundle.labels)))
-    return DecisionRule(3, 5, 2, Likeness(100, 4, rows, 0.95, 0.95, 1))
+    return DecisionRule(3, 5, 2, Likeness(100, 4, rows, 0.95, 0.95, 1, (2,) * channels))
 
 
 def replay(program: Path, files: list[Path]) -> None:

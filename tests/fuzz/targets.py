@@ -99,7 +99,7 @@ def bundle_index(inputs: Inputs, work: Path) -> Target:
 
     content = index.read_bytes()
     rows = ((1,) * below_classifier(known.graph).output.shape[-1],) * len(known.labels)
-    rule = DecisionRule(4, 8, 3, Likeness(-20, 2, rows, 0.95, 0.96, 256))
+    rule = DecisionRule(4, 8, 3, Likeness(-20, 2, rows, 0.95, 0.96, 256, rows[0]))
     with_rule = json.dumps(json.loads(content) | {bundles.DECISION: rule.as_dict()}).encode()
     return Target([PUT_RIGHT + content, PUT_RIGHT + with_rule, AS_IT_IS + content], read, 2 * len(content))
 

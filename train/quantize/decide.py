@@ -2,13 +2,14 @@
 
     rule = RuleSettings(average=4, keep=0.95).rule(graph, front_end, pcm, classes)
 
-Directions and threshold (`deploy/bundle/likeness.py`) are those of the integer graph. The threshold is the greatest
-that keeps the wanted share of the clips, each decided on by itself. They were trained on, and the network may be surer
-of them than of others: `tinyscene evaluate` tells the share that is kept of the test list.
+Directions and threshold (`deploy/bundle/likeness.py`) are those of the integer graph. Clips that are nearest to digital
+silence are none of these, whatever the threshold; it is the greatest that keeps the wanted share of the others, each
+decided on by itself. They were trained on, and the network may be surer of them than of others: `tinyscene evaluate`
+tells the share that is kept of the test list.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,9 @@ class RuleSettings:
         """The rule of an integer graph, from clips (clips, samples) and their classes (clips,)."""
         if self.keep is None:
             return self._rule()
-        return self._rule(fit_likeness(_sums(graph, front_end, pcm), truth, graph.output.shape[-1], self.keep))
+        with_silence = np.concatenate([pcm, np.zeros_like(pcm[:1])])
+        *sums, silence = _sums(graph, front_end, with_silence)
+        return self._rule(fit_likeness(np.stack(sums), silence, truth, graph.output.shape[-1], self.keep))
 
     def _rule(self, unknown: Likeness | None = None) -> DecisionRule:
         """A patience alone means that no lead shortens it."""
@@ -58,15 +61,27 @@ class RuleSettings:
         return DecisionRule(1 if self.average is None else self.average, margin, self.patience or 0, unknown)
 
 
-def fit_likeness(sums: Int32, truth: NDArray[np.int64], classes: int, keep: float) -> Likeness:
-    """Directions and threshold from the embeddings of clips (clips, channels) and their classes (clips,)."""
-    directions = _directions(sums, truth, classes)
-    greatest = int(np.abs(sums.astype(np.int64) @ directions.T).max())
+def few_kept(rule: DecisionRule) -> list[str]:
+    """A warning where a rule keeps fewer of the calibration clips than was asked for."""
+    known = rule.unknown
+    if known is None or known.kept >= known.keep:
+        return []
+    kept = f"the rule keeps {known.kept:.1%} of the calibration clips, not {known.keep:.1%}"
+    return [f"{kept}: others are nearer to digital silence than to any class"]
+
+
+def fit_likeness(sums: Int32, silence: Int32, truth: NDArray[np.int64], classes: int, keep: float) -> Likeness:
+    """Directions and threshold from the embeddings of clips (clips, channels), of digital silence (channels,), and the
+    classes of the clips (clips,)."""
+    rows = _directions(np.vstack([sums, silence]), np.append(truth, classes), classes + 1)
+    *directions, silent = (tuple(row) for row in rows.tolist())
+    greatest = int(np.abs(sums.astype(np.int64) @ rows[:classes].T).max())
     shift = max(0, math.ceil(math.log2(max(1, HEADROOM * greatest) / MOST)))
-    rows = tuple(tuple(row) for row in directions.tolist())
-    likeness = Likeness(0, shift, rows, float(keep), 1.0, len(sums)).of(sums)
-    threshold = threshold_to_keep(likeness, keep)
-    return Likeness(threshold, shift, rows, float(keep), float((likeness >= threshold).mean()), len(sums))
+    lowest = Likeness(-MOST, shift, tuple(directions), float(keep), 1.0, len(sums), silent)
+    likeness = lowest.of(sums)
+    heard = likeness[likeness >= lowest.threshold]  # the others are nearest to silence
+    fitted = replace(lowest, threshold=threshold_to_keep(heard, keep)) if len(heard) else lowest
+    return replace(fitted, kept=float((fitted.of(sums) >= fitted.threshold).mean()))
 
 
 def threshold_to_keep(likeness: NDArray[np.int64], keep: float) -> int:

@@ -50,7 +50,7 @@ from tinyscene.train.loop.loop import InitialNetwork, fit
 from tinyscene.train.quantize.calibrate import Ranges, Scales, calibrate, to_integers
 from tinyscene.train.quantize.clips import warnings
 from tinyscene.train.quantize.correct import correct
-from tinyscene.train.quantize.decide import RuleSettings
+from tinyscene.train.quantize.decide import RuleSettings, few_kept
 from tinyscene.train.quantize.equalize import equalize
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
@@ -180,6 +180,7 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
     if method.rule.asked:
         rule = method.rule.rule(integer, recipe.features, clips.pcm[indices], clips.label[indices])
         content[DECISION] = rule.as_dict()
+        content["quantized"]["warnings"] += few_kept(rule)
     if method.attribution:
         content[ATTRIBUTION] = {"lines": list(method.attribution)}
     return BundleParts(integer, graph, recipe.features, card.labels, content)
