@@ -30,6 +30,13 @@ def test_it_hears_the_sounds_that_come_along(alone: tinyscene.SceneClassifier, s
     assert alone.classify(BUNDLED / "sounds" / f"{sound}.flac")["scene"] == HEARD[sound]
 
 
+@pytest.mark.parametrize("level", [0, 1, 10])
+def test_next_to_silence_it_hears_none_of_its_sounds(alone: tinyscene.SceneClassifier, level: int) -> None:
+    noise = np.random.default_rng(3).integers(-level, level + 1, 16_000).astype(np.int16)
+    (decision,) = alone.stream(16_000).push(noise)
+    assert decision["scene"] == "none of these"
+
+
 def test_its_golden_vectors_are_those_of_its_graph() -> None:
     bundle = tinyscene.Bundle("sounds10")
     made = make_vectors(bundle.front_end, bundle.graph)
