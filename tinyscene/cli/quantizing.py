@@ -93,6 +93,7 @@ def emulate(
     data: DatasetOptions | None,
     target: Annotated[str, typer.Option(help="Targets, separated by commas; `host` is this machine.")] = "cortex-m4",
     audio: Annotated[list[Path] | None, typer.Option(help="Recordings that are compared, too.")] = None,
+    split: TestSplit = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Number of evenly spaced test clips.")] = None,
     toolchain: Annotated[str, typer.Option(help="Compiler: zig or gcc.")] = "zig",
     emulator: Annotated[
@@ -123,7 +124,7 @@ def emulate(
     opened = data.open(bundle.front_end) if data else None
     for device in devices:
         with failures.kept():
-            results.append(bundle.emulate(device, audio or (), opened, clips, profile, failures.kept))
+            results.append(bundle.emulate(device, audio or (), opened, split, clips, profile, failures.kept))
     rows = [asdict(result) for result in results]
     if rows:
         show(rows if len(devices) > 1 else rows[0], as_json, emulation_table(results))

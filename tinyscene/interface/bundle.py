@@ -208,6 +208,7 @@ class Bundle(files.Bundle):
         target: "str | BuildSettings" = "cortex-m4",
         files: AnyFiles = (),
         data: AnyDataset | None = None,
+        split: str | None = None,
         clips: int | None = None,
         profile: bool = False,
         keep: Keep = contextlib.nullcontext,
@@ -218,6 +219,7 @@ class Bundle(files.Bundle):
             target: its name, such as cortex-m55 or riscv32; `host` is this machine. Or settings of its build.
             files: recordings that are compared, besides the golden sounds.
             data: dataset whose test list is compared, too.
+            split: split of that list; by default that of the quantization.
             clips: number of clips of that list, evenly spaced; by default all.
             profile: count instructions by layer and by function, too.
             keep: surrounds the reading of each recording (`clips_of`).
@@ -228,14 +230,14 @@ class Bundle(files.Bundle):
         from tinyscene.firmware_bridge.targets.image import build_settings
 
         settings = build_settings(target) if isinstance(target, str) else target
-        tested = iter(()) if data is None else self._test_clips(data, clips)
+        tested = iter(()) if data is None else self._test_clips(data, split, clips)
         pcm = chain(self.vectors.pcm, clips_of(files, self.front_end, keep), tested)
         return emulate(self, pcm, settings, profile)
 
-    def _test_clips(self, data: AnyDataset, count: int | None) -> Iterator[NDArray[np.int16]]:
+    def _test_clips(self, data: AnyDataset, split: str | None, count: int | None) -> Iterator[NDArray[np.int16]]:
         """Clips (samples,) of a dataset's test list, evenly spaced; all unless a number is given."""
         dataset, prepared = open_data(data, self.front_end)
-        indices = prepared.select(dataset.split(self.split or dataset.default_split)[1])
+        indices = prepared.select(dataset.split(split or self.split or dataset.default_split)[1])
         least = min(count or len(indices), len(indices))
         return (prepared.pcm[index] for index in indices[np.linspace(0, len(indices) - 1, least).astype(int)])
 
