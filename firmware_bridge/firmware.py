@@ -9,13 +9,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free, temporary_folder
 from tinyscene.deploy.common.text import json_text
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
 from tinyscene.firmware_bridge.codegen.weight_layouts import KERNELS
-from tinyscene.firmware_bridge.packaging import WASM_KERNELS, package
+from tinyscene.firmware_bridge.cost import COUNTED_ON as MEASURED_ON
+from tinyscene.firmware_bridge.cost import Cost, clock_table, measure_cost
+from tinyscene.firmware_bridge.packaging import LISTENING, WASM_KERNELS, package
 from tinyscene.firmware_bridge.report import (
     LibraryReport,
     MeasuredFlash,
@@ -27,7 +32,7 @@ from tinyscene.firmware_bridge.report import (
 from tinyscene.firmware_bridge.targets.image import build_image, build_settings, flash_bytes
 from tinyscene.firmware_bridge.templates import license_text
 
-MEASURED_ON = "cortex-m4"
+Flash = MeasuredFlash | MissingFlash
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,16 @@ def write_firmware(
     if kind == "wasm":
         kernels = tuple(dict.fromkeys([*kernels, *WASM_KERNELS]))
     library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model, bundle.rule)
-    report = describe(library, _measure_flash(library))
+    plain = kind in LISTENING or "dsp" not in kernels  # which takes a build more
+    flash, costs = _measure(library, bundle.vectors.pcm[-1], ("dsp", "plain") if plain else ("dsp",))
+    report = describe(library, flash, costs)
     if kind:
-        files = package(library, kind, metadata.version("tinyscene"))
+        files = package(library, kind, metadata.version("tinyscene"), costs, _home())
     else:
-        files = library.files | {"README.md": readme(report), "LICENSE": license_text()}
+        files = library.files | {
+            "README.md": readme(report, clock_table(costs, library.config)),
+            "LICENSE": license_text(),
+        }
     files |= {"report.json": json_text(report.as_json(), indent=2) + "\n", "plan.svg": plan_picture(library.plan)}
     with replacing_folder(out) as temporary:
         for name, content in files.items():
@@ -75,14 +85,26 @@ def write_firmware(
     return WrittenFirmware(report, str(out), sorted(files))
 
 
-def _measure_flash(library: Library) -> MeasuredFlash | MissingFlash:
-    """Flash of the library on one target, or why it cannot be measured here."""
+def _home() -> str | None:
+    """The first address in [project.urls] of pyproject.toml, if there is any."""
+    addresses = metadata.metadata("tinyscene").get_all("Project-URL") or []
+    return addresses[0].split(",", 1)[1].strip() if addresses else None
+
+
+def _measure(library: Library, clip: NDArray[np.int16], kinds: Sequence[str]) -> tuple[Flash, list[Cost]]:
+    """Flash of the library on one target, or why it cannot be measured here; and what a decision costs, if an emulator
+    is there, with each of the kinds of kernels that the library has."""
+    flash: Flash = MissingFlash(f"the library has no kernels for {MEASURED_ON}")
+    costs = []
     try:
-        settings = build_settings(MEASURED_ON)
-        if settings.kernels not in library.kernels:
-            return MissingFlash(f"the library has no kernels for {MEASURED_ON}")
-        with temporary_folder() as folder:
-            flash = flash_bytes(build_image(library, settings, folder), library)
+        for kernels in (kind for kind in kinds if kind in library.kernels):
+            settings = build_settings(MEASURED_ON, kernels=kernels)
+            with temporary_folder() as folder:
+                image = build_image(library, settings, folder)
+                if kernels == settings.target.kernels:
+                    size = flash_bytes(image, library)
+                    flash = MeasuredFlash(MEASURED_ON, settings.toolchain.version(), settings.optimize, size)
+                costs.append(measure_cost(image, settings, library.config, clip))
     except InputError as error:
-        return MissingFlash(str(error))
-    return MeasuredFlash(MEASURED_ON, settings.toolchain.version(), settings.optimize, flash)
+        return (flash if isinstance(flash, MeasuredFlash) else MissingFlash(str(error))), costs
+    return flash, costs

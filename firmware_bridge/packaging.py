@@ -1,24 +1,32 @@
-"""The library as a package for CMake, Arduino, PlatformIO, Zephyr or WebAssembly, or with a benchmark for a board.
+"""The library as a package for a build system or WebAssembly, or with a benchmark for a board.
 
-    files = package(library, "arduino", "1.0.0")     # path -> content
+    files = package(library, "arduino", "1.0.0", costs)     # path -> content
 
 What does not depend on the model is in packages/, one folder per kind of package. Only `wasm` needs a compiler, zig.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.firmware_bridge.codegen.library import Library
+from tinyscene.firmware_bridge.cost import MIPS, Cost, clock_table
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Kernels, Target, build, find_toolchain
-from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render_folder
+from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render, render_folder
 
 PUBLIC_HEADERS = ("tinyscene.h", "tinyscene_config.h")
-PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "wasm", "board")
+PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "espidf", "wasm", "board")
 
-QUEUE_SECONDS = 0.5  # at least, of sound that waits in a sketch while the network runs
+# Where the examples that listen to a microphone are; each has the generated header of what a decision costs.
+LISTENING = {
+    "arduino": ("examples/SceneFromMicrophone", "examples/SceneFromI2S"),
+    "platformio": ("examples/SceneFromMicrophone", "examples/SceneFromI2S"),
+    "zephyr": ("samples/scene/src",),
+    "espidf": ("examples/scene/main",),
+}
+COST_HEADER = "scene_cost.h"
 WASM_KERNELS = ("simd", "plain")  # of a library for WebAssembly
 
 
@@ -46,17 +54,20 @@ BEST = "tinyscene_best(scene)"  # in the examples
 WASM_STACK = 16_384  # bytes; at the start of memory, so that an overflow traps
 
 
-def package(library: Library, kind: str, version: str) -> dict[str, str | bytes]:
+def package(
+    library: Library, kind: str, version: str, costs: Sequence[Cost] = (), home: str | None = None
+) -> dict[str, str | bytes]:
     """All files of a package by their paths in it.
 
-    A library for `wasm` has WASM_KERNELS. Raises InputError for an unknown kind, a version that is not three numbers,
-    and, for `wasm`, if zig is missing.
+    `costs` of a decision, the fastest kernels first, are what the examples' buffers follow from; `home` is the address
+    of the project, for manifests. A library for `wasm` has WASM_KERNELS.
+    Raises InputError for an unknown kind, a version that is not three numbers, and, for `wasm`, if zig is missing.
     """
     if kind not in PACKAGES:
         raise InputError(f"package {kind!r} is unknown: known are {', '.join(PACKAGES)}")
     if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version, re.ASCII):
         raise InputError(f"version {version!r}: a package needs three numbers, such as 1.0.0")
-    values = _values(library, version)
+    values = _values(library, version, costs) | {"has_examples": kind in LISTENING, "home": home}
     files: dict[str, str | bytes] = {"LICENSE": license_text(), **_sources(library.files, kind)}
     if kind == "wasm":
         modules = {name: _wasm(library, target) for name, target in WASM_MODULES.items()}
@@ -67,6 +78,7 @@ def package(library: Library, kind: str, version: str) -> dict[str, str | bytes]
     if kind == "platformio":
         examples |= render_folder("arduino/examples", values, "examples/")
         examples["examples/native/scene.c"] = (TEMPLATES / "cmake/example/scene.c").read_text(encoding="utf-8")
+    examples |= {f"{folder}/{COST_HEADER}": render(f"{COST_HEADER}.j2", values) for folder in LISTENING.get(kind, ())}
     files |= {name: _deciding(text, library) for name, text in examples.items()}
     return dict(sorted(files.items()))
 
@@ -78,11 +90,10 @@ def _deciding(example: str, library: Library) -> str:
     return example.replace(BEST, "tinyscene_decision(scene)")
 
 
-def _values(library: Library, version: str) -> dict[str, Any]:
+def _values(library: Library, version: str, costs: Sequence[Cost]) -> dict[str, Any]:
     """What the templates may use."""
     config = library.config
     rate = int(config["SAMPLE_RATE"])
-    queue = 1 << (int(QUEUE_SECONDS * rate) - 1).bit_length()
     return {
         "version": version,
         "sample_rate": rate,
@@ -90,8 +101,10 @@ def _values(library: Library, version: str) -> dict[str, Any]:
         "classes": config["CLASSES"],
         "clip": _seconds(int(config["CLIP_SAMPLES"]) / rate),
         "hop": _seconds(int(config["HOP_SAMPLES"]) / rate),
-        "queue": queue,
-        "queue_seconds": f"{queue / rate:.2f} s",
+        "frame_samples": config["HOP_LENGTH"],
+        "costs": costs,
+        "mips": MIPS,
+        "clock_table": clock_table(costs, config),
         "sources": sorted(name for name in library.files if name.endswith(".c")),
     }
 
@@ -104,7 +117,7 @@ def _sources(sources: Mapping[str, str], kind: str) -> dict[str, str]:
     """The C files in the folders where an ecosystem expects them; a WebAssembly package has none."""
     if kind == "wasm":
         return {}
-    public = PUBLIC_HEADERS if kind in ("cmake", "zephyr") else ()
+    public = PUBLIC_HEADERS if kind in ("cmake", "zephyr", "espidf") else ()
     return {f"{'include' if name in public else 'src'}/{name}": text for name, text in sources.items()}
 
 

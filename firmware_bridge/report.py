@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.firmware_bridge.codegen.library import Library
+from tinyscene.firmware_bridge.cost import Cost
 from tinyscene.firmware_bridge.emulate import EmulationResult
 from tinyscene.firmware_bridge.memory.planner import Plan
 from tinyscene.firmware_bridge.memory.schedule import FIRST
@@ -80,15 +81,18 @@ class LibraryReport:
     arena_bytes: int
     state_bytes: int
     flash: MeasuredFlash | MissingFlash
+    costs: list[Cost]  # of a decision
     plan: list[PlanRow]
     made_by: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         plan = [row.as_json() for row in self.plan]
-        return {**vars(self), "kernels": list(self.kernels), "flash": self.flash.as_json(), "plan": plan}
+        costs = [cost.as_json() for cost in self.costs]
+        flash = self.flash.as_json()
+        return {**vars(self), "kernels": list(self.kernels), "flash": flash, "costs": costs, "plan": plan}
 
 
-def describe(library: Library, flash: MeasuredFlash | MissingFlash) -> LibraryReport:
+def describe(library: Library, flash: MeasuredFlash | MissingFlash, costs: Sequence[Cost] = ()) -> LibraryReport:
     """Collect the figures of a library."""
     config = library.config
     return LibraryReport(
@@ -99,6 +103,7 @@ def describe(library: Library, flash: MeasuredFlash | MissingFlash) -> LibraryRe
         arena_bytes=int(config["ARENA_BYTES"]),
         state_bytes=int(config["STATE_BYTES"]),
         flash=flash,
+        costs=list(costs),
         plan=plan_rows(library.plan),
         made_by=provenance(),
     )
@@ -230,9 +235,11 @@ def plan_picture(plan: Plan) -> str:
     return Xml.tostring(root, encoding="unicode") + "\n"
 
 
-def readme(report: LibraryReport) -> str:
-    """README.md of the C sources."""
+def readme(report: LibraryReport, clock_table: str = "") -> str:
+    """README.md of the C sources, with the table of cost.py."""
     values = {
+        "clock_table": clock_table,
+        "has_examples": False,
         "model": report.model,
         "memory": _memory_line(report),
         "flash": _flash_line(report.flash),

@@ -17,8 +17,10 @@ from tinyscene.deploy.common.files import cache_folder
 from tinyscene.deploy.graph.graph import Conv2D, Graph
 from tinyscene.firmware_bridge import native
 from tinyscene.firmware_bridge.codegen.library import make_library
+from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.firmware import write_firmware
 from tinyscene.firmware_bridge.packaging import PACKAGES
+from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS, build, find_toolchain
 
 
@@ -43,6 +45,15 @@ def test_the_report_says_what_the_library_takes_and_what_made_it(written: tuple[
     assert report["model"] == bundle.content["files"]["graph.safetensors"]
     assert report["flash"]["weights"] >= bundle.content["budget"]["deployed_bytes"]
     assert report["made_by"]["versions"]["tinyscene"]
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_decision_is_what_unicorn_counts(written: tuple[Path, dict], bundle: Bundle) -> None:
+    (cost,) = written[1]["costs"]
+    counted = emulate(bundle, bundle.vectors.pcm[-1:], build_settings("cortex-m4", emulator="unicorn"))
+    assert cost["kernels"] == counted.kernels
+    assert counted.instructions == pytest.approx(1000 * cost["run_kilo"], rel=0.01)
+    assert counted.frontend_instructions == pytest.approx(1000 * cost["push_kilo"], rel=0.01)
 
 
 def test_the_header_names_the_model_it_was_made_of(written: tuple[Path, dict]) -> None:
@@ -120,7 +131,12 @@ def test_labels_of_any_script_are_utf8_strings(bundle: Bundle, tmp_path: Path) -
     assert subprocess.run([program], capture_output=True, check=True).stdout.decode().split("\n")[:-1] == labels
 
 
-@pytest.mark.parametrize("kind", sorted(PACKAGES))
+LIKE_ZEPHYR = ("arduino", "espidf", "platformio")  # count a decision twice, too
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in LIKE_ZEPHYR)) for kind in sorted(PACKAGES)]
+)
 def test_every_package_can_be_written(run_cli: Callable, bundle: Bundle, tmp_path: Path, kind: str) -> None:
     code, out, _ = run_cli("firmware", bundle.folder, "--package", kind, "--out", tmp_path / kind, "--json")
     assert code == 0
@@ -131,7 +147,10 @@ def test_every_package_can_be_written(run_cli: Callable, bundle: Bundle, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--package", "deb"], "package 'deb' is unknown: known are cmake, arduino, platformio, zephyr, wasm, board"),
+        (
+            ["--package", "deb"],
+            "package 'deb' is unknown: known are cmake, arduino, platformio, zephyr, espidf",
+        ),
         (["--kernels", "plain,avx1024"], "--kernels plain,avx1024: known are plain, dsp, mve, simd"),
         (["--kernels", ""], "--kernels : known are plain, dsp, mve, simd"),
         (["--hop", "0.3333"], "a hop of 0.3333 seconds: it must be 1, or less and a multiple of 0.015625 (a frame)"),

@@ -188,7 +188,7 @@ class Bundle(files.Bundle):
 
         Args:
             out: the folder.
-            package: cmake, arduino, platformio, zephyr, wasm or board.
+            package: cmake, arduino, platformio, zephyr, espidf, wasm or board.
             kernels: instruction sets, such as ("plain", "dsp"); by default all of microcontrollers.
             hop: seconds between decisions; by default, the length of a clip.
         """

@@ -16,8 +16,6 @@ extern SerialPort Serial;
 unsigned long millis();
 unsigned long micros();
 void delay(unsigned long milliseconds);
-void noInterrupts();
-void interrupts();
 void setup();
 void loop();
 

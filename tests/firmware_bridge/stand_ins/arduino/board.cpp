@@ -1,68 +1,59 @@
-/* A stand-in, see ../README.md. */
-#include <condition_variable>
+/* A stand-in, see ../README.md.
+ *
+ * The PDM library has two buffers: one that is filled, and one that onReceive's function has to read before the other
+ * is full, or the microphone stops. The I2S driver has a ring of 6 times 240 frames; what is not read is overwritten.
+ */
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <thread>
-#include <vector>
 
 #include "ESP_I2S.h"
 #include "PDM.h"
+#include "machine.h"
 
-static const size_t BLOCK = 256;
+static const uint64_t PDM_SAMPLES = 256, FRAMES = 240, DESCRIPTORS = 6;
 
 SerialPort Serial;
 PDMClass PDM;
 
-static std::vector<int16_t> sound;
-static uint64_t true_rate, now_us, look_ms;
-static size_t used; /* samples of the sound that the program has */
+static uint64_t position; /* of the next sample that the program gets */
+static bool pdm_runs, i2s_runs;
 static void (*on_receive)(void);
-static size_t block_left;
+static size_t to_read;
+static uint64_t wanted;
 
-static std::mutex lock;
-static std::condition_variable changed;
-static bool has_task, task_waits;
-static size_t wanted;
-
-static size_t come()
+extern "C" void board_interrupt(void)
 {
-    return (size_t)(now_us * true_rate / 1000000);
-}
-
-/* All that happens on the board happens here. */
-static void pass(uint64_t us)
-{
-    std::unique_lock<std::mutex> held(lock);
-    now_us += us;
-    if (come() >= sound.size()) {
-        fflush(stdout);
-        _Exit(0);
+    while (pdm_runs && position + PDM_SAMPLES <= machine_heard()) {
+        to_read = PDM_SAMPLES;
+        if (on_receive != NULL)
+            on_receive();
+        pdm_runs = to_read == 0; /* else the buffer overflows, and the library stops */
     }
-    for (; on_receive != NULL && used + BLOCK <= come(); used += BLOCK) {
-        block_left = BLOCK;
-        on_receive();
+    const uint64_t filled = machine_heard() / FRAMES * FRAMES;
+    if (i2s_runs && position + FRAMES * DESCRIPTORS < filled) {
+        machine_lose(filled - FRAMES * DESCRIPTORS - position);
+        position = filled - FRAMES * DESCRIPTORS;
     }
-    changed.notify_all();
-    changed.wait(held, [] { return !has_task || (task_waits && wanted > come()); });
 }
 
 int PDMClass::begin(int channels, int)
 {
-    return channels == 1;
+    pdm_runs = channels == 1;
+    position = machine_heard();
+    return pdm_runs;
 }
 
 int PDMClass::available()
 {
-    return (int)(block_left * sizeof(int16_t));
+    return (int)(to_read * sizeof(int16_t));
 }
 
 int PDMClass::read(void *buffer, size_t size)
 {
-    const size_t samples = size / sizeof(int16_t) < block_left ? size / sizeof(int16_t) : block_left;
-    memcpy(buffer, &sound[used + BLOCK - block_left], samples * sizeof(int16_t));
-    block_left -= samples;
+    const size_t samples = size / sizeof(int16_t) < to_read ? size / sizeof(int16_t) : to_read;
+    for (size_t index = 0; index < samples; index++)
+        ((int16_t *)buffer)[index] = machine_sample(position++);
+    to_read -= samples;
     return (int)(samples * sizeof(int16_t));
 }
 
@@ -81,54 +72,46 @@ void I2SClass::setPins(int8_t, int8_t, int8_t, int8_t, int8_t)
 
 bool I2SClass::begin(i2s_mode_t, uint32_t, i2s_data_bit_width_t bits, i2s_slot_mode_t slots)
 {
+    position = machine_heard() / FRAMES * FRAMES;
+    i2s_runs = true;
     return bits == I2S_DATA_BIT_WIDTH_32BIT && slots == I2S_SLOT_MODE_MONO;
+}
+
+static bool has_wanted()
+{
+    return position + wanted <= machine_heard() / FRAMES * FRAMES;
 }
 
 size_t I2SClass::readBytes(char *buffer, size_t size)
 {
-    std::unique_lock<std::mutex> held(lock);
-    wanted = used + size / sizeof(int32_t);
-    task_waits = true;
-    changed.notify_all();
-    changed.wait(held, [] { return wanted <= come(); });
-    task_waits = false;
-    for (size_t at = 0; used < wanted; used++, at += sizeof(int32_t)) {
-        const int32_t word = sound[used] * 65536 + 0x7f00; /* 24 bits: the lower ones don't matter */
-        memcpy(buffer + at, &word, sizeof word);
+    wanted = size / sizeof(int32_t);
+    (void)machine_wait(has_wanted, 1000);
+    for (uint64_t index = 0; index < wanted; index++, position++) {
+        const int32_t word = machine_sample(position) * 65536 + 0x7f00; /* 24 bits: the lower ones don't matter */
+        memcpy(buffer + index * sizeof word, &word, sizeof word);
     }
     return size;
 }
 
 BaseType_t xTaskCreate(void (*code)(void *), const char *, uint32_t, void *argument, unsigned, void **)
 {
-    has_task = true;
-    std::thread(code, argument).detach();
+    machine_thread(code, argument);
     return pdPASS;
 }
 
 unsigned long millis()
 {
-    pass(look_ms * 1000);
-    return (unsigned long)(now_us / 1000);
+    return (unsigned long)(machine_now_us() / 1000);
 }
 
 unsigned long micros()
 {
-    return (unsigned long)now_us;
+    return (unsigned long)machine_now_us();
 }
 
 void delay(unsigned long milliseconds)
 {
-    for (; milliseconds > 0; milliseconds--)
-        pass(1000);
-}
-
-void noInterrupts()
-{
-}
-
-void interrupts()
-{
+    machine_pass(milliseconds * 1000);
 }
 
 void SerialPort::begin(unsigned long)
@@ -157,14 +140,10 @@ void SerialPort::println(unsigned long number)
 
 int main(int count, char **arguments)
 {
-    FILE *file = fopen(arguments[1], "rb");
-    for (int16_t sample; fread(&sample, sizeof sample, 1, file) == 1;)
-        sound.push_back(sample);
-    true_rate = strtoull(arguments[2], NULL, 10);
-    look_ms = count > 3 ? strtoull(arguments[3], NULL, 10) : 0;
+    machine_start(count, arguments);
     setup();
     for (;;) {
         loop();
-        pass(1000);
+        machine_pass(100);
     }
 }

@@ -5,29 +5,45 @@
  *
  * The network was trained at TINYSCENE_SAMPLE_RATE; sound at another rate gives wrong answers. A driver may choose the
  * nearest supported rate and report it in a log message only: the nRF52's does not support 32000, the nRF5340's does
- * with the audio clock (clock-source = "ACLK"). The sample therefore measures the rate before it classifies.
+ * with the audio clock (clock-source = "ACLK"). The recipes baseline16k, micro16k and nano16k train at 16000, which
+ * nearly every microphone and driver supports. The sample therefore measures the rate before it classifies.
+ *
+ * A thread of its own reads the microphone: a driver's queue holds a few blocks only (four of the nRF's), which is less
+ * than the time that the network runs. scene_cost.h says how much sound has to wait for it.
  *
  * Compiled and run on a computer with stand-ins for Zephyr's headers, never on a board or with Zephyr itself.
  */
 #include <zephyr/audio/dmic.h>
 #include <zephyr/kernel.h>
+#include <zephyr/sys/atomic.h>
 #include <zephyr/sys/printk.h>
 
 #include "tinyscene.h"
 
-#define BLOCK_SAMPLES (TINYSCENE_SAMPLE_RATE / 20) /* 50 ms */
+#define SCENE_MIPS CONFIG_SCENE_MIPS
+#if CONFIG_SCENE_SOUND_MS > 0
+#define SCENE_SOUND_MS CONFIG_SCENE_SOUND_MS
+#endif
+#include "scene_cost.h"
+
+#define BLOCK_MS 50
+#define BLOCK_SAMPLES (TINYSCENE_SAMPLE_RATE / (1000 / BLOCK_MS))
 #define BLOCK_BYTES (BLOCK_SAMPLES * sizeof(int16_t))
-#define BLOCKS 8 /* must exceed the driver's queue (its queue-size in the devicetree) */
+#define WAITING_BLOCKS ((SCENE_SOUND_MS + BLOCK_MS - 1) / BLOCK_MS)
+#define DRIVER_BLOCKS 4 /* that the driver fills, or the reader has just got */
 #define READ_TIMEOUT_MS 1000
 #define BLOCKS_TO_START 10
 #define BLOCKS_TO_MEASURE 40
+#define READER_STACK 1024
 
 BUILD_ASSERT(BLOCK_BYTES <= UINT16_MAX && BLOCK_BYTES % 4 == 0, "blocks must suit Zephyr's streams");
 
-K_MEM_SLAB_DEFINE_STATIC(slab, BLOCK_BYTES, BLOCKS, 4);
+K_MEM_SLAB_DEFINE_STATIC(slab, BLOCK_BYTES, WAITING_BLOCKS + DRIVER_BLOCKS, 4);
+K_MSGQ_DEFINE(waiting, sizeof(void *), WAITING_BLOCKS, sizeof(void *));
 
 static const struct device *const microphone = DEVICE_DT_GET(DT_NODELABEL(dmic_dev));
 static TINYSCENE_ALIGNED uint8_t memory[TINYSCENE_BYTES];
+static atomic_t lost; /* whether sound was lost after what waits */
 
 static int start(void)
 {
@@ -48,22 +64,65 @@ static int start(void)
     return result < 0 ? result : dmic_trigger(microphone, DMIC_TRIGGER_START);
 }
 
+/* The reader: every block that the driver has filled goes to the queue at once, whatever the network does. */
+static void read_blocks(void *first, void *second, void *third)
+{
+    ARG_UNUSED(first);
+    ARG_UNUSED(second);
+    ARG_UNUSED(third);
+    for (;;) {
+        void *block;
+        size_t bytes;
+        if (dmic_read(microphone, 0, &block, &bytes, READ_TIMEOUT_MS) < 0) { /* the driver has stopped */
+            atomic_set(&lost, 1);
+            (void)dmic_trigger(microphone, DMIC_TRIGGER_STOP);
+            if (start() < 0)
+                k_msleep(READ_TIMEOUT_MS);
+        } else if (k_msgq_put(&waiting, &block, K_NO_WAIT) < 0) {
+            atomic_set(&lost, 1);
+            k_mem_slab_free(&slab, block);
+        }
+    }
+}
+
+/* It comes before the main thread whenever there is sound, and takes no time. */
+K_THREAD_DEFINE(reader, READER_STACK, read_blocks, NULL, NULL, NULL, K_PRIO_COOP(1), 0, SYS_FOREVER_MS);
+
+/* The next block of sound, to be freed; NULL if none comes. */
+static int16_t *next_block(void)
+{
+    void *block = NULL;
+    return k_msgq_get(&waiting, &block, K_MSEC(READ_TIMEOUT_MS)) < 0 ? NULL : block;
+}
+
 /* Samples a second, or a negative error. */
 static int measured_rate(void)
 {
     int64_t began = 0;
-    for (int block = 0; block < BLOCKS_TO_START + BLOCKS_TO_MEASURE; block++) {
-        void *sound;
-        size_t bytes;
-        if (block == BLOCKS_TO_START)
+    for (int index = 0; index < BLOCKS_TO_START + BLOCKS_TO_MEASURE; index++) {
+        if (index == BLOCKS_TO_START)
             began = k_uptime_get();
-        const int result = dmic_read(microphone, 0, &sound, &bytes, READ_TIMEOUT_MS);
-        if (result < 0)
-            return result;
-        k_mem_slab_free(&slab, sound);
+        int16_t *block = next_block();
+        if (block == NULL)
+            return -EIO;
+        k_mem_slab_free(&slab, block);
     }
     const int64_t passed = k_uptime_get() - began;
     return passed > 0 ? (int)(INT64_C(1000) * BLOCKS_TO_MEASURE * BLOCK_SAMPLES / passed) : -EIO;
+}
+
+/* Say whether this processor is fast enough, by a decision on silence. */
+static bool measure_cost(tinyscene *scene)
+{
+    static char line[256];
+    const int64_t began = k_uptime_get();
+    const tinyscene_status status = scene_fill(scene);
+    const int64_t filled = k_uptime_get();
+    if (status != TINYSCENE_READY || tinyscene_run(scene) != TINYSCENE_OK)
+        return false;
+    (void)scene_is_fast_enough(line, sizeof line, (uint32_t)(filled - began), (uint32_t)(k_uptime_get() - filled));
+    printk("%s\n", line);
+    return tinyscene_reset(scene) == TINYSCENE_OK;
 }
 
 static void decide(tinyscene *scene)
@@ -84,31 +143,42 @@ static void push(tinyscene *scene, const int16_t *pcm, size_t samples)
     }
 }
 
+/* A window must not span a gap: after one, what waits is from before it. */
+static void restart(tinyscene *scene)
+{
+    void *block;
+    printk("sound was lost: the network and what else runs here take too long\n");
+    while (k_msgq_get(&waiting, &block, K_NO_WAIT) == 0)
+        k_mem_slab_free(&slab, block);
+    (void)tinyscene_reset(scene);
+}
+
 int main(void)
 {
     tinyscene *scene;
-    if (!device_is_ready(microphone) || tinyscene_init(memory, sizeof memory, &scene) != TINYSCENE_OK || start() < 0) {
+    if (tinyscene_init(memory, sizeof memory, &scene) != TINYSCENE_OK || !measure_cost(scene)) {
+        printk("tinyscene: failed\n");
+        return 0;
+    }
+    if (!device_is_ready(microphone) || start() < 0) {
         printk("the microphone does not start\n");
         return 0;
     }
+    k_thread_start(reader);
     const int rate = measured_rate();
     printk("samples a second: %d\n", rate);
     if (rate < TINYSCENE_SAMPLE_RATE / 100 * 99 || rate > TINYSCENE_SAMPLE_RATE / 100 * 101) {
         printk("this is not the rate that the network was trained on: its answers would be wrong\n");
+        k_thread_abort(reader);
         return 0;
     }
     for (;;) {
-        void *sound;
-        size_t bytes;
-        if (dmic_read(microphone, 0, &sound, &bytes, READ_TIMEOUT_MS) < 0) { /* a window must not span a gap */
-            printk("sound was lost: this processor may be too slow for this network\n");
-            (void)tinyscene_reset(scene);
-            (void)dmic_trigger(microphone, DMIC_TRIGGER_STOP);
-            if (start() < 0)
-                return 0;
+        if (atomic_clear(&lost))
+            restart(scene);
+        int16_t *block = next_block();
+        if (block == NULL)
             continue;
-        }
-        push(scene, sound, bytes / sizeof(int16_t));
-        k_mem_slab_free(&slab, sound);
+        push(scene, block, BLOCK_SAMPLES);
+        k_mem_slab_free(&slab, block);
     }
 }
