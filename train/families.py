@@ -6,8 +6,9 @@
     FAMILY = Family(settings=TinyModel, build=TinyNetwork)
 
 The settings are a subclass of `train.network_settings.RegisteredModel`; `build(settings, classes)` makes a network that
-takes log-mel (batch, 1, mel, frame) and gives logits (batch, classes). A package is imported once a recipe names its
-family, and no sooner.
+takes log-mel (batch, 1, mel, frame) and gives logits (batch, classes). `prune` removes channels of such a network;
+`narrowed(settings, network)` reads from it the settings with which `build` makes one of the same shape. A package is
+imported once a recipe names its family, and no sooner.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class Family:
 
     settings: type[Any]  # of RegisteredModel
     build: Callable[[Any, int], Any]  # (settings, classes) -> torch.nn.Module
+    narrowed: Callable[[Any, Any], Any] | None = None  # (settings, pruned network) -> settings that build its shape
 
 
 def registered_families() -> tuple[str, ...]:

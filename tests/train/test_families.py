@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests import ROOT
 from tests.test_docs import blocks
@@ -14,16 +15,19 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe, parse_recipe
 from tinyscene.train.runs.budget import count_recipe
+from tinyscene.train.runs.run import import_weights, load_model
 
 RunCli = Callable[..., tuple[int, str, str]]
 (MODULE,) = [block for block in blocks(ROOT / "docs" / "training.md", "python") if "Family(" in block]
 MORE = """
 NO_FAMILY = TinyModel
+FIXED = Family(TinyModel, build)
 NO_MODULE = Family(TinyModel, lambda model, classes: None)
 """
 ENTRY_POINTS = """[tinyscene.models]
 tiny = tiny_networks:FAMILY
 broken = tiny_networks:NO_FAMILY
+fixed = tiny_networks:FIXED
 missing = no_such_module:FAMILY
 empty = tiny_networks:NO_MODULE
 """
@@ -67,7 +71,10 @@ def test_a_recipe_may_name_the_family_and_its_settings(installed: Path) -> None:
     [
         ("model.width=65", "model.width: Input should be less than or equal to 64 .given: 65."),
         ("model.depth=2", "model.depth: Extra inputs are not permitted"),
-        ("model.family=tinny", "model.family: must be one of cp_mobile, .*, tf_sepnet, broken, empty, missing, tiny "),
+        (
+            "model.family=tinny",
+            "model.family: must be one of cp_mobile, .*, tf_sepnet, broken, empty, fixed, missing, tiny ",
+        ),
         ("model.family=broken", "'broken' of the package tiny-networks: tiny_networks:NO_FAMILY is no tinyscene"),
         ("model.family=missing", "of the package tiny-networks: no_such_module:FAMILY cannot be imported .No module"),
     ],
@@ -84,15 +91,32 @@ def test_a_function_that_builds_no_network_is_named(installed: Path) -> None:
         build(recipe.model, 4)
 
 
-def test_it_is_trained_and_quantized_like_ours_and_not_pruned(
+def test_it_is_trained_pruned_and_quantized_like_ours(
     installed: Path, sample: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
-    data = ("--data", sample)
-    trained = tmp_path / "run"
+    data, trained, pruned = ("--data", sample), tmp_path / "run", tmp_path / "pruned"
     code, _, error = run_cli("train", installed, *data, "--split", "5", "--out", trained)
     assert code == 0, error
-    code, _, error = run_cli("quantize", trained, *data, "--out", tmp_path / "bundle", "--json")
+    to = ("--to-macs", "12000", "--to-bytes", "100000", "--set", "prune.steps=1", "--set", "prune.final_epochs=1")
+    code, _, error = run_cli("prune", trained, *data, *to, "--out", pruned)
     assert code == 0, error
-    assert json.loads((tmp_path / "bundle" / "bundle.json").read_text())["recipe"]["model"]["family"] == "tiny"
-    code, _, error = run_cli("prune", trained, *data, "--to-macs", "1000", "--out", tmp_path / "pruned")
-    assert (code, "is not a CP-Mobile network (tiny); no other is pruned" in error) == (2, True)
+    assert load_model(pruned)[1].recipe["model"] == {"family": "tiny", "width": 8}
+    code, _, error = run_cli("quantize", pruned, *data, "--out", tmp_path / "bundle", "--json")
+    assert code == 0, error
+    assert json.loads((tmp_path / "bundle" / "bundle.json").read_text())["recipe"]["model"]["width"] == 8
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [("fixed", "its family 'fixed' has no function `narrowed`"), ("tf_sepnet", "tf_sepnet networks are not pruned")],
+)
+def test_a_network_whose_settings_cannot_follow_is_not_pruned(
+    installed: Path, sample: Path, run_cli: RunCli, tmp_path: Path, family: str, reason: str
+) -> None:
+    recipe = load_recipe("tf_sepnet" if family == "tf_sepnet" else str(installed), [f"model.family={family}"])
+    save_file(build(recipe.model, 10).state_dict(), tmp_path / "weights.safetensors")
+    import_weights(tmp_path / "weights.safetensors", recipe, tmp_path / "run")
+    code, _, error = run_cli(
+        "prune", tmp_path / "run", "--data", sample, "--to-macs", "1000", "--out", tmp_path / "pruned"
+    )
+    assert (code, reason in error) == (2, True)

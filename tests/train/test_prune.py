@@ -288,7 +288,6 @@ def test_another_pruning_is_not_resumed(
         ({"out": "."}, "name a new folder"),
         ({"run": "missing"}, "no such run"),
         ({"labels": ("one", "two")}, "knows the labels"),
-        ({"network": nn.Linear(1, 1)}, "is not a CP-Mobile network"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_in_one_line(
@@ -304,8 +303,6 @@ def test_what_cannot_be_pruned_is_refused_in_one_line(
     (tmp_path / "taken" / "file").touch()
     monkeypatch.chdir(tmp_path)
     clips = replace(sample_clips, labels=arguments.pop("labels", sample_clips.labels))
-    if network := arguments.pop("network", None):
-        monkeypatch.setattr(tinyscene.train.fine_tuning.prune, "load_model", lambda run: (network, load_model(run)[1]))
     given = {"to_macs": GOAL[0], "to_bytes": GOAL[1], "split": SPLIT} | arguments
     run, out = Path(given.pop("run", tiny)), Path(given.pop("out", "new"))
     before = {*tmp_path.rglob("*")}

@@ -19,6 +19,7 @@ killed in between removes them with --resume.
 """
 
 import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,19 @@ from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.features import waveform
 from tinyscene.train.data.training_data import TrainingData
+from tinyscene.train.families import registered_family
 from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit, make_card
-from tinyscene.train.models import features_of
+from tinyscene.train.models import build, features_of
 from tinyscene.train.models.cp_mobile import CPMobile
-from tinyscene.train.network_settings import Channels
+from tinyscene.train.network_settings import Channels, CPMobileModel, Model, RegisteredModel
+from tinyscene.train.quantize.trace import trace
 from tinyscene.train.recipe import Budget, Consistency, Distill, Recipe
 from tinyscene.train.runs.budget import Count, count_network
 from tinyscene.train.runs.run import MODEL, Card, RunFolder, load_model, model_path, save_tensors
 from tinyscene.train.teachers.distill import from_network, loss_of
 
+PRUNED = (nn.Conv2d, nn.Linear)
 MULTIPLE = 8  # of channels: what is removed at a time, and the least that is left
 EXAMPLES = 128  # clips to measure importance on
 BATCH = 32  # of them
@@ -76,8 +80,7 @@ def prune(
     if not out.name:
         raise InputError(f"{out}: name a new folder for the run")
     unpruned, card = load_model(run)
-    if not isinstance(unpruned, CPMobile):
-        raise InputError(f"{run}: is not a CP-Mobile network ({card.parsed_recipe.model.family}); no other is pruned")
+    _require_prunable(card.parsed_recipe.model, run)
     recipe = with_overrides(card, overrides or [], "prune", run)
     work = out.with_name(f"{out.name}.pruning")
     if resume and _is_moved(work / f"step{recipe.prune.steps}", out):
@@ -98,7 +101,9 @@ def prune(
         start = work / f"step{step}.safetensors"
         if not start.exists():
             smaller = shrink(network, recipe, _limits(first, recipe.budget, step / steps), examples)
-            if smaller.settings == network.settings and step < steps:  # the step before went further than it had to
+            if (
+                _model(smaller, recipe) == _model(network, recipe) and step < steps
+            ):  # the step before went further than it had to
                 continue
             start_card = step_card.model_copy(update={"recipe": _step_recipe(recipe, step, smaller).as_dict()})
             save_tensors(start, smaller.state_dict(), start_card)
@@ -117,7 +122,28 @@ def _is_moved(last: Path, out: Path) -> bool:
     return (card.recipe, card.source) == (start_card.recipe, start_card.source)
 
 
-def _goal(network: CPMobile, recipe: Recipe, to_macs: int | None, to_bytes: int | None, run: Path) -> Budget:
+def _require_prunable(model: Model, run: Path) -> None:
+    """Raise InputError for a network family whose settings cannot say what channels are left."""
+    if isinstance(model, CPMobileModel):
+        return
+    if not isinstance(model, RegisteredModel):
+        raise InputError(f"{run}: {model.family} networks are not pruned; CP-Mobile's are, and those that you register")
+    if registered_family(model.family).narrowed is None:
+        raise InputError(
+            f"{run}: its family {model.family!r} has no function `narrowed`, without which it is not pruned"
+        )
+
+
+def _model(network: nn.Module, recipe: Recipe) -> Model:
+    """The settings that build a network with as many channels as this one has."""
+    if isinstance(network, CPMobile):
+        return network.settings.model_copy(update={"channels": _channels(network)})
+    narrowed = registered_family(recipe.model.family).narrowed
+    assert narrowed is not None
+    return narrowed(recipe.model, network)
+
+
+def _goal(network: nn.Module, recipe: Recipe, to_macs: int | None, to_bytes: int | None, run: Path) -> Budget:
     """The limits to prune to. Raises InputError where they already hold, or cannot be reached."""
     named = {key: value for key, value in (("max_macs", to_macs), ("max_bytes", to_bytes)) if value is not None}
     if not named:
@@ -126,13 +152,7 @@ def _goal(network: CPMobile, recipe: Recipe, to_macs: int | None, to_bytes: int 
     count = count_network(network, recipe)
     if not count.faults(goal):
         raise InputError(f"{run}: already holds that with {count.macs:,} MACs and {count.bytes:,} bytes")
-    now = _channels(network)
-    least = Channels(
-        stem=min(MULTIPLE, now.stem),
-        stages=tuple(min(MULTIPLE, channels) for channels in now.stages),
-        expanded=tuple(min(MULTIPLE, channels) for channels in now.expanded),
-    )
-    count = count_network(CPMobile(network.settings.model_copy(update={"channels": least}), network.classes), recipe)
+    count = count_network(_narrowest(network, recipe), recipe)
     if count.faults(goal):
         raise InputError(
             f"{run}: cannot be pruned to {goal.max_macs:,} MACs and {goal.max_bytes:,} bytes; {MULTIPLE} channels "
@@ -157,26 +177,48 @@ def _examples(recipe: Recipe, data: TrainingData) -> Examples:
     return log_mel, torch.from_numpy(data.clips.label[indices])
 
 
-def shrink(network: CPMobile, recipe: Recipe, limits: Budget, examples: Examples) -> CPMobile:
+def shrink(network: nn.Module, recipe: Recipe, limits: Budget, examples: Examples) -> nn.Module:
     """A copy of a network without the channels that matter least, within limits that it can reach."""
     smaller = copy.deepcopy(network)
-    graph = torch_pruning.DependencyGraph().build_dependency(smaller, examples[0][:1])
+    groups_of = _grouping(smaller, examples[0][:1])
     names: dict[nn.Module, str] = {module: name for name, module in smaller.named_modules()}
     count = count_network(smaller, recipe)
     while count.faults(limits):
         _measure(smaller, examples)
-        # the head's outputs are the classes
-        groups = graph.get_all_groups(ignored_layers=[smaller.feed_forward[0]], root_module_types=[nn.Conv2d])
-        options = [(group, *option) for group in groups if (option := _option(group, names, count, limits))]
+        options = [(group, *option) for group in groups_of() if (option := _option(group, names, count, limits))]
         group, channels, _ = min(options, key=lambda option: option[2])
         group.prune(channels)
         count = count_network(smaller, recipe)
-    pruned = CPMobile(network.settings.model_copy(update={"channels": _channels(smaller)}), network.classes)
+    with torch.inference_mode():
+        classes = smaller(examples[0][:1]).shape[-1]
+    pruned = build(_model(smaller, recipe), classes)
     pruned.load_state_dict(smaller.state_dict())
     return pruned.eval()
 
 
-def _measure(network: CPMobile, examples: Examples) -> None:
+def _narrowest(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """A copy of a network with as few channels as pruning can leave."""
+    narrow = copy.deepcopy(network)
+    groups_of = _grouping(narrow, torch.zeros(1, 1, *recipe.features.shape))
+    while wide := [(group, spare) for group in groups_of() if (spare := _spare(len(group[0].idxs)))]:
+        group, spare = wide[0]
+        group.prune(list(range(spare)))
+    return narrow
+
+
+def _grouping(network: nn.Module, log_mel: Tensor) -> Callable[[], Iterator[torch_pruning.Group]]:
+    """A function that gives the groups of layers that lose channels together, as the network is by then.
+
+    The last layer, whose outputs are the classes, loses none.
+    """
+    traced = trace(network.eval(), (log_mel.shape[2], log_mel.shape[3]))
+    layers = [network.get_submodule(str(node.target)) for node in traced.graph.nodes if node.op == "call_module"]
+    last = [layer for layer in layers if isinstance(layer, PRUNED)][-1]
+    graph = torch_pruning.DependencyGraph().build_dependency(network, log_mel)
+    return lambda: graph.get_all_groups(ignored_layers=[last], root_module_types=list(PRUNED))
+
+
+def _measure(network: nn.Module, examples: Examples) -> None:
     """Leave the gradients of the examples' loss in the network."""
     network.zero_grad()
     for log_mel, label in zip(*(tensor.split(BATCH) for tensor in examples), strict=True):
@@ -193,8 +235,7 @@ def _option(
     """
     importance: Tensor = _importance(group)  # (channels,)
     channels = len(importance)
-    spare = channels % MULTIPLE or MULTIPLE
-    if channels - spare < MULTIPLE:
+    if not (spare := _spare(channels)):
         return None
     least = importance.argsort(stable=True)[:spare]
     touched = {names.get(dependency.target.module) for dependency, _ in group}
@@ -208,6 +249,12 @@ def _option(
     return least.tolist(), cost
 
 
+def _spare(channels: int) -> int:
+    """How many of its channels a group can lose next: to a multiple, the least of which stays."""
+    spare = channels % MULTIPLE or MULTIPLE
+    return spare if channels - spare >= MULTIPLE else 0
+
+
 def _channels(network: CPMobile) -> Channels:
     """The channel counts of a network as it is, whatever its settings say."""
     outputs = {name: module.out_channels for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
@@ -216,13 +263,13 @@ def _channels(network: CPMobile) -> Channels:
     return Channels(stem=outputs["in_c.0.0"], stages=tuple(stages.values()), expanded=tuple(expanded))
 
 
-def _step_recipe(recipe: Recipe, step: int, network: CPMobile) -> Recipe:
+def _step_recipe(recipe: Recipe, step: int, network: nn.Module) -> Recipe:
     """The recipe that a pruned network is fine-tuned by."""
     settings = recipe.prune
     epochs = settings.epochs if step < settings.steps else settings.final_epochs
     changes = {
         "seed": (recipe.seed + settings.steps - step) % 2**32,  # other random numbers than in the other steps
-        "model": network.settings,
+        "model": _model(network, recipe),
         "train": recipe.train.fine_tuning(epochs, settings.lr, settings.batch_size),
         "distill": recipe.distill if settings.distill < 1 else Distill(),
         "consistency": Consistency(),
@@ -231,11 +278,10 @@ def _step_recipe(recipe: Recipe, step: int, network: CPMobile) -> Recipe:
 
 
 def _fine_tune(
-    start: Path, unpruned: CPMobile, recipe: Recipe, step: int, data: TrainingData, step_card: Card
-) -> CPMobile:
+    start: Path, unpruned: nn.Module, recipe: Recipe, step: int, data: TrainingData, step_card: Card
+) -> nn.Module:
     """Train a pruned network in a run folder beside it, or go on where that stands. Returns it on the CPU."""
     network, start_card = load_model(start)
-    assert isinstance(network, CPMobile)
     step_recipe = _step_recipe(recipe, step, network)
     if start_card.model_copy(update={"made_by": step_card.made_by}) != step_card.model_copy(
         update={"recipe": step_recipe.as_dict()}
