@@ -1,5 +1,6 @@
 """The model that comes along: it needs nothing but the package, and hears what it was made for."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import tinyscene
 from tests import ROOT
 from tinyscene.deploy.bundle.golden import make_vectors
+from tinyscene.interface.catalogue import models
 from tinyscene.interface.recordings import clips_of
 
 BUNDLED = ROOT / "tinyscene" / "bundled"
@@ -42,6 +44,13 @@ def test_its_golden_vectors_are_those_of_its_graph() -> None:
     made = make_vectors(bundle.front_end, bundle.graph)
     for name, stored in vars(bundle.vectors).items():
         assert np.array_equal(getattr(made, name), stored), name
+
+
+def test_the_catalogue_has_its_measured_accuracy() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "sounds10.json").read_text())["results"]
+    (mean,) = (row["accuracy"]["mean"] for row in rows if (row["run"], row["split"]) == ("int8", "all folds"))
+    listed = {model.name: model for model in models()}
+    assert listed["sounds10"].accuracy.startswith(f"{100 * mean:.1f} % in int8")
 
 
 def test_it_is_for_microphones_at_16_khz_and_small(tmp_path: Path) -> None:

@@ -130,6 +130,9 @@ def packaged(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A folder of packaged models with one, `tiny`, in place of the package's own."""
     shutil.copytree(bundle.folder, tmp_path / "bundled" / "tiny")
     monkeypatch.setattr(names, "PACKAGED", tmp_path / "bundled")
+    known = catalogue.CATALOGUE.read_text(encoding="utf-8").replace("[packaged.sounds10]", "[packaged.tiny]")
+    (tmp_path / "models.toml").write_text(known, encoding="utf-8")
+    monkeypatch.setattr(catalogue, "CATALOGUE", tmp_path / "models.toml")
     return tmp_path / "bundled" / "tiny"
 
 

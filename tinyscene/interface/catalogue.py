@@ -4,6 +4,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from tinyscene.deploy.bundle.bundle import open_bundle
@@ -14,6 +15,7 @@ from tinyscene.interface.names import packaged_models
 from tinyscene.interface.run import Run
 
 CATALOGUE = Path(__file__).parents[1] / "models.toml"
+PACKAGED = "packaged"  # its table of what is known of the models that come along
 LOOPBACK = "127.0.0.1"
 
 
@@ -54,8 +56,11 @@ class ListedModel:
 
 def published_models() -> dict[str, PublishedModel]:
     """The entries of models.toml by name."""
-    entries = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
-    return {name: PublishedModel(name, **entry) for name, entry in entries.items()}
+    return {name: PublishedModel(name, **entry) for name, entry in _catalogue().items() if name != PACKAGED}
+
+
+def _catalogue() -> dict[str, Any]:
+    return tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
 
 
 def models() -> list[ListedModel]:
@@ -69,13 +74,10 @@ def models() -> list[ListedModel]:
 
 
 def _describe(name: str, folder: Path) -> ListedModel:
-    bundle = open_bundle(folder)
-    metrics = bundle.content.get("metrics")
-    accuracy = f"{metrics['accuracy']:.2%} of {metrics['clips']} recordings" if metrics else "of its model card"
+    bundle, known = open_bundle(folder), _catalogue()[PACKAGED][name]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return ListedModel(
-        name, "the package", ", ".join(bundle.labels), size, accuracy, "of its model card", bundle.fingerprint
-    )
+    hears = ", ".join(bundle.labels)
+    return ListedModel(name, "the package", hears, size, known["accuracy"], known["terms"], bundle.fingerprint)
 
 
 def pull(name: str, out: "str | os.PathLike[str] | None" = None) -> Run:
