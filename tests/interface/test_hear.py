@@ -18,7 +18,8 @@ from tinyscene.hear import HearModel, NetworkModel, get_scene_embeddings, get_ti
 from tinyscene.train.models import build, features_of
 from tinyscene.train.recipe import load_recipe
 
-LARGE_SETTINGS = {"cp_resnet": [], "tf_sepnet": [], "efficientat": ["model.width=0.1"]}
+SMALL = ["model.width=24", "model.depth=2", "model.heads=2"]
+LARGE_SETTINGS = {"cp_resnet": [], "tf_sepnet": [], "efficientat": ["model.width=0.1"], "passt": SMALL, "ast": SMALL}
 
 
 def audio(model: HearModel, sounds: int, seconds: float) -> torch.Tensor:
