@@ -176,14 +176,22 @@ def test_another_cmake_project_can_use_it(way: str, made: dict[str, Path], tmp_p
     assert not list(build.rglob("scene")), "a guest does not build its examples"
 
 
+CORES = {
+    "cortex-m0plus": ("v6S-M", None),
+    "cortex-m3": ("v7", None),
+    "cortex-m4": ("v7E-M", "smlad"),
+    "cortex-m7": ("v7E-M", "smlad"),
+    "cortex-m23": ("v8-M.baseline", None),
+    "cortex-m33": ("v8-M.mainline", "smlad"),
+    "cortex-m55": ("v8.1-M.mainline", "vqrdmulh"),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("toolchain", ["arm-none-eabi", "zig"])
-@pytest.mark.parametrize(
-    ("cpu", "instruction"),
-    [("cortex-m4", "smlad"), ("cortex-m7", "smlad"), ("cortex-m33", "smlad"), ("cortex-m55", "vqrdmulh")],
-)
-def test_cmake_builds_it_for_a_cortex_m_with_its_kernels(
-    toolchain: str, cpu: str, instruction: str, made: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("cpu", CORES)
+def test_cmake_builds_it_for_a_cortex_m_with_its_kernels_whatever_flags_are_added(
+    toolchain: str, cpu: str, made: dict[str, Path], tmp_path: Path
 ) -> None:
     need("arm-none-eabi-gcc" if toolchain == "arm-none-eabi" else sys.executable, "arm-none-eabi-objdump")
     build = configure(
@@ -192,8 +200,33 @@ def test_cmake_builds_it_for_a_cortex_m_with_its_kernels(
         f"-DCMAKE_TOOLCHAIN_FILE=cmake/{toolchain}.cmake",
         f"-DTINYSCENE_CPU={cpu}",
         f"-DTINYSCENE_PYTHON={sys.executable}",
+        "-DCMAKE_C_FLAGS=-DMINE",
     )
-    assert instruction in run("arm-none-eabi-objdump", "-d", build / "libtinyscene.a")
+    architecture, instruction = CORES[cpu]
+    library = build / "libtinyscene.a"
+    found = re.findall(r"Tag_CPU_arch: (\S+)", run("arm-none-eabi-readelf", "-A", library))
+    assert {name.lower() for name in found} == {architecture.lower()}
+    code = run("arm-none-eabi-objdump", "-d", library)
+    assert instruction is None or instruction in code
+    assert instruction is not None or not re.search("smlad|vqrdmulh", code)
+
+
+@pytest.mark.slow
+def test_cmake_builds_it_for_risc_v_by_its_preset(made: dict[str, Path], tmp_path: Path) -> None:
+    need("cmake", "ninja", "riscv64-unknown-elf-gcc", "riscv64-unknown-elf-readelf")
+    shutil.copytree(made["cmake"], tmp_path / "package")
+    run("cmake", "--preset", "riscv32", "-G", "Ninja", "-DCMAKE_C_FLAGS=-DMINE", cwd=tmp_path / "package")
+    run("cmake", "--build", "--preset", "riscv32", cwd=tmp_path / "package")
+    library = tmp_path / "package/build/riscv32/libtinyscene.a"
+    found = re.findall(r'Tag_RISCV_arch: "(rv32\S+?)"', run("riscv64-unknown-elf-readelf", "-A", library))
+    assert found
+    assert all(re.match(r"rv32i\dp\d_m\dp\d_a\dp\d_c", name) for name in found)
+
+
+def test_the_presets_are_those_of_the_toolchain_files(made: dict[str, Path]) -> None:
+    need("cmake")
+    listed = re.findall(r'^  "(\S+)"', run("cmake", "--list-presets", cwd=made["cmake"]), re.MULTILINE)
+    assert listed == ["host", *CORES, "riscv32", "esp32", "esp32s2", "esp32s3", "esp32c3"]
 
 
 @pytest.mark.parametrize("toolchain", ["arm-none-eabi", "zig"])
@@ -203,7 +236,7 @@ def test_cmake_refuses_a_processor_that_it_has_no_flags_for(
     need("cmake", "ninja")
     options = (f"-DCMAKE_TOOLCHAIN_FILE=cmake/{toolchain}.cmake", "-DTINYSCENE_CPU=cortex-m1")
     output = run("cmake", "-G", "Ninja", "-S", made["cmake"], "-B", tmp_path, *options, ok=False)
-    assert "it must be cortex-m4, cortex-m7, cortex-m33 or cortex-m55" in " ".join(output.split())
+    assert f"it must be one of {', '.join(CORES)}" in " ".join(output.split())
 
 
 # Arduino
