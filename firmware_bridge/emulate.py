@@ -72,6 +72,8 @@ class EmulationResult:
     instructions: int | None  # of an inference
     frontend_instructions: int | None  # of a clip
     layers: list[int] | None  # instructions by activation
+    parts: int | None  # rows that an inference is divided into by tinyscene_step, whatever the budget
+    longest_part_instructions: int | None
     stack_bytes: int | None
     instructions_per_mac: float | None
     arena_bytes: int
@@ -111,6 +113,8 @@ def emulate(
         instructions=counts.inference,
         frontend_instructions=counts.front_end,
         layers=counts.layers or layer_counts(rows),
+        parts=counts.parts,
+        longest_part_instructions=counts.longest_part,
         stack_bytes=counts.stack_bytes,
         instructions_per_mac=None if counts.inference is None else counts.inference / bundle.graph.macs,
         arena_bytes=int(config["ARENA_BYTES"]),
@@ -169,15 +173,23 @@ class Image:
         process = subprocess.run([self.path], cwd=folder, capture_output=True, text=True, check=False)
         return process.returncode, process.stdout + process.stderr
 
-    def count(self, functions: str) -> Counter[str]:
-        """Instructions by function, of the last job."""
-        total: Counter[str] = Counter()
+    def calls(self, functions: str) -> list[emulators.Call]:
+        """The calls of functions, of the last job."""
         counted = emulators.run(
             self.path, self.settings.target, self.path.parent, "unicorn", counting=True, by_function=functions
         )
-        for call in counted.calls:
-            total[call.function] += call.instructions
-        return total
+        return counted.calls
+
+    def count(self, functions: str) -> Counter[str]:
+        """Instructions by function, of the last job."""
+        return _by_function(self.calls(functions))
+
+
+def _by_function(calls: list[emulators.Call]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for call in calls:
+        total[call.function] += call.instructions
+    return total
 
 
 def job_of(pcm: NDArray[np.int16], dump: int = NOTHING) -> bytes:
@@ -244,10 +256,12 @@ def _differing(expected: NDArray[np.int8], actual: NDArray[np.int8]) -> str:
 class _Counts(NamedTuple):
     """Instructions of a clip, and the bytes of stack that were used at most."""
 
-    inference: int | None
-    front_end: int | None
-    layers: list[int] | None
-    stack_bytes: int | None
+    inference: int | None = None
+    front_end: int | None = None
+    layers: list[int] | None = None
+    parts: int | None = None
+    longest_part: int | None = None
+    stack_bytes: int | None = None
 
 
 def _count(image: Image, pcm: NDArray[np.int16]) -> _Counts:
@@ -256,10 +270,12 @@ def _count(image: Image, pcm: NDArray[np.int16]) -> _Counts:
     stack = answers.stack or None
     if image.settings.emulator == "qemu":
         inference, front_end = answers.instructions[0].tolist()
-        return _Counts(inference, front_end, None, stack)
+        return _Counts(inference, front_end, stack_bytes=stack)
     if image.settings.emulator == "unicorn":
-        total = image.count(rf"tinyscene_(run|push)|{ROW.pattern}")
+        calls = image.calls(rf"tinyscene_(run|push)|{ROW.pattern}")
+        total = _by_function(calls)
         layers = {int(match[1]): count for name, count in total.items() if (match := ROW.fullmatch(name))}
         by_layer = [layers[number] for number in sorted(layers)]
-        return _Counts(total["tinyscene_run"], total["tinyscene_push"], by_layer, stack)
-    return _Counts(None, None, None, stack)
+        rows = [call.instructions for call in calls if ROW.fullmatch(call.function)]
+        return _Counts(total["tinyscene_run"], total["tinyscene_push"], by_layer, len(rows), max(rows), stack)
+    return _Counts(stack_bytes=stack)

@@ -16,7 +16,8 @@ from tinyscene.firmware_bridge.targets.profile import NOBODY, Blocks
 
 ROW = re.compile(r"tinyscene_row_(\d+)(?:\.(?:constprop|isra)\.\d+)*")  # gcc renames what it specializes
 FRONT_END, NETWORK = "front end", "network"  # owners of instructions, besides the layers by number
-OWNERS = {"tinyscene_push": FRONT_END, "tinyscene_run": NETWORK, "tinyscene_network_run": NETWORK}
+ORDER = ("tinyscene_run", "tinyscene_step", "tinyscene_network_step", "take_turn", "move_on")
+OWNERS = {"tinyscene_push": FRONT_END, **dict.fromkeys(ORDER, NETWORK)}
 OUTSIDE = ("main", "fill_window", "next_samples")  # functions of harness/scene_main.c
 
 
@@ -58,6 +59,4 @@ def _owner(function: str) -> str | None:
     """Whom the instructions of a function and of what it calls are for."""
     if row := ROW.fullmatch(function):
         return row[1]
-    if function.startswith("part_"):
-        return NETWORK
     return NOBODY if function in OUTSIDE else OWNERS.get(function)

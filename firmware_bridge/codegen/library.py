@@ -38,7 +38,7 @@ DEVICE_KERNELS = ("plain", "dsp", "mve")  # the compiler's feature macros select
 NETWORK_FILES = ("tinyscene_processor.h", "tinyscene_kernels.h", "tinyscene_network.h")
 FRONT_END_HEADERS = ("", "_stages", "_scalar", "_mels")
 SCENE_FILES = (
-    *("tinyscene.h", "tinyscene.c", "tinyscene_frontend.c"),
+    *("tinyscene.h", "tinyscene.c", "tinyscene_sound.h", "tinyscene_sound.c", "tinyscene_frontend.c"),
     *(f"tinyscene_frontend{name}.h" for name in FRONT_END_HEADERS),
 )
 
@@ -133,6 +133,7 @@ def _runtime_files(names: Sequence[str]) -> dict[str, str]:
 
 
 def _config_header(config: Config) -> str:
-    defines = "".join(f"#define TINYSCENE_{key} {value}\n" for key, value in config.items())
+    values = config | ({"BYTES": f"({config['BYTES']} + 2 * TINYSCENE_BACKLOG_SAMPLES)"} if "BYTES" in config else {})
+    defines = "".join(f"#define TINYSCENE_{key} {value}\n" for key, value in values.items())
     guard = "TINYSCENE_CONFIG_H"
     return f"/* Generated. */\n#ifndef {guard}\n#define {guard}\n\n{defines}\n#endif\n"

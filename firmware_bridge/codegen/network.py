@@ -1,13 +1,15 @@
-"""The network in C: one function per operator that computes a row, one per part of the schedule, and the tables.
+"""The network in C: one function per operator that computes a row, one that takes turns, and the tables.
 
     network_files(plan, kernels)      # name -> content
 
 `tinyscene_network.c` is readable: sizes and offsets are numbers, and a comment describes the output of each function.
-The functions of the parts take turns exactly as `schedule.py` does, so the check of the plan covers them.
+The operators take turns exactly as in `schedule.py`, so the check of the plan covers them, wherever a run is divided.
 """
 
+import math
 from collections.abc import Sequence
 
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.ops import code_of
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, comment, row_address
 from tinyscene.firmware_bridge.memory.planner import Plan
@@ -37,6 +39,43 @@ NETWORK_HEAD = """\
 """
 
 
+LAST_TURN = """\
+/* The operators of a part of the schedule take turns in order, pass after pass; then those of the next part do. */
+static void end_pass(tinyscene_progress *progress, uint16_t first, uint16_t passes)
+{
+    if (progress->pass < passes) {
+        progress->pass++;
+        progress->next = first;
+    } else {
+        progress->pass = 1;
+    }
+}
+"""
+
+NETWORK_TAIL = """\
+int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget)
+{
+    while (progress->next < TINYSCENE_TENSORS) {
+        const int32_t units = take_turn(arena, progress);
+        move_on(progress);
+        budget -= units;
+        if (units > 0 && budget <= 0)
+            return 1;
+    }
+    return 0;
+}
+
+void tinyscene_network_run(int8_t *arena)
+{
+    tinyscene_progress progress;
+    tinyscene_network_begin(arena, &progress);
+    while (tinyscene_network_step(arena, &progress, INT32_MAX))
+        continue;
+}
+"""
+
+VALUE_WORK = 8  # multiplications that take as long as what an operator without weights does for a value
+MOST_ROWS = 2**15  # counters of rows and passes have 16 bits
 Config = dict[str, int | float | str]  # constants of tinyscene_config.h, without TINYSCENE_
 
 
@@ -47,6 +86,8 @@ def network_config(plan: Plan) -> Config:
     return {
         "TENSORS": len(graph.tensors),
         "ARENA_BYTES": plan.arena_bytes,
+        "RUN_UNITS": sum(units * plan.schedule.turns(index) for index, units in enumerate(row_units(plan))),
+        "ROW_UNITS": max(row_units(plan)),
         "INPUT": first_value(plan, graph.input.name),
         "INPUT_ROWS": first.size[0],
         "INPUT_ROW_BYTES": first.bytes,
@@ -56,6 +97,17 @@ def network_config(plan: Plan) -> Config:
         "OUTPUT_ROW_BYTES": last.bytes,
         "OUTPUT_STRIDE": last.stride,
     }
+
+
+def row_units(plan: Plan) -> list[int]:
+    """What a row of each operator takes of a budget: thousands of multiplications, or of what takes as long."""
+    schedule = plan.schedule
+    units = []
+    for index, operator in enumerate(schedule.graph.operators):
+        values = max(math.prod(tensor.shape) for tensor in (operator.output, *schedule.graph.sources(operator)))
+        work = getattr(operator, "macs", 0) or VALUE_WORK * values
+        units.append(max(1, round(work / schedule.access[index].count / 1000)))
+    return units
 
 
 def first_value(plan: Plan, name: str) -> int:
@@ -93,7 +145,9 @@ def _weights_head(kernels: Sequence[str]) -> str:
 
 
 def _network_code(plan: Plan, codes: Sequence[Code], summed: str | None) -> str:
-    graph, parts = plan.schedule.graph, range(len(plan.schedule.cuts))
+    graph = plan.schedule.graph
+    if max(rows.count for rows in plan.schedule.rows.values()) > MOST_ROWS:
+        raise InputError(f"an activation of more than {MOST_ROWS:,} rows is not supported")
     rows = plan.schedule.rows[graph.input.name]
     size = rows.count * rows.stride
     clear = [
@@ -102,26 +156,28 @@ def _network_code(plan: Plan, codes: Sequence[Code], summed: str | None) -> str:
         f"    tinyscene_fill({row_address(plan, graph.input.name, '0', 0)}, {graph.input.q.zero_point}, {size});",
         "}",
     ]
-    run = [
-        "void tinyscene_network_run(int8_t *arena)",
+    begin = [
+        "void tinyscene_network_begin(int8_t *arena, tinyscene_progress *progress)",
         "{",
         "#if defined(TINYSCENE_TRACE)",
         "    for (int32_t row = 0; row < TINYSCENE_INPUT_ROWS; row++)",
         "        TRACE_ROW(0, row, arena + TINYSCENE_INPUT + row * TINYSCENE_INPUT_STRIDE, TINYSCENE_INPUT_ROW_BYTES);",
         "#endif",
-        *(["    tinyscene_embedding_clear(arena);"] if summed else []),
-        *(f"    part_{part}(arena);" for part in parts),
+        *(["    tinyscene_embedding_clear(arena);"] if summed else ["    (void)arena;"]),
+        "    static const tinyscene_progress none = {1, 1, {0}};",
+        "    *progress = none;",
         "}",
     ]
-    functions = [_row_function(plan, index, code, summed) for index, code in enumerate(codes)]
-    functions += [_part_function(plan, part) for part in parts]
     sections = [
         NETWORK_HEAD,
         *(['#include "tinyscene_decision.h"\n'] if summed else []),
         "".join(code.declarations for code in codes),
-        *functions,
+        *(_row_function(plan, index, code, summed) for index, code in enumerate(codes)),
+        _turn_function(plan),
+        _order_function(plan),
         "\n".join(clear),
-        "\n".join(run),
+        "\n".join(begin),
+        NETWORK_TAIL,
     ]
     return "\n".join(section if section.endswith("\n") else section + "\n" for section in sections)
 
@@ -168,27 +224,48 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
     return head + "{\n" + "".join(f"    {line}\n" for line in body) + "}\n"
 
 
-def _part_function(plan: Plan, part: int) -> str:
-    """The operators of a part taking turns, exactly as in schedule.py."""
+def _turn_function(plan: Plan) -> str:
+    """The turn of one operator, which it takes exactly when it does in schedule.py."""
     schedule, graph = plan.schedule, plan.schedule.graph
-    whole, operators = schedule.sources(part), schedule.operators(part)
     numbers = {name: index for index, name in enumerate(graph.tensors)}
     lines = [
-        f"static void part_{part}(int8_t *arena)",
+        "/* The operator whose turn it is computes its next row, if the rows that it reads are there. Returns the",
+        " * units of the budget that this takes. */",
+        "static int32_t take_turn(int8_t *arena, tinyscene_progress *progress)",
         "{",
-        f"    int32_t {', '.join(f'turn_{index + 1} = 0' for index in operators)};",
-        f"    for (int32_t pass = 1; pass <= {schedule.passes[part]}; pass++) {{",
+        "    uint16_t *const turns = progress->turns;",
+        "    const int32_t pass = progress->pass;",
+        "    switch (progress->next) {",
     ]
-    for index in operators:
-        conditions = [f"turn_{index + 1} < {schedule.turns(index)}"]
-        for name in dict.fromkeys(graph.operators[index].inputs):
-            available = "pass" if name in whole else f"turn_{numbers[name]}"
-            conditions += _needs(schedule, index, name, available)
+    for part in range(len(schedule.cuts)):
+        whole = schedule.sources(part)
+        for index in schedule.operators(part):
+            conditions = [f"turns[{index + 1}] < {schedule.turns(index)}"]
+            for name in dict.fromkeys(graph.operators[index].inputs):
+                available = "pass" if name in whole else f"turns[{numbers[name]}]"
+                conditions += _needs(schedule, index, name, available)
+            lines += [
+                f"    case {index + 1}:",
+                f"        if (!({' && '.join(conditions)}))",
+                "            return 0;",
+                f"        tinyscene_row_{index + 1}(arena, turns[{index + 1}]++);",
+                f"        return {row_units(plan)[index]};",
+            ]
+    return "\n".join([*lines, "    default:", "        return 0;", "    }", "}"])
+
+
+def _order_function(plan: Plan) -> str:
+    """Whose turn it is next."""
+    schedule = plan.schedule
+    lines = ["static void move_on(tinyscene_progress *progress)", "{", "    switch (progress->next++) {"]
+    for part in range(len(schedule.cuts)):
+        operators = schedule.operators(part)
         lines += [
-            f"        if ({' && '.join(conditions)})",
-            f"            tinyscene_row_{index + 1}(arena, turn_{index + 1}++);",
+            f"    case {operators.stop}:",
+            f"        end_pass(progress, {operators.start + 1}, {schedule.passes[part]});",
+            "        break;",
         ]
-    return "\n".join([*lines, "    }", "}"])
+    return "\n".join([LAST_TURN, *lines, "    default:", "        break;", "    }", "}"])
 
 
 def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[str]:
@@ -197,7 +274,7 @@ def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[st
     operators = schedule.graph.operators
     writer = next((number for number, operator in enumerate(operators) if operator.output.name == name), None)
     turns = most if writer is None else schedule.turns(writer)
-    turn = f"turn_{index + 1}"
+    turn = f"turns[{index + 1}]"
     scaled = turn if factor == 1 else f"{factor} * {turn}"
     need = f"{scaled} + {addend}" if addend >= 0 else f"{scaled} - {-addend}"
     if turns != most and available != "pass":  # a mean of this part writes its row in its last turn

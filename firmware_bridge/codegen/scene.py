@@ -12,7 +12,8 @@ from tinyscene.firmware_bridge.codegen.network import Config, first_value
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Block, Plan, aligned, work_block
 from tinyscene.firmware_bridge.memory.schedule import FIRST
 
-STATE_WORDS = 6  # of struct tinyscene, besides its scores
+STATE_WORDS = 7 + 1 + 2  # of struct tinyscene: its own, one of the progress of a run, those of a backlog
+FRAME_WORK = 3  # of each point and pass of the transform, in the multiplications that take as long
 
 
 def window_config(front_end: FrontEnd, start_frames: int, hop: float | None) -> dict[str, int]:
@@ -60,10 +61,12 @@ def scene_config(sizes: dict[str, int], plan: Plan, classes: int, rule_bytes: in
     """Constants of the instance, and where the front end's memory is in the arena."""
     name = plan.schedule.graph.input.name
     overlaps = sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]
-    state = aligned(4 * STATE_WORDS + classes + (3 + rule_bytes if rule_bytes else 0))
+    turns = len(plan.schedule.graph.tensors)
+    state = aligned(4 * STATE_WORDS + 2 * turns + classes + (3 + rule_bytes if rule_bytes else 0))
     return {
         "CLASSES": classes,
         "STATE_BYTES": state,
+        "FRAME_UNITS": max(1, FRAME_WORK * sizes["N_FFT"] * sizes["N_FFT"].bit_length() // 1000),
         "BYTES": state + plan.arena_bytes,
         "PCM": plan.offsets["\tpcm"],
         "WORK": plan.offsets["\tfft"],

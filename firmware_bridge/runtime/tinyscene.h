@@ -13,6 +13,12 @@
  *         pcm += taken, samples -= taken;
  *     }
  *
+ * A processor that must do other work, or read its microphone itself, runs in parts, each of them bounded:
+ *
+ *     if (tinyscene_push(scene, pcm, samples, &taken) > 0)         // as often as there is sound
+ *         while (tinyscene_step(scene, budget) == TINYSCENE_MORE)  // a budget of 1: the smallest parts
+ *             do_other_work();                                     // which may push
+ *
  * Input is 16-bit mono PCM at TINYSCENE_SAMPLE_RATE. Each decision uses a window of TINYSCENE_CLIP_SAMPLES; a new
  * window is complete every TINYSCENE_HOP_SAMPLES.
  *
@@ -23,13 +29,19 @@
  *   - all state is in the caller's memory, so several instances can run side by side; constants are const;
  *   - every function checks its arguments and the instance and returns a status; invalid ones never cause a fault;
  *   - memory is the constant TINYSCENE_BYTES; the stack is bounded, and `tinyscene emulate` measures it.
- * An instance is not reentrant: call push and run from one thread, or use a lock.
+ * An instance is not reentrant: call its functions from one thread, or use a lock.
  */
 #ifndef TINYSCENE_H
 #define TINYSCENE_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* Samples that an instance takes while a window is complete or run: its memory grows by 2 bytes each. Define it for the
+ * library and what uses it alike; tinyscene_init refuses memory that is too small. */
+#if !defined(TINYSCENE_BACKLOG_SAMPLES)
+#define TINYSCENE_BACKLOG_SAMPLES 0
+#endif
 
 #include "tinyscene_config.h" /* generated: sizes, rates, counts, version */
 
@@ -40,7 +52,9 @@ extern "C" {
 /* Statuses: 0 is success, a positive one requests an action, a negative one is an error. */
 typedef enum {
     TINYSCENE_OK = 0,
-    TINYSCENE_READY = 1,             /* a window is complete: call tinyscene_run */
+    TINYSCENE_READY = 1,             /* a window is complete: call tinyscene_run or tinyscene_step */
+    TINYSCENE_MORE = 2,              /* work is left: call tinyscene_step again, or tinyscene_run */
+    TINYSCENE_FULL = 3,              /* the same, and the backlog had no room for all samples */
     TINYSCENE_ERROR_NULL = -1,       /* a null pointer */
     TINYSCENE_ERROR_ALIGNMENT = -2,  /* memory is not aligned to TINYSCENE_ALIGNMENT */
     TINYSCENE_ERROR_SIZE = -3,       /* memory is smaller than TINYSCENE_BYTES, or scores not TINYSCENE_CLASSES */
@@ -64,10 +78,17 @@ size_t tinyscene_memory_bytes(void);
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance);
 
 /* Consume samples until none are left (TINYSCENE_OK) or a window is complete (TINYSCENE_READY); `taken` is the number
- * of samples consumed. None are consumed while a complete window has not been run. */
+ * of samples consumed. Then, and while a run is under way (TINYSCENE_MORE), samples go to the backlog of
+ * TINYSCENE_BACKLOG_SAMPLES, by default none; TINYSCENE_FULL: some did not fit. `pcm` need not be aligned. */
 tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t samples, size_t *taken);
 
-/* Classify the complete window. */
+/* Do the next part of what is left to do: rows of the network, if a window is complete, or frames of the backlog.
+ * TINYSCENE_MORE: call again. TINYSCENE_OK: there is a new decision. TINYSCENE_ERROR_NOT_READY: push more first.
+ * The budget is in units of about a thousand multiplications, of which a run has TINYSCENE_RUN_UNITS; a part ends after
+ * the row that exhausts it. A row has TINYSCENE_ROW_UNITS at most, and a frame TINYSCENE_FRAME_UNITS. */
+tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget);
+
+/* The same without a limit: classify the complete window. */
 tinyscene_status tinyscene_run(tinyscene *instance);
 
 /* Discard all samples and the decision. */

@@ -10,12 +10,22 @@
 extern "C" {
 #endif
 
+/* How far a run is. */
+typedef struct {
+    uint16_t pass, next;              /* the operator that takes its turn next, in the order of the schedule */
+    uint16_t turns[TINYSCENE_TENSORS]; /* that the operator of each tensor has taken */
+} tinyscene_progress;
+
 /* Run the network. Its input is in the arena: row y has TINYSCENE_INPUT_ROW_BYTES from
  * TINYSCENE_INPUT + y * TINYSCENE_INPUT_STRIDE on, surrounded by padding that tinyscene_network_clear writes. The
  * output, TINYSCENE_OUTPUT_ROWS of TINYSCENE_OUTPUT_ROW_BYTES, has the same layout. Running overwrites the input.
  * The arena has TINYSCENE_ARENA_BYTES and is aligned to 16. */
 void tinyscene_network_clear(int8_t *arena);
 void tinyscene_network_run(int8_t *arena);
+
+/* The same in parts: compute at least one row, and more until the budget is used up. 0 when all are computed. */
+void tinyscene_network_begin(int8_t *arena, tinyscene_progress *progress);
+int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget);
 
 #ifdef TINYSCENE_TRACE
 /* Only in test builds: called with each row that is written, and before each step. Not part of the library. */

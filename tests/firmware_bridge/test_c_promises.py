@@ -163,7 +163,7 @@ def test_no_function_calls_itself_and_none_has_a_stack_of_unknown_size(
         assert "bytes (dynamic)" not in graph  # "dynamic,bounded" is an aligned one
         for caller, called in re.findall(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"', graph):
             calls.setdefault(caller.split(":")[-1], set()).add(called.split(":")[-1])
-    assert "tinyscene_network_run" in calls["tinyscene_run"]
+    assert "tinyscene_network_step" in calls["tinyscene_step"]
 
     def reached(name: str) -> set[str]:
         found, edge = set(), {name}

@@ -107,13 +107,27 @@ static void compare(const state *at)
         REQUIRE(scores[0][index] < scores[0][best] + (index >= best));
 }
 
-static void run(state *at)
+/* In parts of a budget. */
+static tinyscene_status stepped(tinyscene *scene, int32_t budget)
+{
+    tinyscene_status status = counted(tinyscene_step(scene, budget));
+    size_t taken = 1;
+    while (status == TINYSCENE_MORE) {
+        const int16_t sample = 1;
+        REQUIRE(counted(tinyscene_push(scene, &sample, 1, &taken)) == TINYSCENE_FULL && taken == 0);
+        REQUIRE(counted(tinyscene_push(scene, NULL, 0, &taken)) == TINYSCENE_MORE);
+        status = counted(tinyscene_step(scene, budget));
+    }
+    return status;
+}
+
+static void run(state *at, size_t budget)
 {
     const int ready = at->samples >= CLIP;
     if (ready && ++at->runs > MOST_RUNS) /* which take most of the time */
         return;
     const tinyscene_status expected = ready ? TINYSCENE_OK : TINYSCENE_ERROR_NOT_READY;
-    REQUIRE(counted(tinyscene_run(at->scene)) == expected);
+    REQUIRE(stepped(at->scene, (int32_t)budget) == expected);
     REQUIRE(counted(tinyscene_run(at->twin)) == expected);
     at->decided |= ready;
     at->samples -= ready ? HOP : 0;
@@ -135,7 +149,10 @@ static void misuse(state *at, uint8_t kind, size_t size)
     case 1: REQUIRE(tinyscene_push(at->scene, NULL, size + 1, &taken) == TINYSCENE_ERROR_NULL); break;
     case 2: REQUIRE(tinyscene_push(at->scene, &sample, 1, NULL) == TINYSCENE_ERROR_NULL); break;
     case 3: REQUIRE(tinyscene_run(NULL) == TINYSCENE_ERROR_NULL); break;
-    case 4: REQUIRE(tinyscene_reset(NULL) == TINYSCENE_ERROR_NULL); break;
+    case 4:
+        REQUIRE(tinyscene_step(NULL, 1) == TINYSCENE_ERROR_NULL);
+        REQUIRE(tinyscene_reset(NULL) == TINYSCENE_ERROR_NULL);
+        break;
     case 5: REQUIRE(tinyscene_scores(at->scene, NULL, TINYSCENE_CLASSES) == TINYSCENE_ERROR_NULL); break;
     case 6:
         if (size != TINYSCENE_CLASSES)
@@ -193,7 +210,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         const size_t samples = (size_t)(data[place + 1] | data[place + 2] << 8) % (CLIP + 100);
         switch (data[place] % 8) {
         case 0: case 1: case 2: push(&at, samples, SMALLEST_PORTION + samples % 777, data[place] & 8); break;
-        case 3: run(&at); break;
+        case 3: run(&at, samples); break;
         case 4: compare(&at); break;
         case 5: case 6: misuse(&at, data[place] >> 3, samples); break;
         default: reset(&at);

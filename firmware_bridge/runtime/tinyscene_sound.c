@@ -1,0 +1,136 @@
+/* A ring holds only the samples that later frames still need. A frame is computed when its last sample has arrived. If
+ * windows overlap, features are reused from one window to the next, except at the ends of a window: those frames reach
+ * beyond it and are reflected there, so they are computed for each window. The frames at the start of later windows are
+ * computed before the current window is complete, and are counted by `pending`.
+ */
+#include "tinyscene_sound.h"
+
+#include <string.h>
+
+#include "tinyscene_frontend.h"
+#include "tinyscene_network.h"
+
+#define HOP_FRAMES (TINYSCENE_HOP_SAMPLES / TINYSCENE_HOP_LENGTH)
+
+/* Where the window of frame f begins, from the start of the clip. */
+static int32_t frame_at(int32_t frame)
+{
+    return frame * TINYSCENE_HOP_LENGTH - TINYSCENE_LEAD;
+}
+
+/* How many samples of its clip a frame needs: its own, and those reflected into it. */
+static int32_t frame_due(int32_t frame)
+{
+    const int32_t at = frame_at(frame), end = at + TINYSCENE_WIN_LENGTH;
+    const int32_t due = end > 1 - at ? end : 1 - at;
+    return due < TINYSCENE_CLIP_SAMPLES ? due : TINYSCENE_CLIP_SAMPLES;
+}
+
+/* Frame f of the clip that begins `first` samples after the window does. */
+static void make_frame(const tinyscene_sound *sound, int8_t *arena, int32_t first, int32_t frame, int8_t *features,
+                       ptrdiff_t stride)
+{
+    const int32_t start = (sound->start + first) % TINYSCENE_RING_SAMPLES;
+    tinyscene_frame((const int16_t *)(void *)(arena + TINYSCENE_PCM), start, frame_at(frame), arena + TINYSCENE_WORK,
+                    features, stride);
+}
+
+#if TINYSCENE_PENDING > 0
+
+/* How many samples of the window must have arrived for the next pending frame. */
+static int32_t pending_due(const tinyscene_sound *sound)
+{
+    const int32_t later = 1 + sound->pending / TINYSCENE_START_FRAMES;
+    return later * TINYSCENE_HOP_SAMPLES + frame_due(sound->pending % TINYSCENE_START_FRAMES);
+}
+
+static void make_pending(tinyscene_sound *sound, int8_t *arena)
+{
+    const int32_t later = 1 + sound->pending / TINYSCENE_START_FRAMES;
+    int8_t *features = arena + TINYSCENE_STARTS + sound->pending * TINYSCENE_MELS;
+    make_frame(sound, arena, later * TINYSCENE_HOP_SAMPLES, sound->pending % TINYSCENE_START_FRAMES, features, 1);
+    sound->pending++;
+}
+
+#endif
+
+void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
+{
+    sound->samples = sound->start = sound->frames = sound->pending = 0;
+    (void)arena;
+#if !TINYSCENE_OVERLAPS
+    tinyscene_network_clear(arena);
+#endif
+}
+
+int tinyscene_sound_complete(const tinyscene_sound *sound)
+{
+    return sound->frames >= TINYSCENE_FRAMES && sound->samples >= TINYSCENE_CLIP_SAMPLES;
+}
+
+/* Copy samples, from the first that is not `taken` on, into the ring until none are left or `due` of the window are.
+ * Byte by byte as far as C knows, for PCM in a packet may begin at an odd address. */
+static void append(tinyscene_sound *sound, int8_t *arena, const uint8_t *pcm, size_t samples, size_t *taken,
+                   int32_t due)
+{
+    int16_t *ring = (int16_t *)(void *)(arena + TINYSCENE_PCM);
+    while (sound->samples < due && *taken < samples) {
+        const int32_t slot = (sound->start + sound->samples) % TINYSCENE_RING_SAMPLES;
+        const int32_t missing = due - sound->samples, space = TINYSCENE_RING_SAMPLES - slot;
+        size_t stretch = (size_t)(missing < space ? missing : space);
+        if (stretch > samples - *taken)
+            stretch = samples - *taken;
+        memcpy(ring + slot, pcm + *taken * sizeof *ring, stretch * sizeof *ring);
+        sound->samples += (int32_t)stretch;
+        *taken += stretch;
+    }
+}
+
+int tinyscene_sound_advance(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken)
+{
+    int32_t due = sound->frames < TINYSCENE_FRAMES ? frame_due(sound->frames) : TINYSCENE_CLIP_SAMPLES;
+#if TINYSCENE_PENDING > 0
+    const int32_t first = pending_due(sound);
+    if (first < due)
+        due = first;
+#endif
+    append(sound, arena, pcm, samples, taken, due);
+    if (sound->samples < due)
+        return 0;
+#if TINYSCENE_PENDING > 0
+    if (first == due) {
+        make_pending(sound, arena);
+        return 1;
+    }
+#endif
+    if (sound->frames == TINYSCENE_FRAMES)
+        return 0;
+    make_frame(sound, arena, 0, sound->frames, arena + TINYSCENE_FEATURES + sound->frames,
+               TINYSCENE_FEATURES_STRIDE);
+    sound->frames++;
+    return 1;
+}
+
+void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena)
+{
+    sound->samples -= TINYSCENE_HOP_SAMPLES;
+    sound->start = (sound->start + TINYSCENE_HOP_SAMPLES) % TINYSCENE_RING_SAMPLES;
+    sound->frames = 0;
+    (void)arena;
+#if TINYSCENE_PENDING > 0
+    const int32_t shared = TINYSCENE_END_FRAME - HOP_FRAMES;
+    const int32_t starts = sound->pending < TINYSCENE_START_FRAMES ? sound->pending : TINYSCENE_START_FRAMES;
+    int8_t *row = arena + TINYSCENE_FEATURES, *pending = arena + TINYSCENE_STARTS;
+    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++, row += TINYSCENE_FEATURES_STRIDE) {
+        memmove(row, row + HOP_FRAMES, TINYSCENE_FRAMES - HOP_FRAMES);
+        for (int32_t frame = 0; frame < starts; frame++)
+            row[frame] = pending[frame * TINYSCENE_MELS + mel];
+    }
+    sound->pending -= starts;
+    memmove(pending, pending + starts * TINYSCENE_MELS, (size_t)(sound->pending * TINYSCENE_MELS));
+    sound->frames = starts == TINYSCENE_START_FRAMES && shared > starts ? shared : starts;
+#endif
+#if !TINYSCENE_OVERLAPS
+    tinyscene_network_clear(arena);
+#endif
+}

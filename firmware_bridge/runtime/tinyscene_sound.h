@@ -1,0 +1,38 @@
+/* The window of sound that is listened to: a ring of samples, and the features of its frames. */
+#ifndef TINYSCENE_SOUND_H
+#define TINYSCENE_SOUND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tinyscene_config.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TINYSCENE_OVERLAPS (TINYSCENE_HOP_SAMPLES < TINYSCENE_CLIP_SAMPLES)
+
+typedef struct {
+    int32_t samples; /* received of this window, and possibly of later ones */
+    int32_t start;   /* place in the ring of the window's first sample, which may be overwritten already */
+    int32_t frames;  /* computed of this window */
+    int32_t pending; /* computed at the starts of later windows */
+} tinyscene_sound;
+
+void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena);
+
+int tinyscene_sound_complete(const tinyscene_sound *sound);
+
+/* Take samples, from the first that is not `taken` on, until one frame can be computed, and compute it: 1. 0 if there are
+ * too few samples, or if the window is complete. `pcm` need not be aligned. */
+int tinyscene_sound_advance(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken);
+
+/* Move on to the next window, keeping the features that both windows share. */
+void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,84 @@
+/* Pushes and steps in a given order, over and over, until all the sound is decided on: prints the logits.
+ *
+ * Standard input: int32 words: how many samples and calls; the calls, of which a positive one is a push of so many
+ * samples, a negative one a step of that budget, and 0 is tinyscene_run; then the samples, from an odd address on. All
+ * memory is allocated at its exact size, so that a sanitizer sees every access beyond it. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tinyscene.h"
+
+#define REQUIRE(condition)                                                \
+    do {                                                                  \
+        if (!(condition)) {                                               \
+            fprintf(stderr, "line %d: %s is not so\n", __LINE__, #condition); \
+            exit(1);                                                      \
+        }                                                                 \
+    } while (0)
+
+static tinyscene *scene;
+static uint8_t *sound;
+static size_t samples, at;
+static int under_way; /* a run, of which a step has been made */
+
+static void print_scores(void)
+{
+    int8_t scores[TINYSCENE_CLASSES];
+    REQUIRE(tinyscene_scores(scene, scores, TINYSCENE_CLASSES) == TINYSCENE_OK);
+    for (int index = 0; index < TINYSCENE_CLASSES; index++)
+        printf("%d%c", scores[index], index + 1 < TINYSCENE_CLASSES ? ' ' : '\n');
+}
+
+static int push(size_t count)
+{
+    size_t taken = SIZE_MAX;
+    if (count > samples - at)
+        count = samples - at;
+    const tinyscene_status status = tinyscene_push(scene, (const int16_t *)(void *)(sound + 1 + 2 * at), count, &taken);
+    REQUIRE(status >= 0 && taken <= count);
+    REQUIRE(status == TINYSCENE_READY || (taken < count) == (status == TINYSCENE_FULL));
+    REQUIRE(!under_way || status >= TINYSCENE_MORE);
+    REQUIRE(TINYSCENE_BACKLOG_SAMPLES > 0 || !under_way || taken == 0);
+    at += taken;
+    return taken > 0;
+}
+
+static int step(int32_t budget)
+{
+    const tinyscene_status status = budget > 0 ? tinyscene_step(scene, budget) : tinyscene_run(scene);
+    REQUIRE(status == TINYSCENE_OK || status == TINYSCENE_ERROR_NOT_READY || (status == TINYSCENE_MORE && budget > 0));
+    if (status == TINYSCENE_OK)
+        print_scores();
+    under_way = 0;
+    if (status == TINYSCENE_MORE) {
+        size_t taken;
+        under_way = tinyscene_push(scene, NULL, 0, &taken) != TINYSCENE_READY;
+    }
+    return status >= 0;
+}
+
+int main(void)
+{
+    int32_t sizes[2];
+    REQUIRE(fread(sizes, sizeof sizes, 1, stdin) == 1);
+    samples = (size_t)sizes[0];
+    int32_t *calls = malloc((size_t)sizes[1] * sizeof *calls);
+    sound = malloc(1 + 2 * samples);
+    REQUIRE(fread(calls, sizeof *calls, (size_t)sizes[1], stdin) == (size_t)sizes[1]);
+    REQUIRE(fread(sound + 1, 2, samples, stdin) == samples);
+    void *memory = aligned_alloc(TINYSCENE_ALIGNMENT, (TINYSCENE_BYTES + 15) / 16 * 16);
+    memset(memory, 0xA5, TINYSCENE_BYTES);
+    REQUIRE(tinyscene_init(memory, TINYSCENE_BYTES, &scene) == TINYSCENE_OK);
+    for (int any = 1; any;) {
+        any = 0;
+        for (int32_t call = 0; call < sizes[1]; call++)
+            any |= calls[call] > 0 ? push((size_t)calls[call]) : step(-calls[call]);
+    }
+    REQUIRE(at == samples);
+    free(memory);
+    free(sound);
+    free(calls);
+    return 0;
+}
