@@ -68,6 +68,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tinyscene "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    (folder / "tinyscene").mkdir()
+    (folder / "tinyscene" / "bundled").symlink_to(ROOT / "tinyscene" / "bundled")  # a reader stands in the project
     environment = os.environ | {"PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for block in blocks(README, "sh"):
         if "tinyscene " in block:
