@@ -17,6 +17,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free, temporary_folder
 from tinyscene.deploy.common.text import json_text
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS, Library, make_library
+from tinyscene.firmware_bridge.codegen.naming import DEFAULT, require_prefix, with_prefix
 from tinyscene.firmware_bridge.codegen.weight_layouts import KERNELS
 from tinyscene.firmware_bridge.cost import COUNTED_ON as MEASURED_ON
 from tinyscene.firmware_bridge.cost import Cost, clock_table, measure_cost
@@ -33,6 +34,7 @@ from tinyscene.firmware_bridge.targets.image import build_image, build_settings,
 from tinyscene.firmware_bridge.templates import license_text
 
 Flash = MeasuredFlash | MissingFlash
+WITHOUT_PREFIX = ("wasm", "board")  # packages
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,16 @@ def write_firmware(
     kind: str | None = None,
     kernels: Sequence[str] = DEVICE_KERNELS,
     hop: float | None = None,
+    prefix: str = DEFAULT,
 ) -> WrittenFirmware:
-    """Write C sources, or a package of a kind, whole or not at all.
+    """Write C sources, or a package of a kind, whole or not at all. Names in them begin with a prefix.
 
-    Raises InputError for unknown kernels, an unknown kind or an impossible hop.
+    Raises InputError for unknown kernels, an unknown kind, an impossible hop, or a prefix that names cannot begin with.
     """
     require_free(out)
+    require_prefix(prefix)
+    if prefix != DEFAULT and kind in WITHOUT_PREFIX:
+        raise InputError(f"--prefix {prefix}: the package {kind} is a program of its own, whose names need none")
     unknown = [name for name in kernels if name not in KERNELS]
     if unknown or not kernels:
         raise InputError(f"--kernels {','.join(kernels)}: known are {', '.join(KERNELS)}")
@@ -76,6 +82,7 @@ def write_firmware(
             "README.md": readme(report, clock_table(costs, library.config)),
             "LICENSE": license_text(),
         }
+    files = with_prefix(files, prefix)
     files |= {"report.json": json_text(report.as_json(), indent=2) + "\n", "plan.svg": plan_picture(library.plan)}
     with replacing_folder(out) as temporary:
         for name, content in files.items():

@@ -67,7 +67,12 @@ class NativeScene:
         self.c = ctypes.CDLL(str(path))
         self._memory = _aligned(int(self.config["BYTES"]))
         self.instance = ctypes.c_void_p()
-        self.require(self.c.tinyscene_init(_pointer(self._memory), self._memory.nbytes, ctypes.byref(self.instance)))
+        self.require(self.init(_pointer(self._memory), self._memory.nbytes, ctypes.byref(self.instance)))
+
+    @property
+    def init(self) -> Any:
+        """The C function tinyscene_init, whose name in the library ends in a hash."""
+        return getattr(self.c, str(self.config["INIT"]))
 
     def __call__(self, pcm: NDArray[np.int16]) -> Int8:
         """Clips (batch, samples), each a window by itself -> logits (batch, classes)."""

@@ -8,8 +8,10 @@ The steps: access pattern of each operator -> plan of the arena -> check of the 
 one function per operator and one per part of the schedule, sizes as numbers. tinyscene.h is the only public header.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from tinyscene.deploy.bundle.decision import DecisionRule
@@ -82,6 +84,7 @@ def make_library(
         "LOGIT_SCALE": graph.output.q.scale,
         "LOGIT_ZERO_POINT": graph.output.q.zero_point,
         "MODEL": f'"{model}"',
+        "VERSION": f'"{metadata.version("tinyscene")}"',
     }
     files = {
         **network_files(plan, kernels, summed_activation(rule, graph)),
@@ -91,8 +94,9 @@ def make_library(
         "tinyscene_tables.c": frontend_tables(log_mel),
         **({"tinyscene_tables_simd.c": simd_tables(log_mel)} if vectors else {}),
         "tinyscene_labels.c": labels_file(labels, unknown_label(rule)),
-        "tinyscene_config.h": _config_header(config),
     }
+    config["INIT"] = f"tinyscene_init_{_identity(files, config)}"
+    files["tinyscene_config.h"] = _config_header(config)
     return Library(files, plan, config, tuple(kernels))
 
 
@@ -130,6 +134,12 @@ def _files_of(part: str, kernels: Sequence[str]) -> list[str]:
 
 def _runtime_files(names: Sequence[str]) -> dict[str, str]:
     return {name: (RUNTIME / name).read_text(encoding="utf-8") for name in names}
+
+
+def _identity(files: Mapping[str, str], config: Config) -> str:
+    """A hash of all that a library consists of. A name that ends in it links its header to its own archive only."""
+    parts = [*files, *files.values(), *(f"{key} {value}" for key, value in config.items())]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def _config_header(config: Config) -> str:

@@ -74,7 +74,9 @@ typedef struct tinyscene tinyscene;
 /* Bytes of memory that an instance needs, arena and state: TINYSCENE_BYTES. */
 size_t tinyscene_memory_bytes(void);
 
-/* Create an instance in `memory`, which it uses from then on; there is nothing to release. */
+/* Create an instance in `memory`, which it uses from then on; there is nothing to release. The linker knows this function
+ * by a name that ends in a hash of the library, so that a program does not link with the library of another model. */
+#define tinyscene_init TINYSCENE_INIT
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance);
 
 /* Consume samples until none are left (TINYSCENE_OK) or a window is complete (TINYSCENE_READY); `taken` is the number

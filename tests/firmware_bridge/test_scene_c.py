@@ -167,8 +167,8 @@ def test_labels_are_the_bundles(scene: NativeScene, bundle: Bundle) -> None:
 def test_null_pointers_are_refused(scene: NativeScene, clip: NDArray[np.int16]) -> None:
     c, taken = scene.c, ctypes.c_size_t()
     memory = np.zeros(int(scene.config["BYTES"]), np.uint8)
-    assert c.tinyscene_init(NULL_POINTER, ctypes.c_size_t(1 << 20), ctypes.byref(ctypes.c_void_p())) == NULL
-    assert c.tinyscene_init(pointer(memory), ctypes.c_size_t(memory.nbytes), NULL_POINTER) == NULL
+    assert scene.init(NULL_POINTER, ctypes.c_size_t(1 << 20), ctypes.byref(ctypes.c_void_p())) == NULL
+    assert scene.init(pointer(memory), ctypes.c_size_t(memory.nbytes), NULL_POINTER) == NULL
     assert c.tinyscene_push(scene.instance, NULL_POINTER, ctypes.c_size_t(1), ctypes.byref(taken)) == NULL
     assert c.tinyscene_push(scene.instance, pointer(clip), ctypes.c_size_t(1), NULL_POINTER) == NULL
     assert c.tinyscene_push(scene.instance, NULL_POINTER, ctypes.c_size_t(0), ctypes.byref(taken)) == OK
@@ -182,9 +182,7 @@ def test_memory_that_is_short_or_misaligned_is_refused(scene: NativeScene, less:
     assert scene.c.tinyscene_memory_bytes() == size
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 16 + offset
-    assert (
-        scene.c.tinyscene_init(pointer(memory, start), ctypes.c_size_t(size - less), ctypes.byref(instance)) == status
-    )
+    assert scene.init(pointer(memory, start), ctypes.c_size_t(size - less), ctypes.byref(instance)) == status
     assert (instance.value is None) == (status != OK)
 
 
@@ -211,7 +209,7 @@ def test_nothing_is_written_beside_the_memory(library: Library, clip: NDArray[np
     size = int(scene.config["BYTES"])
     memory = np.full(size + 256, 0x5A, np.uint8)
     start = 64 + -memory.ctypes.data % 16
-    scene.require(scene.c.tinyscene_init(pointer(memory, start), ctypes.c_size_t(size), ctypes.byref(scene.instance)))
+    scene.require(scene.init(pointer(memory, start), ctypes.c_size_t(size), ctypes.byref(scene.instance)))
     decisions(scene, clip, [CLIP])
     assert (memory[:start] == 0x5A).all()
     assert (memory[start + size :] == 0x5A).all()

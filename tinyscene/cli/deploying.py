@@ -67,12 +67,15 @@ def firmware(
     hop: Annotated[
         float | None, typer.Option(help="Seconds between decisions; by default, the length of a clip.")
     ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="First part of all names in the C, for several models in one program.")
+    ] = "tinyscene",
     as_json: Json = False,
 ) -> None:
     """Write a bundle as C99 with a planned arena, or as a package for a build system."""
     from tinyscene.firmware_bridge.report import report_tables
 
-    written = Bundle(folder).firmware(out, package, kernels.split(","), hop)
+    written = Bundle(folder).firmware(out, package, kernels.split(","), hop, prefix)
     show(written.as_json(), as_json, report_tables(written.report))
     messages.print(f"{out}: {len(written.files)} files written", soft_wrap=True)
 

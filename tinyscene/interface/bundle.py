@@ -183,6 +183,7 @@ class Bundle(files.Bundle):
         package: str | None = None,
         kernels: Sequence[str] | None = None,
         hop: float | None = None,
+        prefix: str = "tinyscene",
     ) -> "WrittenFirmware":
         """Write it as C99 with a planned arena into a new folder, or as a package for a build system.
 
@@ -191,11 +192,13 @@ class Bundle(files.Bundle):
             package: cmake, arduino, platformio, zephyr, espidf, wasm or board.
             kernels: instruction sets, such as ("plain", "dsp"); by default all of microcontrollers.
             hop: seconds between decisions; by default, the length of a clip.
+            prefix: first part of all names in the C, for several models in one program.
         """
         from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
         from tinyscene.firmware_bridge.firmware import write_firmware
 
-        return write_firmware(self, Path(out), package, DEVICE_KERNELS if kernels is None else kernels, hop)
+        chosen = DEVICE_KERNELS if kernels is None else kernels
+        return write_firmware(self, Path(out), package, chosen, hop, prefix)
 
     def web(self, out: "str | os.PathLike[str]") -> "Site":
         """Write a web page that classifies the microphone and sound files in the browser, into a new folder."""
