@@ -5,7 +5,9 @@
 What does not depend on the model is in packages/, one folder per kind of package. Only `wasm` needs a compiler, zig.
 """
 
+import io
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Kernels, Targe
 from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render, render_folder
 
 PUBLIC_HEADERS = ("tinyscene.h", "tinyscene_config.h")
-PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "espidf", "wasm", "board")
+PACKAGES = ("cmake", "arduino", "platformio", "zephyr", "espidf", "cmsis", "wasm", "board")
 
 # Where the examples that listen to a microphone are; each has the generated header of what a decision costs.
 LISTENING = {
@@ -26,6 +28,7 @@ LISTENING = {
     "zephyr": ("samples/scene/src",),
     "espidf": ("examples/scene/main",),
 }
+WITH_INCLUDES = ("cmake", "zephyr", "espidf", "cmsis")  # whose public headers are in a folder of their own
 COST_HEADER = "scene_cost.h"
 WASM_KERNELS = ("simd", "plain")  # of a library for WebAssembly
 
@@ -80,7 +83,20 @@ def package(
         examples["examples/native/scene.c"] = (TEMPLATES / "cmake/example/scene.c").read_text(encoding="utf-8")
     examples |= {f"{folder}/{COST_HEADER}": render(f"{COST_HEADER}.j2", values) for folder in LISTENING.get(kind, ())}
     files |= {name: _deciding(text, library) for name, text in examples.items()}
+    if kind == "cmsis":
+        files[f"tinyscene.tinyscene.{version}.pack"] = _zipped(files)
     return dict(sorted(files.items()))
+
+
+def _zipped(files: Mapping[str, str | bytes]) -> bytes:
+    """A zip file, the same for the same files."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)  # of 1980
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+    return out.getvalue()
 
 
 def _deciding(example: str, library: Library) -> str:
@@ -117,7 +133,7 @@ def _sources(sources: Mapping[str, str], kind: str) -> dict[str, str]:
     """The C files in the folders where an ecosystem expects them; a WebAssembly package has none."""
     if kind == "wasm":
         return {}
-    public = PUBLIC_HEADERS if kind in ("cmake", "zephyr", "espidf") else ()
+    public = PUBLIC_HEADERS if kind in WITH_INCLUDES else ()
     return {f"{'include' if name in public else 'src'}/{name}": text for name, text in sources.items()}
 
 

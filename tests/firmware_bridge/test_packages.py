@@ -10,8 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -113,7 +115,7 @@ def test_a_readme_has_the_clock_and_the_sound_that_waits(made: dict[str, Path], 
 
 @pytest.mark.parametrize("kind", ["conan", "", "Arduino"])
 def test_an_unknown_package_is_refused_with_the_known_ones(kind: str, library: Library) -> None:
-    with pytest.raises(InputError, match="known are cmake, arduino, platformio, zephyr, espidf, wasm, board"):
+    with pytest.raises(InputError, match="known are cmake, arduino, platformio, zephyr, espidf, cmsis, wasm, board"):
         package(library, kind, "1.2.3")
 
 
@@ -298,6 +300,56 @@ def test_platformio_examples_are_the_tested_ones(made: dict[str, Path]) -> None:
     assert (examples / "native/scene.c").read_bytes() == (made["cmake"] / "example/scene.c").read_bytes()
 
 
+# CMSIS-Pack
+
+
+def test_the_pack_description_has_what_its_schema_asks(made: dict[str, Path], library: Library) -> None:
+    """The rules of PACK.xsd 1.7.32 for what is used here: it is not among the files of any package registry."""
+    folder = made["cmsis"]
+    root = ElementTree.parse(folder / "tinyscene.tinyscene.pdsc").getroot()
+    text = {child.tag: (child.text or "").strip() for child in root}
+    assert root.tag == "package"
+    assert re.fullmatch(r"\d+\.\d+(\.\d+)?", root.attrib["schemaVersion"])
+    assert {"name", "vendor", "description", "url", "releases"} <= text.keys()
+    assert len(text) == len(root)  # each once
+    assert all(re.fullmatch(r"[-_A-Za-z0-9]+", text[name]) for name in ("name", "vendor"))
+    assert text["url"] == HOME
+    assert len(text["description"]) <= 256
+    assert [release.attrib["version"] for release in root.findall("releases/release")] == ["1.2.3"]
+    (component,) = root.findall("components/component")
+    assert component.attrib.keys() == {"Cvendor", "Cclass", "Cgroup", "Cversion"}
+    assert component.attrib["Cversion"] == "1.2.3"
+    assert {child.tag for child in component} == {"description", "files"}
+    files = component.findall("files/file")
+    assert {each.attrib["category"] for each in files} == {"doc", "include", "header", "sourceC"}
+    assert all((folder / each.attrib["name"]).exists() for each in files)
+    listed = {Path(each.attrib["name"]).name for each in files if each.attrib["category"] == "sourceC"}
+    assert listed == {name for name in library.files if name.endswith(".c")}
+    description = root.find("taxonomy/description")
+    assert description is not None
+    assert description.attrib == {key: component.attrib[key] for key in ("Cclass", "Cgroup")}
+
+
+def test_the_pack_holds_the_folder_and_is_the_same_each_time(made: dict[str, Path], library: Library) -> None:
+    name = "tinyscene.tinyscene.1.2.3.pack"
+    with zipfile.ZipFile(made["cmsis"] / name) as archive:
+        found = {entry: archive.read(entry) for entry in archive.namelist()}
+    folder = {path.relative_to(made["cmsis"]).as_posix(): path for path in made["cmsis"].rglob("*") if path.is_file()}
+    assert found == {path: file.read_bytes() for path, file in folder.items() if path != name}
+    assert package(library, "cmsis", "1.2.3", COSTS, HOME)[name] == (made["cmsis"] / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_what_the_pack_lists_compiles_for_a_cortex_m4(made: dict[str, Path], tmp_path: Path) -> None:
+    need("arm-none-eabi-gcc")
+    root = ElementTree.parse(made["cmsis"] / "tinyscene.tinyscene.pdsc").getroot()
+    files = [made["cmsis"] / each.attrib["name"] for each in root.findall("components/component/files/file")]
+    sources = [path for path in files if path.suffix == ".c"]
+    flags = ("-mcpu=cortex-m4", "-mthumb", "-std=c99", "-Wall", "-Wextra", "-Werror", "-ffreestanding")
+    headers = ROOT / "firmware_bridge/harness/include"  # string.h, which Debian's compiler lacks
+    run("arm-none-eabi-gcc", *flags, f"-I{made['cmsis'] / 'include'}", f"-I{headers}", "-c", *sources, cwd=tmp_path)
+
+
 # Zephyr
 
 
@@ -460,3 +512,64 @@ def test_the_javascript_wrapper_in_node_gives_the_golden_logits_with_labels_and_
         assert [each["label"] for each in result["decisions"]] == golden_lines(bundle)
         np.testing.assert_array_equal([each["logits"] for each in result["decisions"]], bundle.vectors.logits)
         np.testing.assert_allclose([each["probabilities"] for each in result["decisions"]], expected, atol=1e-9)
+
+
+USE = """
+import { Tinyscene } from "tinyscene";
+const scene = await Tinyscene.open();
+const pcm = new Int16Array(scene.sampleRate * 2);
+console.log(JSON.stringify(scene.push(pcm).map((each) => each.label)));
+"""
+TYPED = """
+import { Tinyscene, type Decision } from "tinyscene";
+const scene: Tinyscene = await Tinyscene.open();
+const decisions: Decision[] = scene.push(new Int16Array(scene.sampleRate));
+for (const each of decisions) console.log(each.label, each.index, each.logits.length, each.probabilities[0]);
+scene.reset();
+const rows: number = scene.mels * scene.frames + scene.labels.length;
+export { rows };
+"""
+
+
+@pytest.fixture
+def project(wasm: Path, tmp_path: Path) -> Path:
+    """A JavaScript project that the package is installed in."""
+    shutil.copytree(wasm, tmp_path / "node_modules/tinyscene")
+    return write({"package.json": '{"type": "module"}', "use.mjs": USE, "use.ts": TYPED}, tmp_path)
+
+
+def test_the_npm_package_lists_its_files_and_exports_what_is_there(wasm: Path) -> None:
+    manifest: dict[str, Any] = json.loads((wasm / "package.json").read_text())
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*", manifest["name"])
+    assert manifest["version"] == "1.2.3"
+    assert {path.name for path in wasm.iterdir()} == {*manifest["files"], "package.json"}
+    main = manifest["exports"]["."]
+    named = [manifest["main"], manifest["types"], *main.values()]
+    named += [path for path in manifest["exports"].values() if isinstance(path, str)]
+    assert all((wasm / path).is_file() for path in named)
+
+
+def test_the_npm_package_is_imported_by_its_name_and_finds_its_modules(project: Path, bundle: Bundle) -> None:
+    need("node")
+    (first, second) = json.loads(run("node", "use.mjs", cwd=project))
+    assert first == second
+    assert first in bundle.labels
+
+
+@pytest.mark.slow
+def test_the_npm_package_bundled_by_esbuild_runs(project: Path, bundle: Bundle) -> None:
+    need("node", "esbuild")
+    run("esbuild", "use.mjs", "--bundle", "--format=esm", "--platform=node", "--outfile=out/use.mjs", cwd=project)
+    for name in WASM_MODULES:
+        shutil.copy(project / "node_modules/tinyscene" / name, project / "out")
+    (first, _) = json.loads(run("node", "out/use.mjs", cwd=project))
+    assert first in bundle.labels
+
+
+@pytest.mark.slow
+def test_the_types_of_the_npm_package_suit_a_program(project: Path) -> None:
+    need("tsc")
+    options = ("--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom")
+    run("tsc", *options, "use.ts", cwd=project)
+    (project / "use.ts").write_text(TYPED.replace("new Int16Array(scene.sampleRate)", "[1, 2, 3]"))
+    assert "Type 'number[]'" in run("tsc", *options, "use.ts", cwd=project, ok=False)

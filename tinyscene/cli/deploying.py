@@ -61,7 +61,7 @@ def firmware(
     folder: BundleFolder,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     package: Annotated[
-        str | None, typer.Option(help="Package: cmake, arduino, platformio, zephyr, espidf, wasm or board.")
+        str | None, typer.Option(help="Package: cmake, arduino, platformio, zephyr, espidf, cmsis, wasm or board.")
     ] = None,
     kernels: Annotated[str, typer.Option(help="Instruction sets, separated by commas.")] = ",".join(DEVICE_KERNELS),
     hop: Annotated[

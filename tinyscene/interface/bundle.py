@@ -189,7 +189,7 @@ class Bundle(files.Bundle):
 
         Args:
             out: the folder.
-            package: cmake, arduino, platformio, zephyr, espidf, wasm or board.
+            package: cmake, arduino, platformio, zephyr, espidf, cmsis, wasm or board.
             kernels: instruction sets, such as ("plain", "dsp"); by default all of microcontrollers.
             hop: seconds between decisions; by default, the length of a clip.
             prefix: first part of all names in the C, for several models in one program.

@@ -1,7 +1,6 @@
 // Acoustic scene classification from PCM, in browsers, Node, Deno and workers; no dependencies.
 //
-//     const modules = ["tinyscene.wasm", "tinyscene_plain.wasm"].map((name) => new URL(name, import.meta.url));
-//     const scene = await Tinyscene.load(...modules);
+//     const scene = await Tinyscene.open();
 //     for (const { label, probabilities } of scene.push(pcm)) console.log(label, Math.max(...probabilities));
 //
 // `pcm` is an Int16Array of mono sound at scene.sampleRate, of any length.
@@ -36,7 +35,15 @@ export class Tinyscene {
         }
     }
 
-    /** From the module's exports: use load instead. */
+    /** A new instance with its own memory, from the modules beside this file. */
+    static open() {
+        return Tinyscene.load(
+            new URL("./tinyscene.wasm", import.meta.url),
+            new URL("./tinyscene_plain.wasm", import.meta.url),
+        );
+    }
+
+    /** From the module's exports: use open or load instead. */
     constructor(wasm) {
         this.#wasm = wasm;
         this.#check(wasm.tinyscene_wasm_start());

@@ -1,0 +1,134 @@
+"""Packages held to the ecosystems' own tools, as far as package registries have them (extra `boards`).
+
+What is compiled is compiled with stand-ins (test_examples.py): the tools here read manifests and options only.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.firmware_bridge.packaged import COSTS, run, write
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.firmware_bridge.codegen.library import Library, make_library
+from tinyscene.firmware_bridge.packaging import package
+
+pytestmark = pytest.mark.slow
+HOME = "https://example.org/tinyscene"
+
+
+def tool(name: str) -> str:
+    """A program of this environment, or of the system."""
+    path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if path is None:
+        pytest.skip(f"{name} is not installed: the extra `boards` has it")
+    return path
+
+
+@pytest.fixture(scope="module")
+def library(bundle: Bundle) -> Library:
+    return make_library(bundle.graph, bundle.front_end, bundle.labels)
+
+
+def made(library: Library, kind: str, folder: Path) -> Path:
+    return write(package(library, kind, "1.2.3", COSTS, HOME), folder / "tinyscene")
+
+
+def test_espressifs_component_manager_packs_the_component(library: Library, tmp_path: Path) -> None:
+    compote, folder = tool("compote"), made(library, "espidf", tmp_path)
+    run(compote, "-W", "manifest", "lint", folder, cwd=folder)
+    run(compote, "-W", "component", "pack", "--name", "tinyscene", "--dest-dir", tmp_path / "dist", cwd=folder)
+    with tarfile.open(tmp_path / "dist/tinyscene_1.2.3.tgz") as archive:
+        packed = {name.removeprefix("./") for name in archive.getnames()}
+    assert {f"src/{name}" for name in library.files if name.endswith(".c")} <= packed
+    assert {"CMakeLists.txt", "Kconfig", "idf_component.yml", "examples/scene/main/main.c"} <= packed
+    (folder / "idf_component.yml").write_text("version: 1.2.x.y\n")
+    run(compote, "component", "pack", "--name", "tinyscene", "--dest-dir", tmp_path / "no", cwd=folder, ok=False)
+
+
+KCONFIG = """
+import json, sys
+import kconfiglib
+parsed = kconfiglib.Kconfig(sys.argv[1], warn_to_stderr=False)
+for path in sys.argv[2:]:
+    parsed.load_config(path)
+print(json.dumps([parsed.warnings, {name: symbol.str_value for name, symbol in parsed.syms.items()}]))
+"""
+
+
+def options(tree: Path, kconfig: Path, *settings: Path) -> dict[str, str]:
+    """The values of a Kconfig file's options with settings, parsed by kconfiglib, which Zephyr and ESP-IDF use."""
+    done = subprocess.run(
+        [sys.executable, "-c", KCONFIG, kconfig, *settings],
+        env={**os.environ, "srctree": str(tree)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "No module named 'kconfiglib'" in done.stderr:
+        pytest.skip("kconfiglib is not installed: the extra `boards` has it")
+    assert done.returncode == 0, done.stderr
+    warnings, values = json.loads(done.stdout)
+    assert warnings == []
+    return values
+
+
+def test_zephyrs_kconfig_library_reads_the_module_and_the_sample(library: Library, tmp_path: Path) -> None:
+    folder = made(library, "zephyr", tmp_path)
+    of_zephyr = ("AUDIO", "AUDIO_DMIC", "SPEED_OPTIMIZATIONS")
+    text = f'source "{folder}/zephyr/Kconfig"\nconfig MAIN_STACK_SIZE\n\tint "stack"\n'
+    text += "".join(f'config {name}\n\tbool "{name}"\n' for name in of_zephyr)
+    write({"Kconfig.zephyr": text}, tmp_path / "zephyr")
+    sample = folder / "samples/scene"
+    values = options(tmp_path / "zephyr", sample / "Kconfig", sample / "prj.conf")
+    assert {values[name] for name in ("TINYSCENE", *of_zephyr)} == {"y"}
+    assert (values["SCENE_MIPS"], values["SCENE_SOUND_MS"], values["MAIN_STACK_SIZE"]) == ("64", "0", "4096")
+
+
+def test_the_options_of_the_esp_idf_component_and_its_example_parse(library: Library, tmp_path: Path) -> None:
+    folder = made(library, "espidf", tmp_path)
+    assert options(folder, folder / "Kconfig")["TINYSCENE_OPTIMIZE_SPEED"] == "y"
+    values = options(folder, folder / "examples/scene/main/Kconfig.projbuild")
+    used = set(re.findall(r"CONFIG_(SCENE_\w+)", (folder / "examples/scene/main/main.c").read_text()))
+    assert used == {name for name in values if name.startswith("SCENE_")}
+
+
+PLATFORMIO = """
+import sys
+from platformio.package.manifest import schema
+from platformio.package.pack import PackagePacker
+schema.ManifestSchema.load_spdx_licenses = staticmethod(lambda: {"licenses": [{"licenseId": "Apache-2.0"}]})
+print(PackagePacker(sys.argv[1]).pack(sys.argv[2]))
+"""  # whose list of licenses it would fetch from the web
+
+
+def test_platformio_packs_the_library(library: Library, tmp_path: Path) -> None:
+    folder = made(library, "platformio", tmp_path)
+    command = [sys.executable, "-c", PLATFORMIO, folder, tmp_path / "packed.tar.gz"]
+    settings = {"PLATFORMIO_CORE_DIR": str(tmp_path / "core"), "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no"}
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    if "No module named 'platformio'" in done.stderr:
+        pytest.skip("platformio is not installed: the extra `boards` has it")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "packed.tar.gz") as archive:
+        packed = set(archive.getnames())
+    assert {f"src/{name}" for name in library.files} | {"library.json", "LICENSE"} <= packed
+
+
+def test_west_takes_the_module_as_a_project_of_a_workspace(library: Library, tmp_path: Path) -> None:
+    west, folder = tool("west"), made(library, "zephyr", tmp_path)
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (("init", "-q", "-b", "main"), ("add", "-A"), ("commit", "-q", "-m", "x")):
+        run(*git, *command, cwd=folder)
+    manifest = f"manifest:\n  projects:\n    - name: tinyscene\n      url: {folder}\n      revision: main\n"
+    write({"west.yml": manifest}, tmp_path / "workspace/app")
+    run(west, "init", "-l", "app", cwd=tmp_path / "workspace")
+    run(west, "update", cwd=tmp_path / "workspace")
+    listed = Path(run(west, "list", "-f", "{abspath}", "tinyscene", cwd=tmp_path / "workspace").strip())
+    assert (listed / "zephyr/module.yml").read_bytes() == (folder / "zephyr/module.yml").read_bytes()
