@@ -21,7 +21,7 @@ from tinyscene.firmware_bridge.codegen.naming import DEFAULT, require_prefix, wi
 from tinyscene.firmware_bridge.codegen.weight_layouts import KERNELS
 from tinyscene.firmware_bridge.cost import COUNTED_ON as MEASURED_ON
 from tinyscene.firmware_bridge.cost import Cost, clock_table, measure_cost
-from tinyscene.firmware_bridge.packaging import LISTENING, WASM_KERNELS, package
+from tinyscene.firmware_bridge.packaging import LISTENING, WASM_KERNELS, package, packed
 from tinyscene.firmware_bridge.report import (
     LibraryReport,
     MeasuredFlash,
@@ -75,14 +75,17 @@ def write_firmware(
     plain = kind in LISTENING or "dsp" not in kernels  # which takes a build more
     flash, costs = _measure(library, bundle.vectors.pcm[-1], ("dsp", "plain") if plain else ("dsp",))
     report = describe(library, flash, costs)
+    version = metadata.version("tinyscene")
     if kind:
-        files = package(library, kind, metadata.version("tinyscene"), costs, _home())
+        files = package(library, kind, version, costs, _home())
     else:
         files = library.files | {
             "README.md": readme(report, clock_table(costs, library.config)),
             "LICENSE": license_text(),
         }
     files = with_prefix(files, prefix)
+    if kind == "cmsis":
+        files |= packed(files, version)
     files |= {"report.json": json_text(report.as_json(), indent=2) + "\n", "plan.svg": plan_picture(library.plan)}
     with replacing_folder(out) as temporary:
         for name, content in files.items():

@@ -83,20 +83,19 @@ def package(
         examples["examples/native/scene.c"] = (TEMPLATES / "cmake/example/scene.c").read_text(encoding="utf-8")
     examples |= {f"{folder}/{COST_HEADER}": render(f"{COST_HEADER}.j2", values) for folder in LISTENING.get(kind, ())}
     files |= {name: _deciding(text, library) for name, text in examples.items()}
-    if kind == "cmsis":
-        files[f"tinyscene.tinyscene.{version}.pack"] = _zipped(files)
     return dict(sorted(files.items()))
 
 
-def _zipped(files: Mapping[str, str | bytes]) -> bytes:
-    """A zip file, the same for the same files."""
+def packed(files: Mapping[str, str | bytes], version: str) -> dict[str, bytes]:
+    """A CMSIS-Pack's folder as one file, a zip, by its name. The same files give the same bytes."""
+    (description,) = (name for name in files if name.endswith(".pdsc"))
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, content in sorted(files.items()):
             entry = zipfile.ZipInfo(name)  # of 1980
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
-    return out.getvalue()
+    return {f"{description.removesuffix('.pdsc')}.{version}.pack": out.getvalue()}
 
 
 def _deciding(example: str, library: Library) -> str:
