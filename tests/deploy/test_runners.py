@@ -275,7 +275,7 @@ def test_another_int8_onnx_that_fits_is_run_and_not_verified(folder: Path, noise
 
 @pytest.mark.parametrize("name", ["reference", "litert"])
 def test_a_bundle_needs_neither_torch_nor_onnx(name: str, bundle: Bundle, noise: Path) -> None:
-    blocked = ("torch", "onnx", "onnxruntime", "torchinfo", "yaml", "matplotlib", "pooch")
+    blocked = ("torch", "onnx", "onnxruntime", "torchinfo", "yaml", "matplotlib", "requests")
     done = without(blocked, "classify", bundle.folder, noise, "--runner", name, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [BundleClassifier(bundle, name).classify(noise)]

@@ -62,7 +62,7 @@ def tau(tmp_path: Path) -> Path:
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Downloads lead nowhere and start from an empty cache."""
     monkeypatch.setattr(tinyscene.train.data.split_lists, "TAU_SPLITS_URL", NOWHERE)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "downloads"))
+    monkeypatch.setenv("TINYSCENE_CACHE", str(tmp_path / "downloads"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 

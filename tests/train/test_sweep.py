@@ -22,6 +22,7 @@ from tinyscene.benchmarks.experiments.sweep_table import main as sweep_table
 from tinyscene.deploy.bundle.bundle import open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import prepare
+from tinyscene.train.data.download import DownloadError
 from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
 from tinyscene.train.runs.run import load_model
 from tinyscene.train.sweep.job import Source, read_record
@@ -121,11 +122,11 @@ def test_published_weights_that_cannot_be_fetched_end_a_sweep_before_anything_is
     data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Path:
-        raise OSError
+        raise DownloadError("Timeout")
 
     monkeypatch.setattr("tinyscene.train.runs.transfer.download", fail)
     runs = "  a: {recipe: nano}\n  b: {recipe: passt, weights: published}\n"
-    with pytest.raises(InputError, match=r"runs.b.weights: https.*cannot be downloaded \(OSError\); get it") as raised:
+    with pytest.raises(InputError, match=r"runs.b.weights: https.*cannot be downloaded \(Timeout\); get it") as raised:
         run_sweep(write(tmp_path, ONE + runs), data, tmp_path / "out")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out" / "runs").exists()

@@ -43,7 +43,7 @@ class DatasetOptions:
 
         Raises InputError for a folder that is no dataset, and where torch's extra is not installed.
         """
-        require("pooch", "train")
+        require("requests", "train")
         from tinyscene.train.data.cache import prepare
         from tinyscene.train.data.datasets import open_dataset
 
@@ -76,7 +76,7 @@ def prepare(
 
 def sample(folder: "str | os.PathLike[str]", seed: int = 0) -> dict[str, int]:
     """Write a small synthetic dataset in TAU's layout. Returns the number of clips of each list."""
-    require("pooch", "train")
+    require("requests", "train")
     from tinyscene.train.data.sample import write_sample
 
     return write_sample(Path(folder), seed)

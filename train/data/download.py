@@ -5,49 +5,59 @@ beside the file, and a file that has changed since then is fetched anew and refu
 """
 
 from pathlib import Path
-from typing import Any
 
-import pooch
 import requests
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import sha256, write_whole
+from tinyscene.deploy.common.files import replacing, sha256, write_whole
 from tinyscene.deploy.common.progress import progress
 
 BLOCK = 2**16  # bytes
 TIMEOUT = 30  # seconds without a byte
 
 
-def download(url: str, folder: Path, most: int, known: str | None = None) -> Path:
-    """The file at a URL, of `most` bytes at most, in a folder. Raises whatever the transport raises, and InputError.
+class DownloadError(Exception):
+    """What a server or the way to it has failed with; not what the disk has."""
 
-    `known` is its SHA-256; without it that of the first time is held to. ValueError: the file has another.
+
+class OtherFileError(DownloadError):
+    """A file whose SHA-256 is not the known one."""
+
+
+def download(url: str, folder: Path, most: int, known: str | None = None) -> Path:
+    """The file at a URL, of `most` bytes at most, in a folder.
+
+    `known` is its SHA-256; without it that of the first time is held to. Raises DownloadError, OtherFileError, OSError
+    where it cannot be written, and InputError for a file that is too large.
     """
     path = folder / url.rpartition("/")[2]
     record = path.with_name(f"{path.name}.sha256")
     seen = record.read_text(encoding="utf-8").strip() if record.exists() else None
-    pooch.get_logger().setLevel("WARNING")
-    fetched = Path(pooch.retrieve(url, known or seen, path.name, folder, downloader=_Bounded(most)))
+    expected = known or seen
+    if not path.is_file() or expected not in (None, sha256(path)):
+        with replacing(path) as temporary:
+            _fetch(url, temporary, most)
+            if expected not in (None, sha256(temporary)):
+                raise OtherFileError(f"{url}: has another SHA-256 than {expected}")
     if seen is None:
-        write_whole(record, f"{sha256(fetched)}\n")
-    return fetched
+        write_whole(record, f"{sha256(path)}\n")
+    return path
 
 
-class _Bounded:
-    """A downloader for pooch that stops at a number of bytes."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-
-    def __call__(self, fname: str, action: Any, pooch: Any, *, check_only: bool | None = None) -> None:  # noqa: ARG002
-        """Fetch the URL `fname` into the file `action`: the names are those of pooch's protocol."""
-        with requests.get(fname, stream=True, timeout=TIMEOUT) as response, Path(action).open("wb") as handle:
+def _fetch(url: str, path: Path, most: int) -> None:
+    try:
+        with requests.get(url, stream=True, timeout=TIMEOUT) as response, path.open("wb") as handle:
             response.raise_for_status()
-            count, total = 0, int(response.headers.get("content-length", self.most))
+            count, total = 0, int(response.headers.get("content-length", most))
             with progress("downloading", total) as advance:
                 for block in response.iter_content(BLOCK):
                     count += len(block)
-                    if count > self.most:
-                        raise InputError(f"{fname}: larger than {self.most:,} bytes")
+                    if count > most:
+                        raise InputError(f"{url}: larger than {most:,} bytes")
                     handle.write(block)
                     advance(len(block))
+    except Exception as error:  # a server's headers may raise more than requests names
+        is_of_disk = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
+        if is_of_disk or isinstance(error, InputError):
+            raise
+        raise DownloadError(type(error).__name__) from error

@@ -10,10 +10,9 @@ are fetched when they are nowhere and the machine is online.
 import re
 from pathlib import Path
 
-import pooch
-
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.data.download import download
+from tinyscene.deploy.common.files import cache_folder
+from tinyscene.train.data.download import DownloadError, download
 from tinyscene.train.data.tables import LABEL, MAX_NAME, MAX_TABLE, read_table
 
 TEST = "test.csv"
@@ -84,15 +83,14 @@ def _in_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def _downloaded(root: Path) -> Path:
-    """The folder of TAU's lists, fetched once into the cache of downloads."""
-    folder = pooch.os_cache("tinyscene") / "tau_splits"
+    """The folder of TAU's lists, fetched once into the cache."""
+    folder = cache_folder() / "tau_splits"
     try:
         for name in (*(f"split{name}.csv" for name in TAU_SPLITS), TEST):
             download(TAU_SPLITS_URL + name, folder, MAX_TABLE)
-    except Exception as error:  # whatever the transport raises, the remedy is the same
-        reason = type(error).__name__
+    except DownloadError as error:
         raise InputError(
-            f"{root}: has no evaluation_setup/{TEST} and the lists cannot be downloaded ({reason}); "
+            f"{root}: has no evaluation_setup/{TEST} and the lists cannot be downloaded ({error}); "
             f"get them from {TAU_SPLITS_URL} and name their folder with --splits"
         ) from None
     return folder

@@ -17,7 +17,7 @@ from torch import nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
-from tinyscene.train.data.download import download
+from tinyscene.train.data.download import DownloadError, OtherFileError, download
 from tinyscene.train.network_settings import EfficientAtModel, Model
 from tinyscene.train.runs.pickled import MAX_FILE, PICKLED, read_pickled
 from tinyscene.train.runs.run import load_tensors, model_path, read_card
@@ -92,12 +92,10 @@ def fetch(url: str, folder: Path | None = None, most: int = MAX_FILE, known: str
     folder = folder or cache_folder() / "weights"
     try:
         return download(url, folder, most, known)
-    except InputError:
-        raise
-    except ValueError:
+    except OtherFileError:
         raise InputError(f"{url}: is not the file that has the known SHA-256, and is not used") from None
-    except Exception as error:  # whatever the transport raises, the remedy is the same
+    except DownloadError as error:
         raise InputError(
-            f"{url} cannot be downloaded ({type(error).__name__}); get it elsewhere and put it in "
+            f"{url} cannot be downloaded ({error}); get it elsewhere and put it in "
             f"{folder}, or name the file as the weights"
         ) from None
