@@ -138,6 +138,12 @@ def share(figure: Content) -> str:
     return f"{percent(figure['value'], 1)} [{percent(low, 1)}, {percent(high, 1)}]"
 
 
+def gained(figure: Content) -> str:
+    """A gain with its interval, in points; nothing for what it is a gain over."""
+    low, high = (100 * bound for bound in figure["interval"])
+    return "" if low == high == 0 else f"{100 * figure['gain']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def gain(row: Content, group: str) -> str:
     """A difference to the baseline with its interval; nothing for the baseline itself."""
     low, high = row[f"{group}_interval"]
@@ -154,4 +160,12 @@ def number(value: float | None, form: str = ",") -> str:
     return "" if value is None else format(value, form)
 
 
-FILTERS = {"percent": percent, "share": share, "spread": spread, "gain": gain, "millions": millions, "number": number}
+FILTERS = {
+    "percent": percent,
+    "share": share,
+    "spread": spread,
+    "gain": gain,
+    "gained": gained,
+    "millions": millions,
+    "number": number,
+}
