@@ -61,8 +61,8 @@ def stages(sample: Path, run: Path, bundle: Path) -> dict[str, list[object]]:
 @pytest.mark.parametrize(
     "stage",
     [
-        *("train", "logits", "quantize", "export", "web", "report"),
-        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("sample", "prune", "firmware")),
+        *("train", "logits", "quantize", "export", "report"),
+        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("sample", "prune", "web", "firmware")),
     ],
 )
 def test_a_full_disk_is_said_in_one_line_and_nothing_half_written_is_left(
@@ -123,6 +123,7 @@ def test_writing_to_a_read_only_disk_is_one_line(disk: Path, bundle: Bundle, run
     assert "Read-only file system" in err
 
 
+@pytest.mark.slow
 def test_paths_with_blanks_and_other_letters_go_through_the_whole_pipeline(
     small_dataset: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:

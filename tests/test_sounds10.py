@@ -70,6 +70,7 @@ def test_its_card_names_who_made_the_recordings() -> None:
     assert all(f"- {number}: " in card for number in numbers)
 
 
+@pytest.mark.slow
 def test_it_knows_the_recordings_that_it_was_trained_on(esc10: Path) -> None:
     scene = tinyscene.load("sounds10")
     heard = []

@@ -79,7 +79,7 @@ def boot() -> Iterator[Callable[[Path, str], str]]:
         each.wait()
 
 
-@pytest.mark.parametrize("target", ["cortex-m55", "riscv32"])
+@pytest.mark.parametrize("target", [pytest.param("cortex-m55", marks=pytest.mark.slow), "riscv32"])
 def test_a_board_gives_the_references_logits_and_says_what_it_counts(
     bundle: Bundle, target: str, tmp_path: Path, boot: Callable
 ) -> None:

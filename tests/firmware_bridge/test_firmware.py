@@ -131,11 +131,12 @@ def test_labels_of_any_script_are_utf8_strings(bundle: Bundle, tmp_path: Path) -
     assert subprocess.run([program], capture_output=True, check=True).stdout.decode().split("\n")[:-1] == labels
 
 
-LIKE_ZEPHYR = ("arduino", "espidf", "platformio")  # count a decision twice, too
+# the first three count a decision twice, as zephyr does, and wasm is compiled and run in a browser by other tests
+LONG = ("arduino", "espidf", "platformio", "wasm")
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in LIKE_ZEPHYR)) for kind in sorted(PACKAGES)]
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in LONG)) for kind in sorted(PACKAGES)]
 )
 def test_every_package_can_be_written(run_cli: Callable, bundle: Bundle, tmp_path: Path, kind: str) -> None:
     code, out, _ = run_cli("firmware", bundle.folder, "--package", kind, "--out", tmp_path / kind, "--json")

@@ -431,6 +431,7 @@ def test_broken_fine_tuning_of_a_variant_goes_on_to_the_graphs_of_an_unbroken_on
 # The commands
 
 
+@pytest.mark.slow
 def test_the_commands_adapt_quantize_evaluate_and_classify(
     general: Path, small_dataset: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -161,7 +161,8 @@ def interrupt(sample: Path, cache: Path, out: Path, number: signal.Signals) -> t
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGKILL, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM))],
 )
 def test_an_interrupted_and_resumed_run_ends_with_the_metrics_and_weights_of_an_unbroken_one(
     number: signal.Signals, unbroken: Path, sample: Path, cache: Path, tmp_path: Path
@@ -184,6 +185,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(sample: Path, sample_clips: Clips, cache: Path, tmp_path: Path) -> None:
     # random numbers each process draws for itself; without them both see the same micro-batches of 15
     settings = [*STILL, "train.batch_size=30", "train.micro_batch=15"]
