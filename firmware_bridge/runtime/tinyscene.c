@@ -38,13 +38,41 @@ size_t tinyscene_memory_bytes(void)
     return TINYSCENE_BYTES;
 }
 
+/* Whether no place outside of the memory can be computed from it. Any progress of a run is harmless. */
+static int is_valid(const tinyscene *instance)
+{
+#if TINYSCENE_BACKLOG_SAMPLES > 0
+    if ((uint32_t)instance->oldest >= TINYSCENE_BACKLOG_SAMPLES ||
+        (uint32_t)instance->waiting > TINYSCENE_BACKLOG_SAMPLES)
+        return 0;
+#endif
+#if defined(TINYSCENE_AVERAGE)
+    if (!tinyscene_rule_valid(&instance->rule))
+        return 0;
+#endif
+    return tinyscene_sound_valid(&instance->sound);
+}
+
 static tinyscene_status check(const tinyscene *instance)
 {
     if (instance == NULL)
         return TINYSCENE_ERROR_NULL;
     if ((uintptr_t)instance % TINYSCENE_ALIGNMENT != 0)
         return TINYSCENE_ERROR_ALIGNMENT;
-    return instance->magic == MAGIC ? TINYSCENE_OK : TINYSCENE_ERROR_INSTANCE;
+    return instance->magic == MAGIC && is_valid(instance) ? TINYSCENE_OK : TINYSCENE_ERROR_INSTANCE;
+}
+
+static void start(tinyscene *instance)
+{
+    instance->magic = MAGIC;
+    instance->decided = instance->running = 0;
+#if TINYSCENE_BACKLOG_SAMPLES > 0
+    instance->oldest = instance->waiting = 0;
+#endif
+#if defined(TINYSCENE_AVERAGE)
+    tinyscene_rule_reset(&instance->rule);
+#endif
+    tinyscene_sound_reset(&instance->sound, arena_of(instance));
 }
 
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance)
@@ -57,24 +85,16 @@ tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance
     if (bytes < TINYSCENE_BYTES)
         return TINYSCENE_ERROR_SIZE;
     *instance = memory;
-    (*instance)->magic = MAGIC;
-    return tinyscene_reset(*instance);
+    start(*instance);
+    return TINYSCENE_OK;
 }
 
 tinyscene_status tinyscene_reset(tinyscene *instance)
 {
     const tinyscene_status status = check(instance);
-    if (status != TINYSCENE_OK)
-        return status;
-    instance->decided = instance->running = 0;
-#if TINYSCENE_BACKLOG_SAMPLES > 0
-    instance->oldest = instance->waiting = 0;
-#endif
-#if defined(TINYSCENE_AVERAGE)
-    tinyscene_rule_reset(&instance->rule);
-#endif
-    tinyscene_sound_reset(&instance->sound, arena_of(instance));
-    return TINYSCENE_OK;
+    if (status == TINYSCENE_OK)
+        start(instance);
+    return status;
 }
 
 #if TINYSCENE_BACKLOG_SAMPLES > 0

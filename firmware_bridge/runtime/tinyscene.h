@@ -27,7 +27,8 @@
  *     division of the PCM into pushes;
  *   - integers only; no heap, stdio or recursion; of libc only memcpy, memmove and memset, which compilers call anyway;
  *   - all state is in the caller's memory, so several instances can run side by side; constants are const;
- *   - every function checks its arguments and the instance and returns a status; invalid ones never cause a fault;
+ *   - every function checks its arguments and the instance and returns a status. Whatever an instance's memory holds,
+ *     nothing outside of it is written; changed bytes are noticed only where they would lead there;
  *   - memory is the constant TINYSCENE_BYTES; the stack is bounded, and `tinyscene emulate` measures it.
  * An instance is not reentrant: call its functions from one thread, or use a lock.
  */
@@ -58,12 +59,14 @@ typedef enum {
     TINYSCENE_ERROR_NULL = -1,       /* a null pointer */
     TINYSCENE_ERROR_ALIGNMENT = -2,  /* memory is not aligned to TINYSCENE_ALIGNMENT */
     TINYSCENE_ERROR_SIZE = -3,       /* memory is smaller than TINYSCENE_BYTES, or scores not TINYSCENE_CLASSES */
-    TINYSCENE_ERROR_INSTANCE = -4,   /* not an instance that tinyscene_init made */
+    TINYSCENE_ERROR_INSTANCE = -4,   /* not an instance that tinyscene_init made, or one that was written over */
     TINYSCENE_ERROR_NOT_READY = -5   /* not enough PCM for a decision yet, or no decision yet */
 } tinyscene_status;
 
 #define TINYSCENE_ALIGNMENT 16
-#if defined(__GNUC__)
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
+#define TINYSCENE_ALIGNED _Alignas(TINYSCENE_ALIGNMENT)
+#elif defined(__GNUC__)
 #define TINYSCENE_ALIGNED __attribute__((aligned(TINYSCENE_ALIGNMENT)))
 #else
 #define TINYSCENE_ALIGNED /* use the compiler's own means of alignment */

@@ -6,6 +6,12 @@
 #define LONGEST_RUN 255
 #define MOST_LIKENESS 32767
 
+int tinyscene_rule_valid(const tinyscene_rule *rule)
+{
+    return (uint32_t)rule->next < TINYSCENE_AVERAGE && (uint32_t)(rule->candidate + 1) <= TINYSCENE_CLASSES + 1 &&
+           (uint32_t)(rule->decided + 1) <= TINYSCENE_CLASSES + 1;
+}
+
 void tinyscene_rule_reset(tinyscene_rule *rule)
 {
     memset(rule, 0, sizeof *rule);

@@ -17,6 +17,9 @@ typedef struct {
     int8_t logits[TINYSCENE_AVERAGE][TINYSCENE_CLASSES];
 } tinyscene_rule;
 
+/* Whether what places in memory are computed from is in its range. */
+int tinyscene_rule_valid(const tinyscene_rule *rule);
+
 void tinyscene_rule_reset(tinyscene_rule *rule);
 
 /* One more decision: its logits, and the arena after the network has run. */

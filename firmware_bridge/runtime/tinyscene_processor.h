@@ -16,6 +16,9 @@
 #define TINYSCENE_PLAIN
 #endif
 
+/* Arithmetic is in int and int32_t alike. */
+typedef char tinyscene_int_has_32_bits[(int)sizeof(int) == 4 && (unsigned char)-1 == 255 ? 1 : -1];
+
 /* In C99, >> of a negative number is implementation-defined. All known compilers shift arithmetically. */
 typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
 

@@ -63,6 +63,12 @@ void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
 #endif
 }
 
+int tinyscene_sound_valid(const tinyscene_sound *sound)
+{
+    return (uint32_t)sound->samples <= TINYSCENE_CLIP_SAMPLES && (uint32_t)sound->start < TINYSCENE_RING_SAMPLES &&
+           (uint32_t)sound->frames <= TINYSCENE_FRAMES && (uint32_t)sound->pending <= TINYSCENE_PENDING;
+}
+
 int tinyscene_sound_complete(const tinyscene_sound *sound)
 {
     return sound->frames >= TINYSCENE_FRAMES && sound->samples >= TINYSCENE_CLIP_SAMPLES;

@@ -22,6 +22,9 @@ typedef struct {
 
 void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena);
 
+/* Whether every field is in its range: else it must not be used, for places in memory are computed from it. */
+int tinyscene_sound_valid(const tinyscene_sound *sound);
+
 int tinyscene_sound_complete(const tinyscene_sound *sound);
 
 /* Take samples, from the first that is not `taken` on, until one frame can be computed, and compute it: 1. 0 if there are

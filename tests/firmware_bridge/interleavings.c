@@ -2,7 +2,8 @@
  *
  * Standard input: int32 words: how many samples and calls; the calls, of which a positive one is a push of so many
  * samples, a negative one a step of that budget, and 0 is tinyscene_run; then the samples, from an odd address on. All
- * memory is allocated at its exact size, so that a sanitizer sees every access beyond it. */
+ * memory is allocated at its exact size, so that a sanitizer sees every access beyond it. If there are -N samples, an
+ * instance is written over and used N times instead. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,10 +60,43 @@ static int step(int32_t budget)
     return status >= 0;
 }
 
+/* Words of the state become numbers that may be in range; the first is the magic number. Prints how often that was
+ * refused, and how often not. */
+static void spoil(uint8_t *memory, int32_t times)
+{
+    static const int32_t likely[] = {0, 1, 2, 3, 9, 60, 65, 3000, 7000, TINYSCENE_CLIP_SAMPLES, -1, INT32_MIN, INT32_MAX};
+    const int16_t pcm[700] = {1, 2, 3};
+    uint32_t noise = 1;
+    int refused = 0;
+    for (int32_t time = 0; time < times; time++) {
+        size_t taken;
+        REQUIRE(tinyscene_init(memory, TINYSCENE_BYTES, &scene) == TINYSCENE_OK);
+        for (int32_t word = 1; word < TINYSCENE_STATE_BYTES / 4; word++) {
+            noise = noise * 1664525u + 1013904223u;
+            if (noise >> 29 == 0)
+                memcpy(memory + 4 * word, &likely[(noise >> 16) % (sizeof likely / sizeof *likely)], 4);
+        }
+        const tinyscene_status status = tinyscene_push(scene, pcm, sizeof pcm / sizeof *pcm, &taken);
+        REQUIRE(status >= 0 || status == TINYSCENE_ERROR_INSTANCE);
+        refused += status < 0;
+        for (int32_t part = 0; part < 40 && tinyscene_step(scene, 50) == TINYSCENE_MORE; part++)
+            tinyscene_push(scene, pcm, sizeof pcm / sizeof *pcm, &taken);
+        if (tinyscene_best(scene) >= 0)
+            REQUIRE(tinyscene_label((size_t)tinyscene_best(scene)) != NULL);
+    }
+    printf("%d %d\n", refused, times - refused);
+}
+
 int main(void)
 {
     int32_t sizes[2];
     REQUIRE(fread(sizes, sizeof sizes, 1, stdin) == 1);
+    if (sizes[0] < 0) {
+        void *spoiled = aligned_alloc(TINYSCENE_ALIGNMENT, (TINYSCENE_BYTES + 15) / 16 * 16);
+        spoil(spoiled, -sizes[0]);
+        free(spoiled);
+        return 0;
+    }
     samples = (size_t)sizes[0];
     int32_t *calls = malloc((size_t)sizes[1] * sizeof *calls);
     sound = malloc(1 + 2 * samples);

@@ -73,6 +73,14 @@ def test_any_order_of_pushes_and_steps_decides_the_same(
     assert decide(program, [*calls, 777, -40], stream) == expected(bundle, stream, hop)
 
 
+def test_an_instance_that_was_written_over_touches_no_memory_but_its_own(built: tuple[float, Path]) -> None:
+    done = subprocess.run([built[1]], input=np.array([-2_000, 0], np.int32).tobytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    refused, used = map(int, done.stdout.split())
+    assert refused > 300
+    assert used > 100
+
+
 def in_parts(library: Library, network: NativeNetwork, features: NDArray[np.int8], budget: int) -> NDArray[np.int8]:
     """The output of a network (...) for features (...), in parts of a budget."""
     at = {name: int(library.config[name]) for name in library.config if name.startswith(("INPUT", "OUTPUT", "TENSORS"))}
