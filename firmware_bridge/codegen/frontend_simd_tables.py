@@ -10,7 +10,7 @@ LOWEST_FFT, HIGHEST_FFT = 2 * ROW**2, 32_768  # other sizes are left to the plai
 
 
 def simd_config(log_mel: FixedPointLogMel) -> dict[str, int]:
-    """The constants for `tinyscene_config.h`; none if vectors cannot compute this front end."""
+    """The constants for `tinyscene_layout.h`; none if vectors cannot compute this front end."""
     if not LOWEST_FFT <= log_mel.front_end.n_fft <= HIGHEST_FFT or log_mel.fraction_bits < 1:
         return {}
     return {"ROTATIONS": len(_rotations(log_mel))}

@@ -30,7 +30,7 @@ def frame_spans(front_end: FrontEnd) -> list[FrameSpan]:
 
 
 def frontend_config(log_mel: FixedPointLogMel) -> dict[str, int]:
-    """The constants for `tinyscene_config.h`, under their names there without TINYSCENE_.
+    """The constants for `tinyscene_layout.h`, under their names there without TINYSCENE_.
 
     RING_SAMPLES is the least ring from which every frame can be computed when its last sample has arrived, in order.
     """

@@ -43,6 +43,11 @@ SCENE_FILES = (
     *("tinyscene.h", "tinyscene.c", "tinyscene_sound.h", "tinyscene_sound.c", "tinyscene_frontend.c"),
     *(f"tinyscene_frontend{name}.h" for name in FRONT_END_HEADERS),
 )
+PUBLIC = (  # constants that a program may use
+    *("VERSION", "MODEL", "INIT", "BYTES", "SAMPLE_RATE", "CLIP_SAMPLES", "HOP_SAMPLES", "CLASSES"),
+    *("LOGIT_SCALE", "LOGIT_ZERO_POINT", "RUN_UNITS", "ROW_UNITS", "FRAME_UNITS"),
+    *("AVERAGE", "MARGIN", "PATIENCE", "UNKNOWN", "UNKNOWN_THRESHOLD"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Library:
 
     files: dict[str, str]
     plan: Plan
-    config: Config  # of tinyscene_config.h, without TINYSCENE_
+    config: Config  # of tinyscene_config.h and tinyscene_layout.h, without TINYSCENE_
     kernels: tuple[str, ...]
 
 
@@ -96,7 +101,7 @@ def make_library(
         "tinyscene_labels.c": labels_file(labels, unknown_label(rule)),
     }
     config["INIT"] = f"tinyscene_init_{_identity(files, config)}"
-    files["tinyscene_config.h"] = _config_header(config)
+    files |= _config_headers(config)
     return Library(files, plan, config, tuple(kernels))
 
 
@@ -107,7 +112,7 @@ def make_network(graph: Graph, kernels: Sequence[str] = DEVICE_KERNELS) -> Libra
     files = {
         **network_files(plan, kernels),
         **_runtime_files([*NETWORK_FILES, *_files_of("tinyscene", kernels)]),
-        "tinyscene_config.h": _config_header(config),
+        **_config_headers(config),
     }
     return Library(files, plan, config, tuple(kernels))
 
@@ -142,8 +147,18 @@ def _identity(files: Mapping[str, str], config: Config) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def _config_header(config: Config) -> str:
+def _config_headers(config: Config) -> dict[str, str]:
+    """The header with the constants that a program may use, and that of all others, which may change."""
     values = config | ({"BYTES": f"({config['BYTES']} + 2 * TINYSCENE_BACKLOG_SAMPLES)"} if "BYTES" in config else {})
+    public = {name: value for name, value in values.items() if name in PUBLIC}
+    inner = {name: value for name, value in values.items() if name not in PUBLIC}
+    return {
+        "tinyscene_config.h": _header("tinyscene_config.h", "", public),
+        "tinyscene_layout.h": _header("tinyscene_layout.h", '#include "tinyscene_config.h"\n\n', inner),
+    }
+
+
+def _header(name: str, head: str, values: Config) -> str:
     defines = "".join(f"#define TINYSCENE_{key} {value}\n" for key, value in values.items())
-    guard = "TINYSCENE_CONFIG_H"
-    return f"/* Generated. */\n#ifndef {guard}\n#define {guard}\n\n{defines}\n#endif\n"
+    guard = name.upper().replace(".", "_")
+    return f"/* Generated. */\n#ifndef {guard}\n#define {guard}\n\n{head}{defines}\n#endif\n"

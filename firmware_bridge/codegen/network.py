@@ -76,7 +76,7 @@ void tinyscene_network_run(int8_t *arena)
 
 VALUE_WORK = 8  # multiplications that take as long as what an operator without weights does for a value
 MOST_ROWS = 2**15  # counters of rows and passes have 16 bits
-Config = dict[str, int | float | str]  # constants of tinyscene_config.h, without TINYSCENE_
+Config = dict[str, int | float | str]  # constants of the C, without TINYSCENE_
 
 
 def network_config(plan: Plan) -> Config:

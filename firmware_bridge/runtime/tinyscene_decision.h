@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "tinyscene_config.h"
+#include "tinyscene_layout.h"
 
 typedef struct {
     int32_t sums[TINYSCENE_CLASSES]; /* of the last `count` decisions' logits */

@@ -1,6 +1,6 @@
 /* The fixed-point log-mel front end: int16 PCM in, int8 features out, integers only, no FPU.
  *
- * deploy/frontend/fixed_point.py defines the result bit for bit. Sizes are constants of tinyscene_config.h, tables are
+ * deploy/frontend/fixed_point.py defines the result bit for bit. Sizes are constants of tinyscene_layout.h, tables are
  * in tinyscene_tables.c; both are generated.
  */
 #ifndef TINYSCENE_FRONTEND_H
@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "tinyscene_config.h"
+#include "tinyscene_layout.h"
 
 #ifdef __cplusplus
 extern "C" {

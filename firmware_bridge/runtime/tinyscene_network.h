@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "tinyscene_config.h"
+#include "tinyscene_layout.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "tinyscene_config.h"
+#include "tinyscene_layout.h"
 
 #ifdef __cplusplus
 extern "C" {

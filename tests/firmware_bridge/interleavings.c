@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "tinyscene.h"
+#include "tinyscene_layout.h"
 
 #define REQUIRE(condition)                                                \
     do {                                                                  \

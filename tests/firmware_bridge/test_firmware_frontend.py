@@ -107,7 +107,7 @@ def toolchain(name: str, target: str) -> Toolchain:
 
 def write_sources(log_mel: FixedPointLogMel, folder: Path) -> list[Path]:
     config = "".join(f"#define TINYSCENE_{name} {value}\n" for name, value in frontend_config(log_mel).items())
-    (folder / "tinyscene_config.h").write_text(config)
+    (folder / "tinyscene_layout.h").write_text(config)
     (folder / "tinyscene_tables.c").write_text(frontend_tables(log_mel))
     (folder / "clip.c").write_text(CLIP_IN_C)
     return [*STAGES, RUNTIME / "tinyscene_frontend.c", folder / "tinyscene_tables.c", folder / "clip.c"]

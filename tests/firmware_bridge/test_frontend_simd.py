@@ -47,7 +47,7 @@ def extremes(front_end: FrontEnd) -> np.ndarray:
 
 def features_in_c(machine: str, log_mel: FixedPointLogMel, clips: np.ndarray, folder: Path) -> np.ndarray:
     config = frontend_config(log_mel) | simd_config(log_mel)
-    (folder / "tinyscene_config.h").write_text("".join(f"#define TINYSCENE_{k} {v}\n" for k, v in config.items()))
+    (folder / "tinyscene_layout.h").write_text("".join(f"#define TINYSCENE_{k} {v}\n" for k, v in config.items()))
     (folder / "tinyscene_tables.c").write_text(frontend_tables(log_mel))
     (folder / "tinyscene_tables_simd.c").write_text(simd_tables(log_mel))
     (folder / "clip.c").write_text(CLIP_IN_C)

@@ -102,6 +102,7 @@ class Program:
     def __init__(self, folder: Path, which: Literal["scene", "network"], target: str, define: str) -> None:
         self.folder, self.target = folder, TARGETS[target]
         (folder / "tinyscene_config.h").write_text(CONFIG)
+        (folder / "tinyscene_layout.h").write_text('#include "tinyscene_config.h"\n')
         (folder / "stand_in.c").write_text(SCENE if which == "scene" else NETWORK)
         sources = [folder / "stand_in.c", *harness_sources(self.target, which)]
         self.image = build(

@@ -1,5 +1,6 @@
 /* What tinyscene.mjs needs besides tinyscene.h: memory, and the constants. */
 #include "tinyscene.h"
+#include "tinyscene_layout.h"
 
 enum { PCM_SAMPLES = 4096 };
 
