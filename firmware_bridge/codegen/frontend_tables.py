@@ -166,5 +166,5 @@ def table(kind: str, name: str, meaning: str, values: list[int]) -> str:
     body = textwrap.fill(", ".join(literal.format(value) for value in values), 116)
     return (
         f"/* {meaning[0].upper()}{meaning[1:]}: {bytes_each * len(values):,} bytes. */\n"
-        f"const {kind} tinyscene_{name}[{len(values)}] = {{\n{textwrap.indent(body, '    ')}\n}};\n"
+        f"TINYSCENE_TABLES const {kind} tinyscene_{name}[{len(values)}] = {{\n{textwrap.indent(body, '    ')}\n}};\n"
     )

@@ -24,7 +24,7 @@ NETWORK_HEAD = """\
 
 /* Kept apart, so that a debugger and a profiler name the layer that they are in. */
 #if defined(__GNUC__)
-#define TINYSCENE_STEP static __attribute__((noinline)) void
+#define TINYSCENE_STEP static __attribute__((noinline)) TINYSCENE_CODE void
 #else
 #define TINYSCENE_STEP static void
 #endif
@@ -137,7 +137,7 @@ def _weights_head(kernels: Sequence[str]) -> str:
 #endif
 
 #if defined(__GNUC__)
-#define TINYSCENE_TABLE __attribute__((aligned(16)))
+#define TINYSCENE_TABLE __attribute__((aligned(16))) TINYSCENE_WEIGHTS
 #else
 #define TINYSCENE_TABLE
 #endif

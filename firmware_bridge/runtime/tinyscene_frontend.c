@@ -8,7 +8,7 @@
 #else
 #define LEADING_ZEROS(word) leading_zeros(word)
 
-static int32_t leading_zeros(uint32_t word)
+TINYSCENE_CODE static int32_t leading_zeros(uint32_t word)
 {
     int32_t zeros = 0;
     for (int32_t step = 16; step > 0; step /= 2)

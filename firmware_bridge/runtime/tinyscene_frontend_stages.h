@@ -38,14 +38,14 @@ typedef struct {
 } tinyscene_pcm;
 
 /* Steps 1 to 4: samples -> the power of every bin, in `work` of TINYSCENE_WORK_BYTES. */
-void tinyscene_powers(const tinyscene_pcm *pcm, void *work);
+TINYSCENE_CODE void tinyscene_powers(const tinyscene_pcm *pcm, void *work);
 
 /* Steps 5 and 6: powers in `work` -> the feature of mel band m at features[m * stride]. */
-void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride);
+TINYSCENE_CODE void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride);
 
 /* `count` samples, the first of them `first` samples after the window's beginning -> `copy`. Those before the clip or
  * after its end are reflected. */
-void tinyscene_copy_samples(const tinyscene_pcm *pcm, int32_t first, int32_t count, int16_t *copy);
+TINYSCENE_CODE void tinyscene_copy_samples(const tinyscene_pcm *pcm, int32_t first, int32_t count, int16_t *copy);
 
 /* The same where they lie in the ring, or else copied. */
 static inline const int16_t *tinyscene_samples(const tinyscene_pcm *pcm, int32_t first, int32_t count, int16_t *copy)
@@ -67,7 +67,7 @@ extern const int32_t tinyscene_rotations[TINYSCENE_ROTATIONS];
 #endif
 
 /* Step 6: the feature of a mel band's energy, which is below 2^63. */
-int8_t tinyscene_feature(uint64_t energy);
+TINYSCENE_CODE int8_t tinyscene_feature(uint64_t energy);
 
 #ifdef __cplusplus
 }

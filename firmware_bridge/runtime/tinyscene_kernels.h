@@ -76,55 +76,55 @@ extern "C" {
 
 /* x (pixel, depth) -> y (pixel, output). For convolutions where every shift is 1 to 22, `activation_min` is -128 and any
  * accumulator fits 24 bits. The code generator checks it. */
-void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
+TINYSCENE_CODE void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
 
 /* The same for 3 x 3 windows by channel, of four channels at least: rows[i] holds the window's row i; the next pixel's
  * window lies `step` bytes further, y is (pixel, output). */
-void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
+TINYSCENE_CODE void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
                          void *scratch);
 
 /* The same two under wider conditions, which are fast on hosts; elsewhere they do what those of any convolution do, and
  * have weights in that order. Twice any accumulator, shifted to the left where a shift is negative, and any rounded
  * product with its rounding term fit 32 bits; shifts are -6 to 22, of depthwise convolutions 1 to 22. */
-void tinyscene_pointwise_wide(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
-void tinyscene_depthwise_wide(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step,
+TINYSCENE_CODE void tinyscene_pointwise_wide(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch);
+TINYSCENE_CODE void tinyscene_depthwise_wide(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step,
                               int8_t *y);
 
 /* The same two without these conditions; windows of any size (tall, wide). */
-void tinyscene_pointwise_any(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y);
-void tinyscene_depthwise_any(const tinyscene_conv *c, const int8_t *const *rows, int32_t tall, int32_t wide,
+TINYSCENE_CODE void tinyscene_pointwise_any(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y);
+TINYSCENE_CODE void tinyscene_depthwise_any(const tinyscene_conv *c, const int8_t *const *rows, int32_t tall, int32_t wide,
                              int32_t pixels, int32_t step, int8_t *y);
 
 /* im2col for windows of more than one pixel: `pixels` windows from the `first` on, each of `tall` rows of `bytes`,
  * -> patches (pixel, tall, bytes). */
-void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, int32_t first, int32_t pixels,
+TINYSCENE_CODE void tinyscene_gather(const int8_t *const *rows, int32_t tall, int32_t bytes, int32_t first, int32_t pixels,
                       int32_t step, int8_t *patches);
 
 /* a and b -> y, all of `count` values. y may be a or b. tinyscene_add: where both shifts are at least 1, and the output's
  * is 21 at most; tinyscene_add_any: any. */
-void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
-void tinyscene_add_any(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
+TINYSCENE_CODE void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
+TINYSCENE_CODE void tinyscene_add_any(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y);
 
 /* Means of windows (tall, wide) by channel, rounded half away from zero. tinyscene_pool: up to 255 values and at least
  * four channels; tinyscene_pool_any: any. */
-void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
+TINYSCENE_CODE void tinyscene_pool(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
                     int32_t step, int8_t *y);
-void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
+TINYSCENE_CODE void tinyscene_pool_any(const int8_t *const *rows, int32_t tall, int32_t wide, int32_t channels, int32_t pixels,
                         int32_t step, int8_t *y);
 
 /* The largest values of the windows in row `row` of the output, by channel. rows[i] holds the windows' row i; rows and
  * pixels of padding are there, but not looked at. */
-void tinyscene_max_pool(const tinyscene_windows *w, const int8_t *const *rows, int32_t row, int8_t *y);
+TINYSCENE_CODE void tinyscene_max_pool(const tinyscene_windows *w, const int8_t *const *rows, int32_t row, int8_t *y);
 
 /* Bring `count` values to least..most. */
-void tinyscene_clamp(int8_t *y, int32_t count, int32_t least, int32_t most);
+TINYSCENE_CODE void tinyscene_clamp(int8_t *y, int32_t count, int32_t least, int32_t most);
 
 /* Add x (pixel, channel) to sums (channel); finally convert sums to y (channel). */
-void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums);
-void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t channels, int8_t *y);
+TINYSCENE_CODE void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums);
+TINYSCENE_CODE void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t channels, int8_t *y);
 
 /* Fill `count` bytes with the zero point: padding. */
-void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count);
+TINYSCENE_CODE void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count);
 
 #ifdef __cplusplus
 }

@@ -13,31 +13,31 @@
 #endif
 
 /* x * multiplier / 2^31, rounded half up: the upper half of the doubled product. */
-static int32_t high_product(int32_t x, int32_t multiplier)
+TINYSCENE_CODE static int32_t high_product(int32_t x, int32_t multiplier)
 {
     return (int32_t)(((int64_t)x * multiplier + (1 << 30)) >> 31);
 }
 
 /* x / 2^shift, rounded half away from zero, 0 <= shift <= 31. */
-static int32_t divide_by_power(int32_t x, int32_t shift)
+TINYSCENE_CODE static int32_t divide_by_power(int32_t x, int32_t shift)
 {
     const int32_t mask = (int32_t)((UINT32_C(1) << shift) - 1u);
     return (x >> shift) + ((x & mask) > (mask >> 1) + (x < 0));
 }
 
 /* x * multiplier / 2^31 / 2^shift, rounded twice as TFLite does. */
-static int32_t rescale(int32_t x, int32_t multiplier, int32_t shift)
+TINYSCENE_CODE static int32_t rescale(int32_t x, int32_t multiplier, int32_t shift)
 {
     return shift >= 0 ? divide_by_power(high_product(x, multiplier), shift)
                       : high_product((int32_t)((uint32_t)x << -shift), multiplier);
 }
 
-static int8_t clamp(int32_t value, int32_t activation_min)
+TINYSCENE_CODE static int8_t clamp(int32_t value, int32_t activation_min)
 {
     return (int8_t)(value < activation_min ? activation_min : value > 127 ? 127 : value);
 }
 
-static int8_t requantize_any(const tinyscene_conv *c, int32_t channel, uint32_t accumulator)
+TINYSCENE_CODE static int8_t requantize_any(const tinyscene_conv *c, int32_t channel, uint32_t accumulator)
 {
     const int32_t value = rescale((int32_t)accumulator, c->multiplier[channel], c->shift[channel]);
     return clamp(value + (c->rounding >> 1), c->activation_min); /* rounding is odd: half of it is the zero point */
@@ -88,7 +88,7 @@ void tinyscene_depthwise_wide(const tinyscene_conv *c, const int8_t *const rows[
 #endif
 
 /* sum / count, rounded half away from zero. */
-static int8_t mean_of(int32_t sum, int32_t count)
+TINYSCENE_CODE static int8_t mean_of(int32_t sum, int32_t count)
 {
     return (int8_t)((sum > 0 ? sum + count / 2 : sum - count / 2) / count);
 }

@@ -1,7 +1,7 @@
 /* Kernels that compare: largest values and clamps. Linkers drop them from libraries whose networks have neither. */
 #include "tinyscene_kernels.h"
 
-static void take_larger(const int8_t *x, int32_t channels, int8_t *y)
+TINYSCENE_CODE static void take_larger(const int8_t *x, int32_t channels, int8_t *y)
 {
     for (int32_t channel = 0; channel < channels; channel++)
         y[channel] = x[channel] > y[channel] ? x[channel] : y[channel];

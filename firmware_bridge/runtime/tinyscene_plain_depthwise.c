@@ -24,7 +24,7 @@ INLINE tinyscene_window window_of(const tinyscene_conv *c, int32_t channel)
 }
 
 /* A channel at a time. Windows that are a pixel apart share columns: each is read once, for three outputs. */
-static void near_windows(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int8_t *y)
+TINYSCENE_CODE static void near_windows(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int8_t *y)
 {
     const int32_t n = c->outputs;
     for (int32_t channel = 0; channel < n; channel++) {
@@ -47,7 +47,7 @@ static void near_windows(const tinyscene_conv *c, const int8_t *const rows[3], i
     }
 }
 
-static void far_windows(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
+TINYSCENE_CODE static void far_windows(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y)
 {
     const int32_t n = c->outputs;
     for (int32_t channel = 0; channel < n; channel++) {

@@ -32,7 +32,7 @@ INLINE int32_t half_of(const tinyscene_conv *c)
 }
 
 /* Inputs of two pixels -> words: four, the next four `step` further; zeros up to a multiple of four. */
-static void pack(const int8_t *a, const int8_t *b, int32_t depth, int32_t *words, int32_t step)
+TINYSCENE_CODE static void pack(const int8_t *a, const int8_t *b, int32_t depth, int32_t *words, int32_t step)
 {
     for (; depth >= 4; depth -= 4, a += 4, b += 4, words += step) {
         words[0] = a[0] + b[0] * 65536;
@@ -66,7 +66,7 @@ INLINE void put_four(const tinyscene_conv *c, int32_t channel, int32_t halves, t
 }
 
 /* Four pixels, two channels at a time: each value that is loaded is used twice. */
-static void four_pixels(const tinyscene_conv *conv, const int8_t *x, int8_t *y, int32_t *words)
+TINYSCENE_CODE static void four_pixels(const tinyscene_conv *conv, const int8_t *x, int8_t *y, int32_t *words)
 {
     const tinyscene_conv own = *conv, *const c = &own; /* which no output that is written can change */
     const int32_t depth = c->depth, steps = (depth + 3) / 4, half = half_of(c);
@@ -93,7 +93,7 @@ INLINE void put_two(const tinyscene_conv *c, int32_t channel, int32_t halves, ti
         put_pair(scale_of(c, channel), s, halves, y + channel, y + channel + c->outputs);
 }
 
-static void two_pixels(const tinyscene_conv *c, const int8_t *x, int8_t *y, int32_t *words)
+TINYSCENE_CODE static void two_pixels(const tinyscene_conv *c, const int8_t *x, int8_t *y, int32_t *words)
 {
     const int32_t depth = c->depth, steps = (depth + 3) / 4, half = half_of(c);
     const int8_t *w = c->weights;
@@ -117,7 +117,7 @@ INLINE void put_one(const tinyscene_conv *c, int32_t channel, int32_t sum, int8_
     }
 }
 
-static void one_pixel(const tinyscene_conv *c, const int8_t *x, int8_t *y)
+TINYSCENE_CODE static void one_pixel(const tinyscene_conv *c, const int8_t *x, int8_t *y)
 {
     const int32_t whole = c->depth & -4, rest = c->depth & 3;
     const int8_t *w = c->weights;

@@ -22,12 +22,30 @@ typedef char tinyscene_int_has_32_bits[(int)sizeof(int) == 4 && (unsigned char)-
 /* In C99, >> of a negative number is implementation-defined. All known compilers shift arithmetically. */
 typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
 
+/* Where the linker puts the kernels with the rows and the front end (code), what the network has learned (weights), and the
+ * constants of the front end (tables): names of sections, such as -DTINYSCENE_CODE_SECTION='".itcm"'. */
+#if defined(TINYSCENE_CODE_SECTION) && defined(__GNUC__)
+#define TINYSCENE_CODE __attribute__((section(TINYSCENE_CODE_SECTION)))
+#else
+#define TINYSCENE_CODE
+#endif
+#if defined(TINYSCENE_WEIGHTS_SECTION) && defined(__GNUC__)
+#define TINYSCENE_WEIGHTS __attribute__((section(TINYSCENE_WEIGHTS_SECTION)))
+#else
+#define TINYSCENE_WEIGHTS
+#endif
+#if defined(TINYSCENE_TABLES_SECTION) && defined(__GNUC__)
+#define TINYSCENE_TABLES __attribute__((section(TINYSCENE_TABLES_SECTION)))
+#else
+#define TINYSCENE_TABLES
+#endif
+
 /* INLINE: at -Os too, where calls would cost a third, and arguments that are constants must become them. NOINLINE: one
  * copy, and all registers for it. ASSEMBLY: its body is all of it, and reads its arguments where the call left them. */
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
-#define NOINLINE __attribute__((noinline))
-#define ASSEMBLY static __attribute__((naked, noinline))
+#define NOINLINE __attribute__((noinline)) TINYSCENE_CODE
+#define ASSEMBLY static __attribute__((naked, noinline)) TINYSCENE_CODE
 #define ARGUMENT __attribute__((unused))
 #else
 #define INLINE static inline

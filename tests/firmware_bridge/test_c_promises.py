@@ -3,11 +3,13 @@
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from tests import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
@@ -138,6 +140,21 @@ def test_every_macro_of_the_public_header_has_the_prefix(sources: list[Path]) ->
     folder = sources[0].parent
     text = (folder / "tinyscene.h").read_text() + (folder / "tinyscene_config.h").read_text()
     assert {name for name in re.findall(r"#define (\w+)", text) if not name.upper().startswith("TINYSCENE_")} == set()
+
+
+def test_sections_of_ones_choice_hold_kernels_weights_and_tables(sources: list[Path], tmp_path: Path) -> None:
+    names = {"CODE": ".itcm", "WEIGHTS": ".qspi", "TABLES": ".dtcm"}
+    chosen = [f'-DTINYSCENE_{each}_SECTION="{name}"' for each, name in names.items()]
+    command = [*compiler("gcc", "cortex-m4"), *STRICT, "-O2", f"-I{ROOT / 'firmware_bridge' / 'harness' / 'include'}"]
+    sizes: Counter[str] = Counter()
+    for source in sources:
+        call([*command, *chosen, "-c", str(source), "-o", f"{source.stem}.o"], tmp_path)
+        with (tmp_path / f"{source.stem}.o").open("rb") as file:
+            sizes.update({each.name: each["sh_size"] for each in ELFFile(file).iter_sections()})
+    assert sizes[".qspi"] > 1_000  # of a small network
+    assert sizes[".dtcm"] > 20_000
+    assert sizes[".itcm"] > 2 * sum(size for name, size in sizes.items() if name.startswith(".text"))
+    assert sum(size for name, size in sizes.items() if name.startswith(".rodata")) < 1_500  # labels and structures
 
 
 def test_the_public_header_is_good_cxx(sources: list[Path], tmp_path: Path) -> None:
