@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from tests.firmware_bridge.packaged import COSTS, SKETCHES, need, run, write
-from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.graph.reference import run as run_graph
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.cost import MIPS, Cost, clock_rows, sound_ms
 from tinyscene.firmware_bridge.packaging import COST_HEADER, LISTENING, package
+from tinyscene.interface.names import packaged_models
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 OPTIONS = ("-Wall", "-Wextra", "-Werror", "-fsanitize=address", "-pthread", f"-I{STAND_INS}")
@@ -184,6 +185,29 @@ def test_a_sketch_refuses_a_board_whose_microphone_cannot_give_the_rate(
     output = sketch(made["arduino"], "SceneFromMicrophone", tmp_path / "board", define, objects, ok=False)
     assert "#error" in output
     assert "recipes baseline16k, micro16k, nano16k; model sounds10" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["NRF52840", "RP2040"])
+def test_the_sketch_of_a_16_khz_model_runs_where_32_khz_is_refused_and_holds_half_the_samples(
+    architecture: str, tmp_path: Path
+) -> None:
+    need("gcc", "g++")
+    model = open_bundle(packaged_models()["sounds10"])
+    library = make_library(model.graph, model.front_end, model.labels, ("plain",))
+    folder = write(package(library, "arduino", "1.2.3", COSTS), tmp_path / "arduino")
+    includes = (f"-I{folder / 'src'}", f"-I{STAND_INS}")
+    sources = [*(folder / "src").glob("*.c"), STAND_INS / "machine.c"]
+    run("gcc", "-std=gnu11", "-O1", "-fsanitize=address", *includes, "-c", *sources, cwd=tmp_path)
+    board = tmp_path / "board"
+    objects = sorted(tmp_path.glob("*.o"))
+    sketch(folder, "SceneFromMicrophone", board, f"ARDUINO_ARCH_{architecture}", objects)
+    np.zeros(16_000 * 8, np.int16).tofile(tmp_path / "sound.raw")
+    output = listen(board, tmp_path / "sound.raw", 16_000)
+    assert "holds 838 ms of sound" in output
+    assert output.count("  ms: ") >= 3
+    places = re.findall(r"^\S+ (\S+) b .*queue", run("nm", "-S", board), re.MULTILINE)
+    assert [int(size, 16) // 2 for size in places] == [838 * 16 + 1]
 
 
 # the header that the examples share
