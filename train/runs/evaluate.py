@@ -137,8 +137,9 @@ def record(model: Path, evaluation: Evaluation, about: dict[str, Any]) -> Path:
         path = model / "evaluation"
     else:
         path = model.with_name(f"{model.name.removesuffix('.onnx')}-evaluation")
-    write_whole(path.with_name(f"{path.name}.json"), json_text(content | {"made_by": provenance()}, indent=2) + "\n")
     plot_confusion(evaluation, path.with_name(f"{path.name}.png"))
+    # last, because a sweep takes it for the sign that a job is done
+    write_whole(path.with_name(f"{path.name}.json"), json_text(content | {"made_by": provenance()}, indent=2) + "\n")
     return path
 
 
