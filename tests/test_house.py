@@ -1,6 +1,8 @@
 """The layers: which way imports point."""
 
 import ast
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +71,9 @@ def test_the_tests_of_the_device_side_open_without_torch() -> None:
     command = [sys.executable, "-c", program, "-q", "--collect-only", "tests/deploy"]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_the_command_of_a_result_file_names_no_folder_of_one_machine(path: Path) -> None:
+    command = json.loads(path.read_text(encoding="utf-8")).get("made_by", {}).get("command", "")
+    assert [word for word in shlex.split(command) if word.startswith(("/", "~"))] == []

@@ -1,6 +1,7 @@
 """Result files: `benchmarks/results/NAME.json`, each with the command, machine and versions that made it."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,5 +22,5 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result file, adding the command, the machine, the versions and the commit."""
-    command = " ".join(["python", "-m", f"tinyscene.benchmarks.experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", f"tinyscene.benchmarks.experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     write_whole(path, json.dumps({**result, "made_by": {"command": command, **machine()}}, indent=2) + "\n")

@@ -186,6 +186,13 @@ def test_recordings_that_can_be_read_are_compared_and_the_others_named(
     assert "bad.wav: not an audio file" in err
 
 
+def test_the_clips_compared_are_those_of_the_split_that_is_named(
+    run_cli: Callable, bundle: Bundle, sample: Path
+) -> None:
+    code, _, err = run_cli("emulate", bundle.folder, "--target", "host", "--data", sample, "--split", "7")
+    assert (code, "no split '7'" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
