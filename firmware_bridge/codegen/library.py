@@ -149,7 +149,7 @@ def _identity(files: Mapping[str, str], config: Config) -> str:
 
 def _config_headers(config: Config) -> dict[str, str]:
     """The header with the constants that a program may use, and that of all others, which may change."""
-    values = config | ({"BYTES": f"({config['BYTES']} + 2 * TINYSCENE_BACKLOG_SAMPLES)"} if "BYTES" in config else {})
+    values = config | ({"BYTES": f"({config['BYTES']} + (2 * TINYSCENE_BACKLOG_SAMPLES))"} if "BYTES" in config else {})
     public = {name: value for name, value in values.items() if name in PUBLIC}
     inner = {name: value for name, value in values.items() if name not in PUBLIC}
     return {

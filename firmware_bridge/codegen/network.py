@@ -29,6 +29,9 @@ NETWORK_HEAD = """\
 #define TINYSCENE_STEP static void
 #endif
 
+/* The address in a row of a ring, whose slots are `stride` bytes apart. */
+#define ROW(first, slot, stride) (&(&arena[first])[(slot) * (stride)])
+
 #if defined(TINYSCENE_TRACE)
 #define TRACE_STEP(tensor, row) tinyscene_trace_step(arena, tensor, row)
 #define TRACE_ROW(tensor, row, values, bytes) tinyscene_trace_row(tensor, row, values, bytes)
@@ -59,8 +62,9 @@ int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t 
         const int32_t units = take_turn(arena, progress);
         move_on(progress);
         budget -= units;
-        if (units > 0 && budget <= 0)
+        if ((units > 0) && (budget <= 0)) {
             return 1;
+        }
     }
     return 0;
 }
@@ -69,8 +73,9 @@ void tinyscene_network_run(int8_t *arena)
 {
     tinyscene_progress progress;
     tinyscene_network_begin(arena, &progress);
-    while (tinyscene_network_step(arena, &progress, INT32_MAX))
+    while (tinyscene_network_step(arena, &progress, INT32_MAX)) {
         continue;
+    }
 }
 """
 
@@ -160,8 +165,9 @@ def _network_code(plan: Plan, codes: Sequence[Code], summed: str | None) -> str:
         "void tinyscene_network_begin(int8_t *arena, tinyscene_progress *progress)",
         "{",
         "#if defined(TINYSCENE_TRACE)",
-        "    for (int32_t row = 0; row < TINYSCENE_INPUT_ROWS; row++)",
-        "        TRACE_ROW(0, row, arena + TINYSCENE_INPUT + row * TINYSCENE_INPUT_STRIDE, TINYSCENE_INPUT_ROW_BYTES);",
+        "    for (int32_t row = 0; row < TINYSCENE_INPUT_ROWS; row++) {",
+        "        TRACE_ROW(0, row, ROW(TINYSCENE_INPUT, row, TINYSCENE_INPUT_STRIDE), TINYSCENE_INPUT_ROW_BYTES);",
+        "    }",
         "#endif",
         *(["    tinyscene_embedding_clear(arena);"] if summed else ["    (void)arena;"]),
         "    static const tinyscene_progress none = {1, 1, {0}};",
@@ -191,9 +197,9 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
     zero, row_per_turn = operator.output.q.zero_point, schedule.turns(index) == rows.count
     turn = "turn" if row_per_turn else "0"
     body = [f"TRACE_STEP({number}, turn);", f"int8_t *const y = {row_address(plan, name, turn, rows.left)};"]
-    start = f"y - {rows.left}" if rows.left else "y"
+    start = f"&y[-{rows.left}]" if rows.left else "y"
     if rows.count > rows.size[0]:
-        inside = f"turn < {top} || turn >= {top + rows.size[0]}" if top else f"turn >= {rows.size[0]}"
+        inside = f"(turn < {top}) || (turn >= {top + rows.size[0]})" if top else f"turn >= {rows.size[0]}"
         body += [
             f"if ({inside}) {{",
             f"    tinyscene_fill({start}, {zero}, {rows.stride});",
@@ -204,7 +210,7 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
     if left:
         body.append(f"tinyscene_fill({start}, {zero}, {rows.left});")
     if right:
-        body.append(f"tinyscene_fill(y + {width * channels}, {zero}, {right * channels});")
+        body.append(f"tinyscene_fill(&y[{width * channels}], {zero}, {right * channels});")
     body += code.step
     place = "row" if row_per_turn else "0"
     finished = [f"TRACE_ROW({number}, {place}, y, {rows.bytes});"]
@@ -212,8 +218,6 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
         finished.append(f"tinyscene_embedding_add(arena, y, {width});")
     if row_per_turn:
         body += finished
-    elif len(finished) == 1:
-        body += [f"if (row == {access.count - 1})", f"    {finished[0]}"]
     else:
         body += [f"if (row == {access.count - 1}) {{", *(f"    {line}" for line in finished), "}"]
     shape, ring = " x ".join(map(str, operator.output.shape[1:])), f"{plan.slots[name]} of {rows.count}"
@@ -240,14 +244,15 @@ def _turn_function(plan: Plan) -> str:
     for part in range(len(schedule.cuts)):
         whole = schedule.sources(part)
         for index in schedule.operators(part):
-            conditions = [f"turns[{index + 1}] < {schedule.turns(index)}"]
+            conditions = [f"(turns[{index + 1}] < {schedule.turns(index)})"]
             for name in dict.fromkeys(graph.operators[index].inputs):
                 available = "pass" if name in whole else f"turns[{numbers[name]}]"
                 conditions += _needs(schedule, index, name, available)
             lines += [
                 f"    case {index + 1}:",
-                f"        if (!({' && '.join(conditions)}))",
+                f"        if (!({' && '.join(conditions)})) {{",
                 "            return 0;",
+                "        }",
                 f"        tinyscene_row_{index + 1}(arena, turns[{index + 1}]++);",
                 f"        return {row_units(plan)[index]};",
             ]
@@ -275,9 +280,9 @@ def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[st
     writer = next((number for number, operator in enumerate(operators) if operator.output.name == name), None)
     turns = most if writer is None else schedule.turns(writer)
     turn = f"turns[{index + 1}]"
-    scaled = turn if factor == 1 else f"{factor} * {turn}"
-    need = f"{scaled} + {addend}" if addend >= 0 else f"{scaled} - {-addend}"
+    scaled = turn if factor == 1 else f"({factor} * {turn})"
+    need = f"({scaled} + {addend})" if addend >= 0 else f"({scaled} - {-addend})"
     if turns != most and available != "pass":  # a mean of this part writes its row in its last turn
-        complete = f"{available} == {turns}"
-        return [complete if addend > 0 else f"({complete} || {need} <= 0)"]  # a row of padding needs none
-    return [f"({available} >= {need} || {available} >= {most})"]
+        complete = f"({available} == {turns})"
+        return [complete if addend > 0 else f"({complete} || ({need} <= 0))"]  # a row of padding needs none
+    return [f"(({available} >= {need}) || ({available} >= {most}))"]

@@ -18,7 +18,8 @@ struct tinyscene {
     tinyscene_sound sound;
     tinyscene_progress progress; /* of that run */
 #if TINYSCENE_BACKLOG_SAMPLES > 0
-    int32_t oldest, waiting; /* place of the first sample in the backlog, and how many there are */
+    int32_t oldest;  /* place of the first sample in the backlog */
+    int32_t waiting; /* how many there are */
 #endif
     int8_t scores[TINYSCENE_CLASSES];
 #if defined(TINYSCENE_AVERAGE)
@@ -30,7 +31,7 @@ typedef char tinyscene_state_fits[sizeof(struct tinyscene) <= TINYSCENE_STATE_BY
 
 static int8_t *arena_of(tinyscene *instance)
 {
-    return (int8_t *)instance + TINYSCENE_STATE_BYTES;
+    return &((int8_t *)instance)[TINYSCENE_STATE_BYTES];
 }
 
 size_t tinyscene_memory_bytes(void)
@@ -42,32 +43,38 @@ size_t tinyscene_memory_bytes(void)
 static int is_valid(const tinyscene *instance)
 {
 #if TINYSCENE_BACKLOG_SAMPLES > 0
-    if ((uint32_t)instance->oldest >= TINYSCENE_BACKLOG_SAMPLES ||
-        (uint32_t)instance->waiting > TINYSCENE_BACKLOG_SAMPLES)
+    if (((uint32_t)instance->oldest >= TINYSCENE_BACKLOG_SAMPLES) ||
+        ((uint32_t)instance->waiting > TINYSCENE_BACKLOG_SAMPLES)) {
         return 0;
+    }
 #endif
 #if defined(TINYSCENE_AVERAGE)
-    if (!tinyscene_rule_valid(&instance->rule))
+    if (!tinyscene_rule_valid(&instance->rule)) {
         return 0;
+    }
 #endif
     return tinyscene_sound_valid(&instance->sound);
 }
 
 static tinyscene_status check(const tinyscene *instance)
 {
-    if (instance == NULL)
+    if (instance == NULL) {
         return TINYSCENE_ERROR_NULL;
-    if ((uintptr_t)instance % TINYSCENE_ALIGNMENT != 0)
+    }
+    if (((uintptr_t)instance % TINYSCENE_ALIGNMENT) != 0) {
         return TINYSCENE_ERROR_ALIGNMENT;
-    return instance->magic == MAGIC && is_valid(instance) ? TINYSCENE_OK : TINYSCENE_ERROR_INSTANCE;
+    }
+    return ((instance->magic == MAGIC) && is_valid(instance)) ? TINYSCENE_OK : TINYSCENE_ERROR_INSTANCE;
 }
 
 static void start(tinyscene *instance)
 {
     instance->magic = MAGIC;
-    instance->decided = instance->running = 0;
+    instance->decided = 0;
+    instance->running = 0;
 #if TINYSCENE_BACKLOG_SAMPLES > 0
-    instance->oldest = instance->waiting = 0;
+    instance->oldest = 0;
+    instance->waiting = 0;
 #endif
 #if defined(TINYSCENE_AVERAGE)
     tinyscene_rule_reset(&instance->rule);
@@ -77,13 +84,16 @@ static void start(tinyscene *instance)
 
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance)
 {
-    if (memory == NULL || instance == NULL)
+    if ((memory == NULL) || (instance == NULL)) {
         return TINYSCENE_ERROR_NULL;
+    }
     *instance = NULL;
-    if ((uintptr_t)memory % TINYSCENE_ALIGNMENT != 0)
+    if (((uintptr_t)memory % TINYSCENE_ALIGNMENT) != 0) {
         return TINYSCENE_ERROR_ALIGNMENT;
-    if (bytes < TINYSCENE_BYTES)
+    }
+    if (bytes < TINYSCENE_BYTES) {
         return TINYSCENE_ERROR_SIZE;
+    }
     *instance = memory;
     start(*instance);
     return TINYSCENE_OK;
@@ -92,8 +102,9 @@ tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance
 tinyscene_status tinyscene_reset(tinyscene *instance)
 {
     const tinyscene_status status = check(instance);
-    if (status == TINYSCENE_OK)
+    if (status == TINYSCENE_OK) {
         start(instance);
+    }
     return status;
 }
 
@@ -101,7 +112,7 @@ tinyscene_status tinyscene_reset(tinyscene *instance)
 
 static int16_t *backlog_of(tinyscene *instance)
 {
-    return (int16_t *)(void *)(arena_of(instance) + TINYSCENE_ARENA_BYTES);
+    return (int16_t *)(void *)&arena_of(instance)[TINYSCENE_ARENA_BYTES];
 }
 
 static int is_behind(const tinyscene *instance)
@@ -113,13 +124,15 @@ static int is_behind(const tinyscene *instance)
 static void store(tinyscene *instance, const uint8_t *pcm, size_t samples, size_t *taken)
 {
     int16_t *backlog = backlog_of(instance);
-    while (*taken < samples && instance->waiting < TINYSCENE_BACKLOG_SAMPLES) {
+    while ((*taken < samples) && (instance->waiting < TINYSCENE_BACKLOG_SAMPLES)) {
         const int32_t slot = (instance->oldest + instance->waiting) % TINYSCENE_BACKLOG_SAMPLES;
-        const int32_t room = TINYSCENE_BACKLOG_SAMPLES - instance->waiting, space = TINYSCENE_BACKLOG_SAMPLES - slot;
-        size_t stretch = (size_t)(room < space ? room : space);
-        if (stretch > samples - *taken)
+        const int32_t room = TINYSCENE_BACKLOG_SAMPLES - instance->waiting;
+        const int32_t space = TINYSCENE_BACKLOG_SAMPLES - slot;
+        size_t stretch = (size_t)((room < space) ? room : space);
+        if (stretch > (samples - *taken)) {
             stretch = samples - *taken;
-        memcpy(backlog + slot, pcm + *taken * sizeof *backlog, stretch * sizeof *backlog);
+        }
+        memcpy(&backlog[slot], &pcm[*taken * sizeof *backlog], stretch * sizeof *backlog);
         instance->waiting += (int32_t)stretch;
         *taken += stretch;
     }
@@ -131,13 +144,13 @@ static int catch_up(tinyscene *instance)
     int made;
     do {
         const int32_t space = TINYSCENE_BACKLOG_SAMPLES - instance->oldest;
-        const int32_t stretch = instance->waiting < space ? instance->waiting : space;
+        const int32_t stretch = (instance->waiting < space) ? instance->waiting : space;
         size_t taken = 0;
-        made = tinyscene_sound_advance(&instance->sound, arena_of(instance), backlog_of(instance) + instance->oldest,
+        made = tinyscene_sound_advance(&instance->sound, arena_of(instance), &backlog_of(instance)[instance->oldest],
                                         (size_t)stretch, &taken);
         instance->oldest = (instance->oldest + (int32_t)taken) % TINYSCENE_BACKLOG_SAMPLES;
         instance->waiting -= (int32_t)taken;
-    } while (!made && instance->waiting > 0 && !tinyscene_sound_complete(&instance->sound));
+    } while (!made && (instance->waiting > 0) && !tinyscene_sound_complete(&instance->sound));
     return made;
 }
 
@@ -151,7 +164,10 @@ static int is_behind(const tinyscene *instance)
 
 static void store(tinyscene *instance, const uint8_t *pcm, size_t samples, size_t *taken)
 {
-    (void)instance, (void)pcm, (void)samples, (void)taken;
+    (void)instance;
+    (void)pcm;
+    (void)samples;
+    (void)taken;
 }
 
 static int catch_up(tinyscene *instance)
@@ -165,21 +181,26 @@ static int catch_up(tinyscene *instance)
 tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t samples, size_t *taken)
 {
     tinyscene_status status = check(instance);
-    if (status == TINYSCENE_OK && (taken == NULL || (pcm == NULL && samples > 0)))
+    if ((status == TINYSCENE_OK) && ((taken == NULL) || ((pcm == NULL) && (samples > 0)))) {
         status = TINYSCENE_ERROR_NULL;
-    if (status != TINYSCENE_OK)
+    }
+    if (status != TINYSCENE_OK) {
         return status;
+    }
     *taken = 0;
     if (!instance->running && !is_behind(instance)) {
-        while (tinyscene_sound_advance(&instance->sound, arena_of(instance), pcm, samples, taken))
+        while (tinyscene_sound_advance(&instance->sound, arena_of(instance), pcm, samples, taken)) {
             continue;
-        if (!tinyscene_sound_complete(&instance->sound))
+        }
+        if (!tinyscene_sound_complete(&instance->sound)) {
             return TINYSCENE_OK;
+        }
     }
     store(instance, (const uint8_t *)pcm, samples, taken);
-    if (!instance->running && tinyscene_sound_complete(&instance->sound))
+    if (!instance->running && tinyscene_sound_complete(&instance->sound)) {
         return TINYSCENE_READY;
-    return *taken < samples ? TINYSCENE_FULL : TINYSCENE_MORE;
+    }
+    return (*taken < samples) ? TINYSCENE_FULL : TINYSCENE_MORE;
 }
 
 /* Hand the complete window to the network. */
@@ -188,9 +209,10 @@ static void begin_run(tinyscene *instance)
     int8_t *arena = arena_of(instance);
 #if TINYSCENE_OVERLAPS
     tinyscene_network_clear(arena);
-    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++)
-        memcpy(arena + TINYSCENE_INPUT + mel * TINYSCENE_INPUT_STRIDE,
-               arena + TINYSCENE_FEATURES + mel * TINYSCENE_FEATURES_STRIDE, TINYSCENE_FRAMES);
+    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++) {
+        memcpy(&arena[TINYSCENE_INPUT + (mel * TINYSCENE_INPUT_STRIDE)],
+               &arena[TINYSCENE_FEATURES + (mel * TINYSCENE_FEATURES_STRIDE)], TINYSCENE_FRAMES);
+    }
 #endif
     tinyscene_network_begin(arena, &instance->progress);
     instance->running = 1;
@@ -199,7 +221,7 @@ static void begin_run(tinyscene *instance)
 static void end_run(tinyscene *instance)
 {
     int8_t *arena = arena_of(instance);
-    memcpy(instance->scores, arena + TINYSCENE_OUTPUT, TINYSCENE_CLASSES);
+    memcpy(instance->scores, &arena[TINYSCENE_OUTPUT], TINYSCENE_CLASSES);
     instance->decided = 1;
     instance->running = 0;
 #if defined(TINYSCENE_AVERAGE)
@@ -211,20 +233,24 @@ static void end_run(tinyscene *instance)
 tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget)
 {
     const tinyscene_status status = check(instance);
-    if (status != TINYSCENE_OK)
+    if (status != TINYSCENE_OK) {
         return status;
+    }
     if (!instance->running) {
         while (catch_up(instance)) {
             budget -= TINYSCENE_FRAME_UNITS;
-            if (budget <= 0)
+            if (budget <= 0) {
                 return TINYSCENE_MORE;
+            }
         }
-        if (!tinyscene_sound_complete(&instance->sound))
+        if (!tinyscene_sound_complete(&instance->sound)) {
             return TINYSCENE_ERROR_NOT_READY;
+        }
         begin_run(instance);
     }
-    if (tinyscene_network_step(arena_of(instance), &instance->progress, budget))
+    if (tinyscene_network_step(arena_of(instance), &instance->progress, budget)) {
         return TINYSCENE_MORE;
+    }
     end_run(instance);
     return TINYSCENE_OK;
 }
@@ -232,37 +258,45 @@ tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget)
 tinyscene_status tinyscene_run(tinyscene *instance)
 {
     tinyscene_status status;
-    do
+    do {
         status = tinyscene_step(instance, INT32_MAX);
-    while (status == TINYSCENE_MORE);
+    } while (status == TINYSCENE_MORE);
     return status;
 }
 
 tinyscene_status tinyscene_scores(const tinyscene *instance, int8_t *scores, size_t count)
 {
     tinyscene_status status = check(instance);
-    if (status == TINYSCENE_OK && scores == NULL)
+    if ((status == TINYSCENE_OK) && (scores == NULL)) {
         status = TINYSCENE_ERROR_NULL;
-    if (status == TINYSCENE_OK && count != TINYSCENE_CLASSES)
+    }
+    if ((status == TINYSCENE_OK) && (count != TINYSCENE_CLASSES)) {
         status = TINYSCENE_ERROR_SIZE;
-    if (status == TINYSCENE_OK && !instance->decided)
+    }
+    if ((status == TINYSCENE_OK) && !instance->decided) {
         status = TINYSCENE_ERROR_NOT_READY;
-    if (status == TINYSCENE_OK)
+    }
+    if (status == TINYSCENE_OK) {
         memcpy(scores, instance->scores, TINYSCENE_CLASSES);
+    }
     return status;
 }
 
 int tinyscene_best(const tinyscene *instance)
 {
     const tinyscene_status status = check(instance);
-    if (status != TINYSCENE_OK)
+    if (status != TINYSCENE_OK) {
         return status;
-    if (!instance->decided)
+    }
+    if (!instance->decided) {
         return TINYSCENE_ERROR_NOT_READY;
+    }
     int best = 0;
-    for (int index = 1; index < TINYSCENE_CLASSES; index++)
-        if (instance->scores[index] > instance->scores[best])
+    for (int index = 1; index < TINYSCENE_CLASSES; index++) {
+        if (instance->scores[index] > instance->scores[best]) {
             best = index;
+        }
+    }
     return best;
 }
 
@@ -270,8 +304,9 @@ int tinyscene_best(const tinyscene *instance)
 int tinyscene_decision(const tinyscene *instance)
 {
     const tinyscene_status status = check(instance);
-    if (status != TINYSCENE_OK)
+    if (status != TINYSCENE_OK) {
         return status;
+    }
     return instance->decided ? (int)instance->rule.decided : TINYSCENE_ERROR_NOT_READY;
 }
 #endif

@@ -36,7 +36,7 @@ void tinyscene_frame(const int16_t *ring, int32_t start, int32_t at, void *work,
 extern const int32_t tinyscene_window[]; /* Q31 */
 extern const uint16_t tinyscene_order[TINYSCENE_BLOCKS];      /* where the block of each n is */
 extern const int32_t tinyscene_twiddles[]; /* Q31, for radix 4 */
-extern const int32_t tinyscene_cosine[TINYSCENE_N_FFT / 4 + 1]; /* Q31, of 2 pi j / N_FFT */
+extern const int32_t tinyscene_cosine[(TINYSCENE_N_FFT / 4) + 1]; /* Q31, of 2 pi j / N_FFT */
 extern const uint16_t tinyscene_segments[TINYSCENE_MELS + 2]; /* first bin of each mel segment */
 extern const uint16_t tinyscene_mel_weights[TINYSCENE_MEL_BINS]; /* Q16, from the first bin of the first segment */
 extern const uint64_t tinyscene_thresholds[256];              /* least energies; the last is never reached */

@@ -15,15 +15,16 @@
 /* Where the window of frame f begins, from the start of the clip. */
 static int32_t frame_at(int32_t frame)
 {
-    return frame * TINYSCENE_HOP_LENGTH - TINYSCENE_LEAD;
+    return (frame * TINYSCENE_HOP_LENGTH) - TINYSCENE_LEAD;
 }
 
 /* How many samples of its clip a frame needs: its own, and those reflected into it. */
 static int32_t frame_due(int32_t frame)
 {
-    const int32_t at = frame_at(frame), end = at + TINYSCENE_WIN_LENGTH;
-    const int32_t due = end > 1 - at ? end : 1 - at;
-    return due < TINYSCENE_CLIP_SAMPLES ? due : TINYSCENE_CLIP_SAMPLES;
+    const int32_t at = frame_at(frame);
+    const int32_t end = at + TINYSCENE_WIN_LENGTH;
+    const int32_t due = (end > (1 - at)) ? end : (1 - at);
+    return (due < TINYSCENE_CLIP_SAMPLES) ? due : TINYSCENE_CLIP_SAMPLES;
 }
 
 /* Frame f of the clip that begins `first` samples after the window does. */
@@ -31,7 +32,7 @@ static void make_frame(const tinyscene_sound *sound, int8_t *arena, int32_t firs
                        ptrdiff_t stride)
 {
     const int32_t start = (sound->start + first) % TINYSCENE_RING_SAMPLES;
-    tinyscene_frame((const int16_t *)(void *)(arena + TINYSCENE_PCM), start, frame_at(frame), arena + TINYSCENE_WORK,
+    tinyscene_frame((const int16_t *)(void *)&arena[TINYSCENE_PCM], start, frame_at(frame), &arena[TINYSCENE_WORK],
                     features, stride);
 }
 
@@ -40,14 +41,14 @@ static void make_frame(const tinyscene_sound *sound, int8_t *arena, int32_t firs
 /* How many samples of the window must have arrived for the next pending frame. */
 static int32_t pending_due(const tinyscene_sound *sound)
 {
-    const int32_t later = 1 + sound->pending / TINYSCENE_START_FRAMES;
-    return later * TINYSCENE_HOP_SAMPLES + frame_due(sound->pending % TINYSCENE_START_FRAMES);
+    const int32_t later = 1 + (sound->pending / TINYSCENE_START_FRAMES);
+    return (later * TINYSCENE_HOP_SAMPLES) + frame_due(sound->pending % TINYSCENE_START_FRAMES);
 }
 
 static void make_pending(tinyscene_sound *sound, int8_t *arena)
 {
-    const int32_t later = 1 + sound->pending / TINYSCENE_START_FRAMES;
-    int8_t *features = arena + TINYSCENE_STARTS + sound->pending * TINYSCENE_MELS;
+    const int32_t later = 1 + (sound->pending / TINYSCENE_START_FRAMES);
+    int8_t *features = &arena[TINYSCENE_STARTS + (sound->pending * TINYSCENE_MELS)];
     make_frame(sound, arena, later * TINYSCENE_HOP_SAMPLES, sound->pending % TINYSCENE_START_FRAMES, features, 1);
     sound->pending++;
 }
@@ -56,7 +57,10 @@ static void make_pending(tinyscene_sound *sound, int8_t *arena)
 
 void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
 {
-    sound->samples = sound->start = sound->frames = sound->pending = 0;
+    sound->samples = 0;
+    sound->start = 0;
+    sound->frames = 0;
+    sound->pending = 0;
     (void)arena;
 #if !TINYSCENE_OVERLAPS
     tinyscene_network_clear(arena);
@@ -65,13 +69,14 @@ void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
 
 int tinyscene_sound_valid(const tinyscene_sound *sound)
 {
-    return (uint32_t)sound->samples <= TINYSCENE_CLIP_SAMPLES && (uint32_t)sound->start < TINYSCENE_RING_SAMPLES &&
-           (uint32_t)sound->frames <= TINYSCENE_FRAMES && (uint32_t)sound->pending <= TINYSCENE_PENDING;
+    return ((uint32_t)sound->samples <= TINYSCENE_CLIP_SAMPLES) &&
+           ((uint32_t)sound->start < TINYSCENE_RING_SAMPLES) &&
+           ((uint32_t)sound->frames <= TINYSCENE_FRAMES) && ((uint32_t)sound->pending <= TINYSCENE_PENDING);
 }
 
 int tinyscene_sound_complete(const tinyscene_sound *sound)
 {
-    return sound->frames >= TINYSCENE_FRAMES && sound->samples >= TINYSCENE_CLIP_SAMPLES;
+    return (sound->frames >= TINYSCENE_FRAMES) && (sound->samples >= TINYSCENE_CLIP_SAMPLES);
 }
 
 /* Copy samples, from the first that is not `taken` on, into the ring until none are left or `due` of the window are.
@@ -79,14 +84,16 @@ int tinyscene_sound_complete(const tinyscene_sound *sound)
 static void append(tinyscene_sound *sound, int8_t *arena, const uint8_t *pcm, size_t samples, size_t *taken,
                    int32_t due)
 {
-    int16_t *ring = (int16_t *)(void *)(arena + TINYSCENE_PCM);
-    while (sound->samples < due && *taken < samples) {
+    int16_t *ring = (int16_t *)(void *)&arena[TINYSCENE_PCM];
+    while ((sound->samples < due) && (*taken < samples)) {
         const int32_t slot = (sound->start + sound->samples) % TINYSCENE_RING_SAMPLES;
-        const int32_t missing = due - sound->samples, space = TINYSCENE_RING_SAMPLES - slot;
-        size_t stretch = (size_t)(missing < space ? missing : space);
-        if (stretch > samples - *taken)
+        const int32_t missing = due - sound->samples;
+        const int32_t space = TINYSCENE_RING_SAMPLES - slot;
+        size_t stretch = (size_t)((missing < space) ? missing : space);
+        if (stretch > (samples - *taken)) {
             stretch = samples - *taken;
-        memcpy(ring + slot, pcm + *taken * sizeof *ring, stretch * sizeof *ring);
+        }
+        memcpy(&ring[slot], &pcm[*taken * sizeof *ring], stretch * sizeof *ring);
         sound->samples += (int32_t)stretch;
         *taken += stretch;
     }
@@ -94,24 +101,27 @@ static void append(tinyscene_sound *sound, int8_t *arena, const uint8_t *pcm, si
 
 int tinyscene_sound_advance(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken)
 {
-    int32_t due = sound->frames < TINYSCENE_FRAMES ? frame_due(sound->frames) : TINYSCENE_CLIP_SAMPLES;
+    int32_t due = (sound->frames < TINYSCENE_FRAMES) ? frame_due(sound->frames) : TINYSCENE_CLIP_SAMPLES;
 #if TINYSCENE_PENDING > 0
     const int32_t first = pending_due(sound);
-    if (first < due)
+    if (first < due) {
         due = first;
+    }
 #endif
     append(sound, arena, pcm, samples, taken, due);
-    if (sound->samples < due)
+    if (sound->samples < due) {
         return 0;
+    }
 #if TINYSCENE_PENDING > 0
     if (first == due) {
         make_pending(sound, arena);
         return 1;
     }
 #endif
-    if (sound->frames == TINYSCENE_FRAMES)
+    if (sound->frames == TINYSCENE_FRAMES) {
         return 0;
-    make_frame(sound, arena, 0, sound->frames, arena + TINYSCENE_FEATURES + sound->frames,
+    }
+    make_frame(sound, arena, 0, sound->frames, &arena[TINYSCENE_FEATURES + sound->frames],
                TINYSCENE_FEATURES_STRIDE);
     sound->frames++;
     return 1;
@@ -125,16 +135,18 @@ void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena)
     (void)arena;
 #if TINYSCENE_PENDING > 0
     const int32_t shared = TINYSCENE_END_FRAME - HOP_FRAMES;
-    const int32_t starts = sound->pending < TINYSCENE_START_FRAMES ? sound->pending : TINYSCENE_START_FRAMES;
-    int8_t *row = arena + TINYSCENE_FEATURES, *pending = arena + TINYSCENE_STARTS;
-    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++, row += TINYSCENE_FEATURES_STRIDE) {
-        memmove(row, row + HOP_FRAMES, TINYSCENE_FRAMES - HOP_FRAMES);
-        for (int32_t frame = 0; frame < starts; frame++)
-            row[frame] = pending[frame * TINYSCENE_MELS + mel];
+    const int32_t starts = (sound->pending < TINYSCENE_START_FRAMES) ? sound->pending : TINYSCENE_START_FRAMES;
+    int8_t *pending = &arena[TINYSCENE_STARTS];
+    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++) {
+        int8_t *row = &arena[TINYSCENE_FEATURES + (mel * TINYSCENE_FEATURES_STRIDE)];
+        memmove(row, &row[HOP_FRAMES], TINYSCENE_FRAMES - HOP_FRAMES);
+        for (int32_t frame = 0; frame < starts; frame++) {
+            row[frame] = pending[(frame * TINYSCENE_MELS) + mel];
+        }
     }
     sound->pending -= starts;
-    memmove(pending, pending + starts * TINYSCENE_MELS, (size_t)(sound->pending * TINYSCENE_MELS));
-    sound->frames = starts == TINYSCENE_START_FRAMES && shared > starts ? shared : starts;
+    memmove(pending, &pending[starts * TINYSCENE_MELS], (size_t)(sound->pending * TINYSCENE_MELS));
+    sound->frames = ((starts == TINYSCENE_START_FRAMES) && (shared > starts)) ? shared : starts;
 #endif
 #if !TINYSCENE_OVERLAPS
     tinyscene_network_clear(arena);

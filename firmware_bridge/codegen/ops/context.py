@@ -63,21 +63,20 @@ class CodegenContext:
 
     def address(self, block: str, start: int = 0) -> str:
         """The address of a byte of a block, or NULL if the plan has no such block."""
-        return f"arena + {self.plan.offsets[block] + start}" if block in self.plan.offsets else "NULL"
+        return f"&arena[{self.plan.offsets[block] + start}]" if block in self.plan.offsets else "NULL"
 
 
 def row_address(plan: Plan, name: str, row: str, start: int) -> str:
     """The address of byte `start` of a row, counted with padding."""
     slots, rows = plan.slots[name], plan.schedule.rows[name]
     slot = row if rows.count == slots else f"{_bracketed(row)} % {slots}"
-    if slots == 1:
-        return f"arena + {plan.offsets[name] + start}"
-    return f"arena + {plan.offsets[name] + start} + {slot if '%' in slot else _bracketed(slot)} * {rows.stride}"
+    first = plan.offsets[name] + start
+    return f"&arena[{first}]" if slots == 1 or row == "0" else f"ROW({first}, {slot}, {rows.stride})"
 
 
 def _scaled(variable: str, factor: int, addend: int) -> str:
     product = variable if factor == 1 else f"{factor} * {variable}"
-    return product if addend == 0 else f"{product} {'+' if addend > 0 else '-'} {abs(addend)}"
+    return product if addend == 0 else f"{_bracketed(product)} {'+' if addend > 0 else '-'} {abs(addend)}"
 
 
 def _bracketed(expression: str) -> str:

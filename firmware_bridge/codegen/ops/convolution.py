@@ -57,10 +57,10 @@ def _gathered(operator: Conv2D, context: CodegenContext, kernel: str) -> list[st
     if count >= context.width:
         multiply = _multiply(context, kernel, patches, str(context.width), "y", used)
         return [f"tinyscene_gather(rows, {sizes}, 0, {context.width}, {step}, {patches});", multiply]
-    multiply = _multiply(context, kernel, patches, "pixels", f"y + x * {operator.output.shape[3]}", used)
+    multiply = _multiply(context, kernel, patches, "pixels", f"&y[x * {operator.output.shape[3]}]", used)
     return [
         f"for (int32_t x = 0; x < {context.width}; x += {count}) {{",
-        f"    const int32_t pixels = x + {count} <= {context.width} ? {count} : {context.width} - x;",
+        f"    const int32_t pixels = ((x + {count}) <= {context.width}) ? {count} : ({context.width} - x);",
         f"    tinyscene_gather(rows, {sizes}, x, pixels, {step}, {patches});",
         f"    {multiply}",
         "}",
@@ -74,7 +74,7 @@ def _scratch_check(operator: Conv2D, context: CodegenContext) -> str:
     used = 0 if direct else aligned(pixels * depth)
     room = context.plan.schedule.access[context.number - 1].scratch - used
     size = f"TINYSCENE_POINTWISE_SCRATCH({depth}, {pixels})"
-    return f"typedef char scratch_{context.number}_suffices[{size} <= {room} ? 1 : -1];\n"
+    return f"typedef char scratch_{context.number}_suffices[({size} <= {room}) ? 1 : -1];\n"
 
 
 def _multiply(context: CodegenContext, kernel: str, x: str, pixels: str, y: str, used: int) -> str:

@@ -42,7 +42,7 @@ def _scratch_check(operator: DepthwiseConv2D, context: CodegenContext) -> str:
     """A compile-time check that the kernel needs no more working memory than was planned."""
     room = context.plan.schedule.access[context.number - 1].scratch
     size = f"TINYSCENE_DEPTHWISE_SCRATCH({_columns(operator)})"
-    return f"typedef char scratch_{context.number}_suffices[{size} <= {room} ? 1 : -1];\n"
+    return f"typedef char scratch_{context.number}_suffices[({size} <= {room}) ? 1 : -1];\n"
 
 
 def _is_fast(operator: DepthwiseConv2D, source: Tensor) -> bool:

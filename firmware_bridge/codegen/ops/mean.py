@@ -19,14 +19,17 @@ def emit(operator: Mean, context: CodegenContext) -> Code:
     values = (
         f"{{{count * source.q.zero_point}, {(multiplier << extra) // count}, {shift + extra}, {output.zero_point}}}"
     )
-    sums = f"(int32_t *)(void *)({context.address(accumulator_block(operator))})"
+    sums = f"(int32_t *)(void *){context.address(accumulator_block(operator))}"
     step = [
         f"int32_t *const sums = {sums};",
-        "if (row == 0)",
-        f"    for (int32_t channel = 0; channel < {channels}; channel++)",
+        "if (row == 0) {",
+        f"    for (int32_t channel = 0; channel < {channels}; channel++) {{",
         "        sums[channel] = 0;",
+        "    }",
+        "}",
         f"tinyscene_mean_row({context.source(0)}, {width}, {channels}, sums);",
-        f"if (row == {height - 1})",
+        f"if (row == {height - 1}) {{",
         f"    tinyscene_mean_end(&mean_{context.number}, sums, {channels}, y);",
+        "}",
     ]
     return Code(step, declarations=f"static const tinyscene_average mean_{context.number} = {values};\n")
