@@ -97,16 +97,15 @@ def fast_log_mel(front_end: FrontEnd) -> Callable[[NDArray[np.int16]], NDArray[n
         from scipy.sparse import csr_array
     except ImportError as error:
         raise missing(str(error.name).partition(".")[0], "peers") from None
-    edge, window = front_end.n_fft // 2, front_end.window() / PCM_SCALE
+    window, bins = front_end.window() / PCM_SCALE, front_end.n_fft // 2 + 1
     left = (front_end.n_fft - front_end.win_length) // 2
     framed = np.zeros((front_end.frames, front_end.n_fft), np.float32)
-    spectrum = np.empty((edge + 1, front_end.frames), np.complex64)
+    spectrum = np.empty((bins, front_end.frames), np.complex64)
     filterbank = csr_array(front_end.filterbank())
 
     def log_mel(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-        signal = np.pad(pcm.astype(np.float32), edge, mode="reflect")[left:]
-        windows = np.lib.stride_tricks.sliding_window_view(signal, len(window))[:: front_end.hop_length]
-        np.multiply(windows[: len(framed)], window, out=framed[:, left : left + len(window)])
+        windows = front_end.framed(pcm.astype(np.float32))[:, left : left + len(window)]
+        np.multiply(windows, window, out=framed[:, left : left + len(window)])
         r2c(framed.T, axes=(0,), nthreads=1, out=spectrum)  # (bin, frame)
         power = spectrum.real**2 + spectrum.imag**2
         return np.log(filterbank @ power + np.float32(front_end.log_offset))

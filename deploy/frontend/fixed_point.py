@@ -5,6 +5,7 @@ and repeats the steps. `>>` rounds down (arithmetic shift), every sum is exact, 
   mulr(x, w) = (x * w + 2^31) >> 32, the product in 64 bits, is the Cortex-M4's SMMULR (SMMLAR and SMMLSR with a sum).
 
 Frame f holds samples f * hop - n_fft / 2 + i, 0 <= i < n_fft, reflected at the ends without repeating the end itself.
+With `edges: none` its window begins at sample f * hop instead, and nothing is reflected.
 
 1. Window. x = mulr(sample << (fraction_bits + 1), window), int32 with `fraction_bits` below the binary point.
    `window_table` is Q31, for the middle win_length samples; those beside them are zero. (A window in Q15 costs
@@ -126,8 +127,7 @@ class FixedPointLogMel:
     def windowed(self, clip: NDArray[np.int16]) -> Int64:
         """Step 1: a clip (samples,) -> its windowed frames (frame, n_fft)."""
         n_fft, win_length = self.front_end.n_fft, self.front_end.win_length
-        padded = np.pad(clip, n_fft // 2, mode="reflect")
-        framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[:: self.front_end.hop_length]
+        framed = self.front_end.framed(clip)
         left = (n_fft - win_length) // 2
         frames = np.zeros(framed.shape, np.int64)  # (frame, n_fft)
         samples = framed[:, left : left + win_length].astype(np.int64) << (self.fraction_bits + 1)

@@ -3,7 +3,8 @@
 A clip of `clip_seconds` at `sample_rate` becomes a log-mel of `n_mels` bands by `frames` frames:
 reflect-padded and centred frames, periodic Hann window, power spectrum, HTK mel triangles without
 normalisation, log(x + log_offset). These are the settings of the DCASE 2024 Task 1 baseline and the
-definitions of torchaudio's `MelSpectrogram`, to which the tests hold them.
+definitions of torchaudio's `MelSpectrogram`, to which the tests hold them. With `edges: none` all frames lie within
+the clip, so that a frame is the same in every clip that holds its samples.
 
 The log-mel in floating point is what float ONNX models take. Its last bits depend on the processor, because numpy's
 FFT, matrix product and logarithm do. Bundles take that of `fixed_point.py`, which is the same everywhere.
@@ -12,7 +13,7 @@ FFT, matrix product and logarithm do. Bundles take that of `fixed_point.py`, whi
 import math
 from dataclasses import InitVar, asdict, dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,11 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.errors import InputError
 
 Float32 = NDArray[np.float32]
+Sample = TypeVar("Sample", np.float32, np.int16)
 
 CLIP_SECONDS = (0.25, 10.0)  # least and most
+Edges = Literal["reflect", "none"]
+
 ONE_SECOND = 1.0  # the length of a clip that is not written down
 WINDOW_SECONDS, HOP_SECONDS = 0.096, 0.015625  # 3072 and 500 samples at 32 kHz
 LEAST_FFT = 64  # that is chosen for a window; the least that the fixed-point front end has
@@ -67,6 +71,9 @@ class FrontEnd:
     """Added to the power before the logarithm."""
     clip_seconds: float = ONE_SECOND
     """Length of the clips that are classified, in seconds, 0.25 to 10. Recordings are cut into such clips."""
+    edges: Edges = "reflect"
+    """What lies beyond a clip's ends. reflect: frames are centred on multiples of the hop, and the clip is reflected at
+    its ends. none: frames begin at multiples of the hop and lie within the clip, for networks that stream."""
     window_seconds: InitVar[float | None] = None
     """Length of the Hann window, in seconds, in place of `win_length`; 0.096 if neither is given."""
     hop_seconds: InitVar[float | None] = None
@@ -83,6 +90,8 @@ class FrontEnd:
             self._require_whole(name)
         if type(self.clip_seconds) not in (int, float):
             raise InputError(f"features.clip_seconds is {self.clip_seconds!r}: it must be a number")
+        if self.edges not in get_args(Edges):
+            raise InputError(f"features.edges is {self.edges!r}: it must be one of {', '.join(get_args(Edges))}")
         self._require_within({"clip_seconds": CLIP_SECONDS})
         object.__setattr__(self, "clip_seconds", float(self.clip_seconds))
         self._require_within(
@@ -123,10 +132,16 @@ class FrontEnd:
 
     def _check_sizes(self) -> None:
         shortest = min(self.clip_samples, self.sample_rate)  # also of the second for which MACs are counted
-        if self.n_fft % 2 or self.n_fft // 2 >= shortest:
+        longest = 2 * shortest - 1 if self.edges == "reflect" else self.n_fft
+        if self.n_fft % 2 or self.n_fft > longest:
             raise InputError(
                 f"features.n_fft is {self.n_fft}: it must be even and less than {2 * shortest:,} samples, two clips or "
                 "two seconds"
+            )
+        if self.edges == "none" and self.win_length > shortest:
+            raise InputError(
+                f"features.win_length is {self.win_length}: without edges it must be at most {shortest:,} samples, a "
+                "clip or a second"
             )
         for what, size, most in (
             ("frames and n_fft", self.frames * self.n_fft, MAX_SPECTRUM),
@@ -152,18 +167,28 @@ class FrontEnd:
     @property
     def frames(self) -> int:
         """Frames of a clip's log-mel."""
-        return 1 + self.clip_samples // self.hop_length
+        return 1 + (self.clip_samples + sum(self.padding) - self.n_fft) // self.hop_length
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Samples that the first and last frame of n_fft reach beyond a clip; their windows do only with edges."""
+        if self.edges == "reflect":
+            return self.n_fft // 2, self.n_fft // 2
+        beside = self.n_fft - self.win_length
+        return beside // 2, beside - beside // 2
 
     @property
     def shape(self) -> tuple[int, int]:
         """(mel, frame) of a clip's log-mel."""
         return self.n_mels, self.frames
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """The settings in samples. Files leave out a clip of one second, as those that were written before do."""
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        """The settings in samples. Files leave out a clip of one second and reflected edges, as older files do."""
         settings = asdict(self)
         if self.clip_seconds == ONE_SECOND:
             del settings["clip_seconds"]
+        if self.edges == "reflect":
+            del settings["edges"]
         return settings
 
     def window(self) -> Float32:
@@ -187,15 +212,17 @@ class FrontEnd:
     def log_mel(self, clips: Float32) -> Float32:
         """Log-mel of clips within +-1: (batch, samples) -> (batch, mel, frame)."""
         window, filterbank = _constants(self)
-        edge = self.n_fft // 2
-        signal = np.pad(clips, ((0, 0), (edge, edge)), mode="reflect")
         features = np.empty((len(clips), *self.shape), np.float32)
-        for feature, samples in zip(features, signal, strict=True):
-            framed = np.lib.stride_tricks.sliding_window_view(samples, self.n_fft)[:: self.hop_length]
-            spectrum = np.fft.rfft(framed * window)  # (frame, bin)
+        for feature, clip in zip(features, clips, strict=True):
+            spectrum = np.fft.rfft(self.framed(clip) * window)  # (frame, bin)
             power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
             feature[:] = np.log(filterbank @ power.T + np.float32(self.log_offset))  # (mel, frame)
         return features
+
+    def framed(self, clip: NDArray[Sample]) -> NDArray[Sample]:
+        """The frames of a clip (samples,), before the window: (frame, n_fft)."""
+        padded = np.pad(clip, self.padding, mode="reflect" if self.edges == "reflect" else "constant")
+        return np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
 
 
 def clip_samples(sample_rate: int, clip_seconds: float) -> int:

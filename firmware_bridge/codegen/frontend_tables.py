@@ -20,7 +20,7 @@ class FrameSpan(NamedTuple):
 
 def frame_spans(front_end: FrontEnd) -> list[FrameSpan]:
     """The span of every frame of a clip, in order. In closed form `due` is min(max(at + win, 1 - at), clip)."""
-    left = (front_end.n_fft - front_end.win_length) // 2 - front_end.n_fft // 2
+    left = (front_end.n_fft - front_end.win_length) // 2 - front_end.padding[0]
     spans = []
     for at in range(left, left + front_end.frames * front_end.hop_length, front_end.hop_length):
         samples = np.abs(np.arange(at, at + front_end.win_length))

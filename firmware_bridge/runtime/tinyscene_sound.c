@@ -133,7 +133,14 @@ void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena)
     sound->start = (sound->start + TINYSCENE_HOP_SAMPLES) % TINYSCENE_RING_SAMPLES;
     sound->frames = 0;
     (void)arena;
-#if TINYSCENE_PENDING > 0
+#if TINYSCENE_OVERLAPS && TINYSCENE_START_FRAMES == 0 /* no frame is reflected: those that both windows hold are kept */
+    if (TINYSCENE_FRAMES > HOP_FRAMES) {
+        int8_t *row = arena + TINYSCENE_FEATURES;
+        for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++, row += TINYSCENE_FEATURES_STRIDE)
+            memmove(row, row + HOP_FRAMES, TINYSCENE_FRAMES - HOP_FRAMES);
+        sound->frames = TINYSCENE_FRAMES - HOP_FRAMES;
+    }
+#elif TINYSCENE_PENDING > 0
     const int32_t shared = TINYSCENE_END_FRAME - HOP_FRAMES;
     const int32_t starts = (sound->pending < TINYSCENE_START_FRAMES) ? sound->pending : TINYSCENE_START_FRAMES;
     int8_t *pending = &arena[TINYSCENE_STARTS];

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ def test_a_frame_is_the_reflected_signal_under_the_window() -> None:
         reflected = np.where(at < 0, -at, np.where(at > 31_999, 2 * 31_999 - at, at))
         expected = clip[reflected] * window * 2**fixed.fraction_bits
         np.testing.assert_allclose(fixed.windowed(clip)[frame], expected, rtol=0, atol=0.5 + 0.05)
+
+
+@pytest.mark.parametrize(("n_fft", "win_length"), [(4096, 3072), (512, 401)])
+def test_without_edges_a_frame_is_one_within_a_reflected_clip(n_fft: int, win_length: int) -> None:
+    front_end = replace(sized(n_fft, win_length).front_end, edges="none")
+    edge, sound = n_fft // 2, noise(64_000, 5000.0)
+    reflected = FixedPointLogMel(replace(front_end, edges="reflect", clip_seconds=2.0), SCALE, ZERO_POINT)
+    first = -(-edge // 500)  # frame that nothing is reflected into; its window begins at:
+    at = 500 * first - edge + (n_fft - win_length) // 2
+    features = FixedPointLogMel(front_end, SCALE, ZERO_POINT)(sound[None, at : at + 32_000])
+    assert features.shape == (1, 8, 1 + (32_000 - win_length) // 500)
+    np.testing.assert_array_equal(features, reflected(sound[None])[:, :, first : first + front_end.frames])
 
 
 @pytest.mark.parametrize("n_fft", SIZES)

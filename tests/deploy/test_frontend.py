@@ -1,6 +1,7 @@
 """The numpy front end, against torchaudio's golden values and the closed forms of its definitions."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def test_the_window_is_a_squared_sine_of_one_period(length: int) -> None:
         {"sample_rate": 192_000, "n_fft": 65_536, "n_mels": 1024, "hop_length": 192_000},
     ],
 )
-def test_sizes_that_multiply_to_gigabytes_are_refused(settings: dict[str, int]) -> None:
+def test_sizes_that_multiply_to_gigabytes_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"^features: .* multiply to .*; choose other sizes"):
         FrontEnd(**settings)
 
@@ -188,6 +189,40 @@ def test_a_clip_of_one_second_is_not_written_down() -> None:
     settings = FrontEnd(clip_seconds=2).as_dict()
     assert settings["clip_seconds"] == 2.0
     assert FrontEnd(**settings) == FrontEnd(clip_seconds=2)  # pyright: ignore[reportArgumentType]
+
+
+def test_edges_are_written_down_where_there_are_none() -> None:
+    assert "edges" not in FrontEnd(edges="reflect").as_dict()
+    settings = FrontEnd(edges="none").as_dict()
+    assert settings["edges"] == "none"
+    assert FrontEnd(**settings) == FrontEnd(edges="none")  # pyright: ignore[reportArgumentType]
+
+
+WITHIN = [
+    FrontEnd(n_mels=20, edges="none"),
+    FrontEnd(sample_rate=8_000, n_fft=256, win_length=201, hop_length=97, n_mels=20, edges="none"),
+    FrontEnd(sample_rate=8_000, n_fft=8192, win_length=8000, hop_length=97, n_mels=20, edges="none"),
+]
+
+
+@pytest.mark.parametrize("front_end", WITHIN, ids=repr)
+def test_without_edges_a_frame_is_that_of_any_clip_with_its_samples(front_end: FrontEnd) -> None:
+    reach = (front_end.n_fft - front_end.win_length) // 2
+    sound = np.random.default_rng(0).normal(0, 0.1, (1, 3 * front_end.clip_samples)).astype(np.float32)
+    reflected = replace(front_end, edges="reflect", clip_seconds=3.0)
+    first = front_end.hop_length * -(-front_end.n_fft // 2 // front_end.hop_length)  # frame of no reflection
+    clip = sound[:, first - front_end.n_fft // 2 + reach :][:, : front_end.clip_samples]
+    expected = reflected.log_mel(sound)[:, :, first // front_end.hop_length :][:, :, : front_end.frames]
+    assert front_end.frames == 1 + (front_end.clip_samples - front_end.win_length) // front_end.hop_length
+    np.testing.assert_allclose(front_end.log_mel(clip), expected, rtol=0, atol=1e-4)
+
+
+def test_without_edges_a_window_must_fit_the_clip() -> None:
+    FrontEnd(sample_rate=8_000, win_length=2_000, clip_seconds=0.25, edges="none")
+    with pytest.raises(InputError, match=r"^features\.win_length is 2001: without edges it must be at most 2,000 samp"):
+        FrontEnd(sample_rate=8_000, win_length=2_001, clip_seconds=0.25, edges="none")
+    with pytest.raises(InputError, match=r"^features\.edges is 'zero': it must be one of reflect, none$"):
+        FrontEnd(edges="zero")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("seconds", [0.25, 0.5, 2.0, 10.0])

@@ -30,6 +30,7 @@ OTHERS = [
     FrontEnd(sample_rate=16_000, n_fft=1024, win_length=1, hop_length=500, n_mels=3),
     FrontEnd(sample_rate=16_000, n_fft=1024, win_length=1023, hop_length=16_000, n_mels=300),  # more bands than bins
     FrontEnd(sample_rate=8_000, n_fft=128, n_mels=2, win_length=100, f_min=1_010.0, f_max=1_020.0),  # between two bins
+    FrontEnd(sample_rate=16_000, n_fft=512, win_length=401, hop_length=160, n_mels=40, edges="none"),
     FrontEnd(sample_rate=33_000, n_fft=65_536, win_length=65_536, hop_length=9_000, n_mels=64),  # longer than the clip
 ]
 
@@ -48,8 +49,7 @@ static void clip_features(int32_t start)
     for (int32_t i = 0; i < TINYSCENE_RING_SAMPLES; i++)
         ring[i] = 0x5555;
     for (int32_t frame = 0; frame < TINYSCENE_FRAMES; frame++) {
-        const int32_t at = frame * TINYSCENE_HOP_LENGTH - TINYSCENE_N_FFT / 2
-                           + (TINYSCENE_N_FFT - TINYSCENE_WIN_LENGTH) / 2;
+        const int32_t at = frame * TINYSCENE_HOP_LENGTH - TINYSCENE_LEAD;
         int32_t due = at + TINYSCENE_WIN_LENGTH > 1 - at ? at + TINYSCENE_WIN_LENGTH : 1 - at;
         if (due > TINYSCENE_CLIP_SAMPLES)
             due = TINYSCENE_CLIP_SAMPLES;
@@ -106,7 +106,9 @@ def toolchain(name: str, target: str) -> Toolchain:
 
 
 def write_sources(log_mel: FixedPointLogMel, folder: Path) -> list[Path]:
-    config = "".join(f"#define TINYSCENE_{name} {value}\n" for name, value in frontend_config(log_mel).items())
+    lead = log_mel.front_end.n_fft // 2 - (log_mel.front_end.n_fft - log_mel.front_end.win_length) // 2
+    sizes = frontend_config(log_mel) | {"LEAD": lead if log_mel.front_end.edges == "reflect" else 0}
+    config = "".join(f"#define TINYSCENE_{name} {value}\n" for name, value in sizes.items())
     (folder / "tinyscene_layout.h").write_text(config)
     (folder / "tinyscene_tables.c").write_text(frontend_tables(log_mel))
     (folder / "clip.c").write_text(CLIP_IN_C)
@@ -258,12 +260,13 @@ def test_half_the_window_and_a_quarter_of_the_circle_are_enough(n_fft: int, win_
     ids=repr,
 )
 def test_the_ring_is_the_least_that_holds_what_every_frame_needs(front_end: FrontEnd) -> None:
-    edge, clip = front_end.n_fft // 2, front_end.clip_samples
+    edge, clip = 0 if front_end.edges == "none" else front_end.n_fft // 2, front_end.clip_samples
     ramp = np.pad(np.arange(clip), edge, mode="reflect")
     spans, config = frame_spans(front_end), frontend_config(fixed_point(front_end))
     newest, needed, before, after = 0, 0, 0, 0
     for frame, span in enumerate(spans):
-        first = frame * front_end.hop_length + (front_end.n_fft - front_end.win_length) // 2  # in the padded clip
+        first = frame * front_end.hop_length  # in the padded clip
+        first += (front_end.n_fft - front_end.win_length) // 2 if edge else 0
         samples = ramp[first : first + front_end.win_length]
         assert span == (first - edge, samples.min(), samples.max() + 1)
         newest = max(newest, span.due)  # frames are computed in order
@@ -278,3 +281,6 @@ def test_the_ring_is_the_least_that_holds_what_every_frame_needs(front_end: Fron
 def test_the_default_front_end_reflects_four_frames_at_each_end() -> None:
     config = frontend_config(fixed_point(FrontEnd()))
     assert (config["START_FRAMES"], config["END_FRAME"], config["FRAMES"]) == (4, 61, 65)
+    within = frontend_config(fixed_point(FrontEnd(edges="none")))
+    assert (within["START_FRAMES"], within["END_FRAME"], within["FRAMES"]) == (0, 58, 58)
+    assert within["RING_SAMPLES"] == 3072

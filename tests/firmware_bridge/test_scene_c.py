@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
+from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.graph.graph import Conv2D, Graph, Mean, Quantization, Tensor
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.native import NativeScene, native_scene
@@ -104,6 +106,29 @@ def test_overlapping_windows_are_decided_as_each_by_itself(
     for sizes in ([len(stream)], [777, 31]):
         scene.require(scene.c.tinyscene_reset(scene.instance))
         assert decisions(scene, stream, sizes) == expected(bundle, stream, hop)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hop", [0.5, 0.025, 0.975, 1.0])  # of 40 frames: many, all but one, one and no shared ones
+def test_windows_without_edges_share_all_their_frames(hop: float) -> None:
+    front_end = FrontEnd(sample_rate=4_000, n_fft=64, win_length=51, hop_length=100, n_mels=5, edges="none")
+    rng, shape = np.random.default_rng(0), front_end.shape
+    source, sums = (
+        Tensor("x", (1, *shape, 1), Quantization(0.0625, 20)),
+        Tensor("y", (1, 1, 1, 3), Quantization(2.0, 0)),
+    )
+    weights, bias = rng.integers(-127, 128, (3, *shape, 1)).astype(np.int8), np.zeros(3, np.int32)
+    whole = Conv2D(inputs=("x",), output=sums, weights=weights, bias=bias, weight_scales=np.full(3, 0.01, np.float32))
+    graph = Graph(source, (whole, Mean(inputs=("y",), output=Tensor("logits", (1, 3), Quantization(2.0, 0)))))
+    pcm = rng.integers(-9_000, 9_000, 11_000).astype(np.int16)
+    starts = range(0, len(pcm) - 4_000 + 1, round(hop * 4_000))
+    features = FixedPointLogMel(front_end, 0.0625, 20)(np.stack([pcm[at : at + 4_000] for at in starts]))
+    expected = run(graph, features[..., None]).tolist()
+    assert len({tuple(logits) for logits in expected}) > 1
+    scene = native_scene(make_library(graph, front_end, ("a", "b", "c"), ("plain",), hop))
+    for sizes in ([len(pcm)], [77, 310]):
+        scene.require(scene.c.tinyscene_reset(scene.instance))
+        assert decisions(scene, pcm, sizes) == expected
 
 
 @pytest.mark.parametrize("hop", [0.0, -1.0, 1.5, 0.1234567, float("nan"), float("inf")])

@@ -5,6 +5,7 @@ made once; the filterbank is applied in bands of neighbouring mels, each of whic
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
@@ -36,7 +37,7 @@ class LogMel(nn.Module):
         return torch.cat([self._power(part) for part in clips.split(chunk)]).unsqueeze(1)
 
     def _power(self, clips: Tensor) -> Tensor:
-        spectrum = centred_spectrum(clips, self.front_end, self.window)  # (batch, bin, frame)
+        spectrum = framed_spectrum(clips, self.front_end, self.window)  # (batch, bin, frame)
         power = spectrum.real.square() + spectrum.imag.square()
         bands = [
             self.get_buffer(f"band{index}") @ power[:, first:last] for index, (first, last) in enumerate(self.bands)
@@ -52,15 +53,16 @@ class LogMel(nn.Module):
         return self.log(self.power(clips))
 
 
-def centred_spectrum(clips: Tensor, front_end: FrontEnd, window: Tensor) -> Tensor:
-    """Complex spectra (batch, bin, frame) of reflect-padded and centred frames of clips (batch, samples)."""
+def framed_spectrum(clips: Tensor, front_end: FrontEnd, window: Tensor) -> Tensor:
+    """Complex spectra (batch, bin, frame) of the frames of clips (batch, samples), padded as `front_end` says."""
+    is_centred = front_end.edges == "reflect"
     return torch.stft(
-        clips,
+        clips if is_centred else F.pad(clips, front_end.padding),
         front_end.n_fft,
         front_end.hop_length,
         front_end.win_length,
         window,
-        center=True,
+        center=is_centred,
         pad_mode="reflect",
         return_complex=True,
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.train.data.features import centred_spectrum
+from tinyscene.train.data.features import framed_spectrum
 
 PREEMPHASIS = 0.97  # share of the sample before that is taken off
 PASST_MEAN, PASST_DEVIATION = -4.5, 5.0  # of log-mels, as assumed by its authors
@@ -75,7 +75,7 @@ class PasstMel(KaldiMel):
         return -PASST_MEAN / PASST_DEVIATION
 
     def _spectrum(self, clips: Tensor) -> Tensor:
-        return centred_spectrum(clips[:, 1:] - PREEMPHASIS * clips[:, :-1], self.front_end, self.window)
+        return framed_spectrum(clips[:, 1:] - PREEMPHASIS * clips[:, :-1], self.front_end, self.window)
 
     def log(self, power: Tensor) -> Tensor:
         return ((power + self.front_end.log_offset).log() - PASST_MEAN) / PASST_DEVIATION
