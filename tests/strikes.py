@@ -9,6 +9,7 @@ call that is struck on; of what is written by that call, half is. Linux only, wi
 
 import ctypes
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -21,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from tests import ROOT
-from tinyscene.cli import main
+from tinyscene.deploy.common.provenance import provenance
 
 KILL = -1
+CLI = "tinyscene.cli"
 MODES = {"killed": KILL, "full": errno.ENOSPC, "read-only": errno.EROFS}
 PRELOADED = {
     "train": ["data.sample", "export", "runs.evaluate", "runs.weights", "sweep.sweep", "teachers.logits"],
     "train.fine_tuning": ["adapt", "prune"],
     "train.quantize": ["quantize"],
+    "train.sweep": ["job"],
     "firmware_bridge": ["firmware", "native", "web"],
     "benchmarks": ["bench", "report"],
     "deploy": ["graph.onnx_writer", "graph.tflite_writer", "live.classifier"],
@@ -78,11 +81,24 @@ class Striker:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, arguments: list[Any], root: Path, strike: Strike | None = None, **environment: object) -> Result:
-        """Run a command to its end, or until it is struck below `root`."""
+    def run(
+        self,
+        arguments: list[Any],
+        root: Path,
+        strike: Strike | None = None,
+        module: str = CLI,
+        constants: dict[str, Path] | None = None,
+        **environment: object,
+    ) -> Result:
+        """Run the main function of a module to its end, or until it is struck below `root`.
+
+        `constants` are paths by the full names of those that they take the place of.
+        """
         order = {
             "arguments": [str(each) for each in arguments],
             "root": str(root),
+            "module": module,
+            "constants": {key: str(value) for key, value in (constants or {}).items()},
             "strike": (strike.at, strike.mode) if strike else (0, 0),
             "environment": {key: str(value) for key, value in environment.items()},
             "folder": str(self._folder),
@@ -102,6 +118,7 @@ def _serve(library: str) -> None:
     for package, names in PRELOADED.items():
         for name in names:
             __import__(f"tinyscene.{package}.{name}")
+    provenance()  # once: a change of the source meanwhile is none of what a command leaves
     for line in sys.stdin:
         process = os.fork()
         if process == 0:
@@ -117,11 +134,15 @@ def _obey(order: dict[str, Any], library: str) -> int:
     calls = os.open(folder / "calls", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.environ |= order["environment"]
     sys.argv = ["tinyscene", *order["arguments"]]
+    for name, value in order["constants"].items():
+        owner, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(owner), constant, Path(value))
+    module = importlib.import_module(order["module"])
     at, mode = order["strike"]
     ctypes.CDLL(library).tinyscene_strike(at, mode, order["root"].encode(), -1 if at else calls)
     signal.alarm(300)
     try:
-        main()
+        module.main()
     except SystemExit as end:
         return int(end.code or 0)
     except BaseException:

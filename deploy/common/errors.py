@@ -1,5 +1,7 @@
 """The errors a user can cause. The command line prints each as one line and leaves with its exit code."""
 
+import errno
+
 from tinyscene.deploy.common.text import printable
 
 
@@ -23,3 +25,10 @@ class OverBudgetError(TinysceneError):
     """A model beyond its limits on bytes or MACs (exit code 3)."""
 
     exit_code = 3
+
+
+def disk_error(error: OSError) -> InputError:
+    """What the disk or the system refused, as one line."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "; free some room and run it again" if error.errno == errno.ENOSPC else ""
+    return InputError(f"{where}{error.strerror or error}{remedy}")

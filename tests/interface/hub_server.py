@@ -18,6 +18,9 @@ class Repository:
     """The commits of one repository: by name of the commit, the files by name."""
 
     def __init__(self) -> None:
+        self.empty()
+
+    def empty(self) -> None:
         self.commits: dict[str, dict[str, bytes]] = {}
         self.newest = ""
         self.asked: list[str] = []

@@ -1,11 +1,8 @@
 """The catalogue: what comes along has a name, what is fetched is checked and imported. The server is the loopback's."""
 
-import functools
 import hashlib
-import http.server
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 import torch
 
 import tinyscene
+from tests.interface.file_server import file_server
 from tests.train.test_cp_mobile import trained
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
@@ -31,11 +29,8 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder, and the address at which its files are offered."""
     folder = tmp_path / "offered"
     folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+    with file_server(folder) as address:
+        yield folder, address
 
 
 @pytest.fixture

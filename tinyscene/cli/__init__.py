@@ -1,6 +1,5 @@
 """The command line: `tinyscene --help` lists the commands."""
 
-import errno
 import os
 import sys
 from importlib import metadata
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tinyscene.cli import deploying, measuring, quantizing, sharing, training
-from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.errors import InputError, TinysceneError, disk_error
 from tinyscene.deploy.common.terminal import messages, show_what_cannot_be_encoded
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -44,9 +43,7 @@ def main() -> None:
     except TinysceneError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        remedy = "; free some room and run it again" if error.errno == errno.ENOSPC else ""
-        _fail(f"{where}{error.strerror or error}{remedy}", InputError.exit_code)
+        _fail(str(disk_error(error)), InputError.exit_code)
 
 
 def _fail(line: str, code: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from tinyscene.deploy.common.errors import InputError, TinysceneError
+from tinyscene.deploy.common.errors import InputError, TinysceneError, disk_error
 from tinyscene.deploy.common.files import lock
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
 from tinyscene.train.data.cache import Clips, prepare
@@ -212,9 +212,10 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     try:
         run_job(options.out, options.job)
-    except TinysceneError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    except (TinysceneError, OSError) as error:
+        failure = disk_error(error) if isinstance(error, OSError) else error
+        print(failure, file=sys.stderr)
+        sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":
