@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from tests import ROOT
-from tinyscene.deploy.common.provenance import provenance
 
 KILL = -1
 CLI = "tinyscene.cli"
@@ -67,7 +66,12 @@ class Striker:
         source = Path(__file__).with_name("strike.c")
         compiler = shutil.which("cc") or "gcc"
         subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-        environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "LD_PRELOAD": str(library),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "GIT_DIR": os.devnull,  # no git state: a source that is changed meanwhile would be taken for other output
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.strikes", library],
             env=environment,
@@ -118,7 +122,6 @@ def _serve(library: str) -> None:
     for package, names in PRELOADED.items():
         for name in names:
             __import__(f"tinyscene.{package}.{name}")
-    provenance()  # once: a change of the source meanwhile is none of what a command leaves
     for line in sys.stdin:
         process = os.fork()
         if process == 0:

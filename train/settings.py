@@ -121,3 +121,20 @@ def hint(name: str, known: list[str]) -> str:
     """What to say of a name that is not known: the nearest one that is, or all."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def first_change(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first of nested settings that differs, or nothing."""
+    before, after = flat(old), flat(new)
+    for key in before | after:
+        if before.get(key) != after.get(key):
+            return f"{key}={before.get(key)}, not {after.get(key)}"
+    return ""
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full keys."""
+    found = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

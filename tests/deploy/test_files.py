@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tinyscene.deploy.common.files import (
     replacing,
     replacing_folder,
     require_free,
+    reserve,
     sha256,
     temporary_folder,
     write_whole,
@@ -240,3 +242,69 @@ def test_a_disk_without_locks_is_written_to_without_one(
     expected = pytest.raises(OSError, match=os.strerror(number)) if raises else contextlib.nullcontext()
     with (tmp_path / "a").open("wb") as handle, expected:
         lock(handle, wait)
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as first, (tmp_path / "a").open("wb") as second:
+        lock(first)
+        waiting = threading.Thread(target=lock, args=(second,))
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+        first.close()
+        waiting.join(10)
+        with pytest.raises(BlockingIOError), (tmp_path / "a").open("wb") as third:
+            lock(third, wait=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_a_file_gets_all_the_room_that_was_reserved_and_keeps_its_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    with (tmp_path / "a").open("rb+") as handle:
+        reserve(handle, 100_000)
+    found = (tmp_path / "a").stat()
+    assert (found.st_size, found.st_blocks * 512 >= 100_000) == (100_000, True)
+    assert (tmp_path / "a").read_bytes().rstrip(b"\0") == b"content"
+
+
+def test_a_folder_that_holds_something_and_a_file_are_not_free(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(InputError, match="already exists and is not empty"):
+            require_free(taken)
+
+
+def test_a_cache_folder_is_made_with_those_above_it_and_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINYSCENE_CACHE", str(tmp_path / "a" / "b"))
+    assert cache_folder() == cache_folder() == tmp_path / "a" / "b"
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_new_folder_is_open_to_all_for_reading(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
+
+
+def test_an_interrupted_folder_is_not_left(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with replacing_folder(tmp_path / "new") as temporary:
+            (temporary / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [lambda folder: replacing(folder / "new"), lambda _: temporary_folder()])
+def test_an_error_is_not_hidden_by_a_temporary_file_that_is_gone(make: Callable[..., Any], tmp_path: Path) -> None:
+    def fail() -> None:
+        with make(tmp_path) as temporary:
+            temporary.rmdir() if temporary.is_dir() else temporary.unlink()
+            raise ValueError("what went wrong")
+
+    with pytest.raises(ValueError, match="what went wrong"):
+        fail()

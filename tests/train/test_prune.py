@@ -243,6 +243,8 @@ def test_what_was_killed_before_its_steps_were_removed_removes_them_when_resumed
         patch.setattr(tinyscene.train.fine_tuning.prune, "remove_folder", lambda folder: None)
         pruned(out, resume=True)
     assert sorted(path.name for path in out.parent.iterdir()) == ["run", "run.pruning"]
+    with pytest.raises(InputError, match="is of another pruning"):
+        pruned(out, "prune.lr=2e-3", resume=True)
     assert same(pruned(out, resume=True), unbroken)
     assert [path.name for path in out.parent.iterdir()] == ["run"]
 

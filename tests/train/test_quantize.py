@@ -28,6 +28,7 @@ from tinyscene.deploy.graph.reference import run as run_graph
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.quantize.decide import RuleSettings
 from tinyscene.train.quantize.quantize import quantize
 from tinyscene.train.teachers.distill import Targets, cross_entropy, from_network
 
@@ -344,18 +345,53 @@ def test_left_over_fine_tuning_is_not_lost_without_a_word(command: RunCli, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["bundle.qat"]
 
 
-def test_what_was_killed_before_its_fine_tuning_was_removed_removes_it_when_resumed(
-    command: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ("--out", tmp_path / "bundle", "--split", SPLIT, "--qat")
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def left_over(
+    tiny: Path, sample_dataset: Dataset, sample_clips: Clips, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle, and beside it the fine-tuning that was to be removed when the process was killed."""
+    out = tmp_path_factory.mktemp("left") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tinyscene.train.quantize.quantize.remove_folder", lambda folder: None)
-        assert command(*arguments)[0] == 0
-    before = sha256(tmp_path / "bundle" / "bundle.json")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.qat"]
-    assert command(*arguments, "--resume")[0] == 0
+        quantize(tiny, sample_dataset, sample_clips, out, True, SPLIT, FINE_TUNING, rule=RuleSettings(average=2))
+    return out
+
+
+def test_what_was_killed_before_its_fine_tuning_was_removed_removes_it_when_resumed(
+    left_over: Path, command: RunCli, tmp_path: Path
+) -> None:
+    shutil.copytree(left_over.parent, tmp_path, dirs_exist_ok=True)
+    out = tmp_path / "bundle"
+    assert command("--out", out, "--split", SPLIT, "--qat", "--average", 2, "--resume")[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert sha256(tmp_path / "bundle" / "bundle.json") == before
+    assert sha256(out / "bundle.json") == sha256(left_over / "bundle.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("--average 2 --set quantize.lr=2e-3", "quantize.lr=0.001, not 0.002"),
+        ("--average 2 --split 10", "--split 5"),
+        ("--average 2 --attribution pyproject.toml", "another --attribution"),
+        ("--average 3", "another --keep, --average, --margin or --patience"),
+        ("", "another --keep, --average, --margin or --patience"),
+    ],
+)
+def test_a_bundle_that_was_made_with_other_options_is_not_taken_for_the_one_resumed(
+    words: str, change: str, left_over: Path, command: RunCli
+) -> None:
+    code, out, err = command("--out", left_over, "--split", SPLIT, "--qat", "--resume", *words.split())
+    line = f"tinyscene: {left_over}: was made with {change}; resume with the same, or choose another --out\n"
+    assert (code, out, err) == (2, "", line)
+    assert left_over.with_name("bundle.qat").exists()
+
+
+def test_a_bundle_of_another_run_is_not_taken_for_the_one_resumed(
+    left_over: Path, command: RunCli, tmp_path: Path
+) -> None:
+    other, _ = run_of(tmp_path / "other", "nano", [*TINY, *STILL], seed=1)
+    err = command("--out", left_over, "--split", SPLIT, "--qat", "--average", 2, "--resume", run=other)[2]
+    assert "was made with another run" in err
 
 
 def test_fine_tuning_beside_a_bundle_of_another_is_not_removed(

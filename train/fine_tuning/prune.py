@@ -83,19 +83,23 @@ def prune(
     _require_prunable(card.parsed_recipe.model, run)
     recipe = with_overrides(card, overrides or [], "prune", run)
     work = out.with_name(f"{out.name}.pruning")
-    if resume and _is_moved(work / f"step{recipe.prune.steps}", out):
-        remove_folder(work)
-        return out
-    require_free(out)
+    last = work / f"step{recipe.prune.steps}"
+    is_moved = resume and _is_moved(last, out)
+    if not is_moved:
+        require_free(out)
     recipe = recipe.model_copy(update={"budget": _goal(unpruned, recipe, to_macs, to_bytes, run)})
     clips.require_labels(card.labels, run)
     data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
-    examples = _examples(recipe, data)
+    step_card = make_card({}, data, f"{run} sha256:{sha256(model_path(run))}")  # the recipe is each step's own
+    if is_moved:
+        _load_start(last.with_suffix(".safetensors"), recipe, recipe.prune.steps, step_card)
+        remove_folder(work)
+        return out
     if resume and not work.exists():
         raise InputError(f"{work}: holds no pruning to resume; prune without --resume")
     if work.exists() and not resume:
         raise InputError(f"{work}: holds an interrupted pruning; go on with --resume, or choose another --out")
-    step_card = make_card({}, data, f"{run} sha256:{sha256(model_path(run))}")  # the recipe is each step's own
+    examples = _examples(recipe, data)
     network, steps, first = unpruned, recipe.prune.steps, count_network(unpruned, recipe)
     for step in range(1, steps + 1):
         start = work / f"step{step}.safetensors"
@@ -108,7 +112,7 @@ def prune(
             start_card = step_card.model_copy(update={"recipe": _step_recipe(recipe, step, smaller).as_dict()})
             save_tensors(start, smaller.state_dict(), start_card)
         network = _fine_tune(start, unpruned, recipe, step, data, step_card)
-    (work / f"step{steps}").rename(out)
+    last.rename(out)
     remove_folder(work)
     return out
 
@@ -277,10 +281,8 @@ def _step_recipe(recipe: Recipe, step: int, network: nn.Module) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _fine_tune(
-    start: Path, unpruned: nn.Module, recipe: Recipe, step: int, data: TrainingData, step_card: Card
-) -> nn.Module:
-    """Train a pruned network in a run folder beside it, or go on where that stands. Returns it on the CPU."""
+def _load_start(start: Path, recipe: Recipe, step: int, step_card: Card) -> tuple[nn.Module, Recipe]:
+    """A pruned network and its step's recipe. Raises InputError where the step is one of another pruning."""
     network, start_card = load_model(start)
     step_recipe = _step_recipe(recipe, step, network)
     if start_card.model_copy(update={"made_by": step_card.made_by}) != step_card.model_copy(
@@ -289,6 +291,14 @@ def _fine_tune(
         raise InputError(
             f"{start.parent}: is of another pruning; resume with the same settings, or choose another --out"
         )
+    return network, step_recipe
+
+
+def _fine_tune(
+    start: Path, unpruned: nn.Module, recipe: Recipe, step: int, data: TrainingData, step_card: Card
+) -> nn.Module:
+    """Train a pruned network in a run folder beside it, or go on where that stands. Returns it on the CPU."""
+    network, step_recipe = _load_start(start, recipe, step, step_card)
     folder = start.with_suffix("")
     loss = from_network(unpruned, recipe.prune.distill, loss_of(step_recipe.distill))
     initial = InitialNetwork(network, step_card.source)

@@ -55,6 +55,13 @@ class RuleSettings:
         *sums, silence = _sums(graph, front_end, with_silence)
         return self._rule(fit_likeness(np.stack(sums), silence, truth, graph.output.shape[-1], self.keep))
 
+    def made(self, rule: DecisionRule | None) -> bool:
+        """Whether a rule, or none, is what these settings ask for."""
+        if rule is None or not self.asked:
+            return rule is None and not self.asked
+        keep = None if rule.unknown is None else rule.unknown.keep
+        return rule == self._rule(rule.unknown) and keep == self.keep
+
     def _rule(self, unknown: Likeness | None = None) -> DecisionRule:
         """A patience alone means that no lead shortens it."""
         margin = self.margin if self.margin is not None else NEVER if self.patience else 0

@@ -57,7 +57,8 @@ from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Consistency, Distill, Quantize, Recipe
 from tinyscene.train.runs.budget import Count, count_network
 from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
-from tinyscene.train.runs.run import METRICS, RunFolder, load_model, model_path
+from tinyscene.train.runs.run import METRICS, Card, RunFolder, load_model, model_path
+from tinyscene.train.settings import first_change
 from tinyscene.train.teachers.distill import from_network, loss_of
 
 BATCH = 8  # clips
@@ -103,13 +104,16 @@ def quantize(
     if resume and not qat:
         raise InputError("--resume: only fine-tuning can be resumed; say --qat, too")
     work = out.with_name(f"{out.name}.qat")
-    if resume and _is_written(work, out):
-        remove_folder(work)
-        return open_bundle(out)
-    require_free(out)
     card = load_model(run)[1]
     data = TrainingData(dataset, clips, split or card.split or dataset.default_split)
     method = Method(qat, tuple(overrides or ()), allow_over_budget, rule or RuleSettings(), tuple(attribution))
+    if resume and _is_written(work, out):
+        bundle = open_bundle(out)
+        if change := _changed_since(bundle, run, card, data, method):
+            raise InputError(f"{out}: was made with {change}; resume with the same, or choose another --out")
+        remove_folder(work)
+        return bundle
+    require_free(out)
     devices = {
         device: replace(data, dataset=part_of(dataset, data.split, device)) for device in load_devices(run, card)
     }
@@ -133,6 +137,24 @@ def _is_written(work: Path, out: Path) -> bool:
     with contextlib.suppress(ValueError):  # a line that is no JSON is of another training
         return open_bundle(out).content["quantized"].get("training") == _metrics(work)
     return False
+
+
+def _changed_since(bundle: Bundle, run: Path, card: Card, data: TrainingData, method: Method) -> str:
+    """What differs between the making of a bundle and what is asked for now, or nothing."""
+    content = bundle.content
+    made, recipe = content["quantized"], with_overrides(card, list(method.overrides), "quantize", run)
+    if content["trained"] != card.model_dump(mode="json", exclude={"recipe", "labels"}):
+        return "another run"
+    if change := first_change(content["recipe"], json.loads(json.dumps(recipe.as_dict()))):
+        return change
+    if made["split"] != data.split:
+        return f"--split {made['split']}"
+    if made["data_hash"] != data.clips.data_hash:
+        return "another --data"
+    if not method.rule.made(bundle.rule):
+        return "another --keep, --average, --margin or --patience"
+    lines = content.get(ATTRIBUTION, {}).get("lines", [])
+    return "" if lines == list(method.attribution) else "another --attribution"
 
 
 def _metrics(work: Path) -> list[dict[str, Any]]:

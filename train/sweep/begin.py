@@ -4,7 +4,6 @@ Runs, seeds and splits may be added to a sweep; a run or bundle that was begun w
 """
 
 from pathlib import Path
-from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, write_whole
@@ -12,10 +11,10 @@ from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.data.datasets import Dataset
-from tinyscene.train.recipe import Recipe, parse_recipe
+from tinyscene.train.recipe import parse_recipe
 from tinyscene.train.runs.run import RECIPE
 from tinyscene.train.runs.transfer import find_weights
-from tinyscene.train.settings import read_settings
+from tinyscene.train.settings import first_change, flat, read_settings
 from tinyscene.train.sweep.job import SWEEP, Source, SweepRecord, clips_key, read_record
 from tinyscene.train.sweep.plan import EvaluatedJob, Job, QuantizeJob, TrainJob, plan
 from tinyscene.train.sweep.status import SweepStatus
@@ -59,7 +58,7 @@ def begin(
 def _require_settings(sweep: Sweep, jobs: tuple[Job, ...]) -> None:
     """Raise InputError where a key that the sweep requires has no value in one of its recipes."""
     for job in jobs:
-        settings = _flat(job.recipe.as_dict()) if isinstance(job, TrainJob) else {}
+        settings = flat(job.recipe.as_dict()) if isinstance(job, TrainJob) else {}
         for key in sweep.required if settings else ():
             if settings.get(key) is None:
                 raise InputError(f"sweep {sweep.name} needs a value of {key}: add --set {key}=...")
@@ -129,27 +128,11 @@ def _check_same(old: SweepRecord, new: SweepRecord, out: Path) -> None:
 def _changed_since(old: Job | None, new: Job, out: Path) -> str:
     """What differs between a run or bundle that is in `out` and the job, or nothing."""
     if isinstance(old, QuantizeJob) and isinstance(new, QuantizeJob) and (out / new.name).exists():
-        return _change(old.recipe, new.recipe)
+        return first_change(old.recipe.as_dict(), new.recipe.as_dict())
     path = out / new.name / RECIPE
     if not isinstance(new, TrainJob) or not path.exists():
         return ""
-    change = _change(parse_recipe(read_settings(path, "recipe"), str(path)), new.recipe)
+    change = first_change(parse_recipe(read_settings(path, "recipe"), str(path)).as_dict(), new.recipe.as_dict())
     if not change and isinstance(old, TrainJob) and old.weights != new.weights:
         change = f"weights {old.weights}, not {new.weights}"
     return change
-
-
-def _change(old: Recipe, new: Recipe) -> str:
-    """The first setting that differs, or nothing."""
-    before, after = _flat(old.as_dict()), _flat(new.as_dict())
-    for key in before | after:
-        if before.get(key) != after.get(key):
-            return f"{key}={before.get(key)}, not {after.get(key)}"
-    return ""
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
