@@ -4,7 +4,7 @@ Structure, scales and zero points are drawn by hypothesis; weights and biases fo
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tinyscene.deploy.graph.graph import (
     Add,
     AveragePool2D,
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     Graph,
     Kind,
@@ -196,12 +197,50 @@ def pools(draw: Draw, builder: Builder) -> Kind:
 
 
 @st.composite
+def crops(draw: Draw, builder: Builder) -> list[Kind]:
+    """A crop of any size; of nothing where one value is left."""
+    source = builder.last
+    _, height, width, channels = source.shape
+    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    bottom, right = draw(st.integers(0, height - 1 - top)), draw(st.integers(0, width - 1 - left))
+    output = builder.tensor((1, height - top - bottom, width - left - right, channels), source.quantization)
+    crop = (top, bottom, left, right)
+    return [Crop(inputs=(source.name,), output=output, crop=crop)] if any(crop) else []
+
+
+@st.composite
+def valid_shortcuts(draw: Draw, builder: Builder) -> list[Kind]:
+    """A convolution without padding and a crop to its size beside it, added up; nothing where no window of 3 fits."""
+    source = builder.last
+    _, height, width, channels = source.shape
+    tall, wide = (draw(st.sampled_from([1, 3][: 1 + (size > 2)])) for size in (height, width))
+    if tall == wide == 1:
+        return []
+    shape = (1, height - tall + 1, width - wide + 1, channels)
+    weights = draw(integers_of((1, tall, wide, channels), 127))
+    sums = np.abs(weights).sum((0, 1, 2)) * source.q.reach
+    output = builder.tensor(shape, draw(quantizations_near(source.q.scale)))
+    scales = draw(multipliers(sums)) * output.q.scale / source.q.scale
+    convolution = DepthwiseConv2D(
+        inputs=(source.name,),
+        output=output,
+        weights=weights.astype(np.int8),
+        bias=np.zeros(channels, np.int32),
+        weight_scales=np.clip(scales, 2.0**-40, 2.0**20).astype(np.float32),
+    )
+    cut = replace(output, name=f"{output.name}/cut", quantization=source.quantization)
+    crop = Crop(inputs=(source.name,), output=cut, crop=(tall // 2, tall // 2, wide // 2, wide // 2))
+    total = replace(output, name=f"{output.name}/sum", quantization=draw(quantizations_near(output.q.scale)))
+    return [convolution, crop, Add(inputs=(output.name, cut.name), output=total)]
+
+
+@st.composite
 def integer_graphs(draw: Draw, most_steps: int = 4) -> Graph:
     """Valid integer graphs of every operator, up to the edges of what a Graph allows."""
     sizes = st.integers(1, MAX_SIZE)
     shape = (1, draw(sizes), draw(sizes), draw(st.integers(1, MAX_CHANNELS)))
     builder = Builder(Tensor("input", shape, draw(quantizations())))
-    steps = st.sampled_from(["convolution", "pool", "shortcut", "add", "pool", "linear"])
+    steps = st.sampled_from(["convolution", "pool", "shortcut", "add", "crop", "cropped shortcut", "linear"])
     for step in draw(st.lists(steps, max_size=most_steps)):
         match step:
             case "convolution":
@@ -213,6 +252,10 @@ def integer_graphs(draw: Draw, most_steps: int = 4) -> Graph:
                 builder.operators.append(draw(additions(builder)))
             case "add":
                 builder.operators.append(draw(additions(builder)))
+            case "crop":
+                builder.operators += draw(crops(builder))
+            case "cropped shortcut":
+                builder.operators += draw(valid_shortcuts(builder))
             case "linear":
                 builder.operators.append(draw(means(builder, (1, 1))))
                 builder.operators.append(draw(convolutions(builder, linear=True)))

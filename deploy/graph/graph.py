@@ -265,7 +265,15 @@ class Add(Activated):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pool(Window):
+class Kept(Operator):
+    """An operator whose output has the quantization of its input."""
+
+    def check_integers(self, *inputs: Tensor) -> None:
+        self.require(inputs[0].quantization == self.output.quantization, "must keep its input's scale and zero point")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool(Kept, Window):
     """An operator that makes one value of a window, by channel, in the quantization of its input."""
 
     window: tuple[int, int]
@@ -278,9 +286,6 @@ class Pool(Window):
     def size(self) -> tuple[int, int]:
         return self.window
 
-    def check_integers(self, *inputs: Tensor) -> None:
-        self.require(inputs[0].quantization == self.output.quantization, "must keep its input's scale and zero point")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AveragePool2D(Pool):
@@ -290,6 +295,26 @@ class AveragePool2D(Pool):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaxPool2D(Pool):
     """The largest value of a window, padding left out: each window has a value that is none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crop(Kept):
+    """The input without its outermost bands and frames."""
+
+    crop: tuple[int, int, int, int]  # cut off at top, bottom (mel), left, right (frame)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_numbers(self.crop, (4,), 0, f"crop of {self.label}")
+        self.require(any(self.crop), "cuts nothing off")
+
+    def output_shape(self, *inputs: Tensor) -> tuple[int, ...]:
+        self.require(len(inputs[0].shape) == 4, f"needs (1, mel, frame, channels), not {inputs[0].shape}")
+        _, height, width, channels = inputs[0].shape
+        top, bottom, left, right = self.crop
+        height, width = height - top - bottom, width - left - right
+        self.require(height > 0 and width > 0, f"cuts {self.crop} off {inputs[0].shape}, which leaves nothing")
+        return (1, height, width, channels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -309,7 +334,7 @@ class Mean(Operator):
         self.require(count * 255 * 2.0 ** max(exponent, 0) < 2.0**31, "its accumulator can overflow")
 
 
-Kind = Conv2D | DepthwiseConv2D | Add | AveragePool2D | MaxPool2D | Mean
+Kind = Conv2D | DepthwiseConv2D | Add | AveragePool2D | MaxPool2D | Crop | Mean
 
 
 @dataclass(frozen=True, eq=False)

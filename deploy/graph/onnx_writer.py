@@ -24,6 +24,7 @@ from tinyscene.deploy.graph.graph import (
     Activated,
     AveragePool2D,
     Convolution,
+    Crop,
     DepthwiseConv2D,
     Graph,
     Kind,
@@ -52,6 +53,7 @@ OPERATORS = {
     "Add": "Add",
     "AveragePool2D": "AveragePool",
     "MaxPool2D": "MaxPool",
+    "Crop": "Slice",
     "Mean": "GlobalAveragePool",
 }
 
@@ -130,6 +132,8 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[str]
     output = operator.output
     if isinstance(operator, Convolution):
         inputs = [*inputs, *_write_weights(file, operator, sources[0])]
+    if isinstance(operator, Crop):
+        inputs = [*inputs, *_write_ends(file, operator)]
     chain: list[tuple[str, list[str]]] = []  # kind and the inputs after the first
     if output.quantization:
         scale, zero = file.quantization(output)
@@ -168,6 +172,14 @@ def _attributes(operator: Kind) -> dict[str, Any]:
     if isinstance(operator, Pool):
         return {**attributes, "count_include_pad": 1} if isinstance(operator, AveragePool2D) else attributes
     return {**attributes, "group": operator.output.shape[3] if isinstance(operator, DepthwiseConv2D) else 1}
+
+
+def _write_ends(file: _File, operator: Crop) -> list[str]:
+    """Where a Slice begins and ends along mel and frame."""
+    first = operator.crop[::2]
+    last = [start + size for start, size in zip(first, operator.output.shape[1:3], strict=True)]
+    settings = {"starts": first, "ends": last, "axes": (2, 3)}
+    return [file.constant(f"{operator.output.name}/{name}", np.array(v, np.int64)) for name, v in settings.items()]
 
 
 def _write_weights(file: _File, operator: Convolution, source: Tensor) -> list[str]:

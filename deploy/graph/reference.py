@@ -28,6 +28,7 @@ from tinyscene.deploy.graph.graph import (
     AveragePool2D,
     Conv2D,
     Convolution,
+    Crop,
     DepthwiseConv2D,
     Graph,
     Kind,
@@ -89,6 +90,8 @@ def run_float(operator: Kind, _sources: list[Tensor], arguments: list[Values]) -
             y = exact_mean(arguments[0], (1, 2)).reshape(-1, *operator.output.shape[1:])
         case MaxPool2D():
             y = _window_max(operator, arguments[0], -math.inf)
+        case Crop():
+            y = _crop(operator, arguments[0])
     return activated(operator, y)
 
 
@@ -113,6 +116,8 @@ def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) 
             y = (_mean(sources[0].q, output, arguments[0]) + output.zero_point).reshape(-1, *operator.output.shape[1:])
         case MaxPool2D():
             y = _window_max(operator, arguments[0], INT8_MIN)
+        case Crop():
+            y = _crop(operator, arguments[0])
     bounds = operator.integer_bounds if isinstance(operator, Activated) else (INT8_MIN, INT8_MAX)
     return np.clip(y, *bounds).astype(np.int8)
 
@@ -186,6 +191,11 @@ def _window_max(operator: MaxPool2D, x: Values, least: float) -> Values:
     for part in taps:
         np.maximum(most, part, out=most)
     return most
+
+
+def _crop(operator: Crop, x: Values) -> Values:
+    top, bottom, left, right = operator.crop
+    return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
 
 
 def windows(operator: Window, x: Values) -> Values:

@@ -25,6 +25,7 @@ from tinyscene.deploy.graph.graph import (
     Activated,
     AveragePool2D,
     Convolution,
+    Crop,
     DepthwiseConv2D,
     Graph,
     Kind,
@@ -63,6 +64,7 @@ OPERATORS = {
     "Add": _Spelling(CODE.ADD, 2, schema.AddOptionsT),
     "AveragePool2D": _Spelling(CODE.AVERAGE_POOL_2D, 2, schema.Pool2DOptionsT),
     "MaxPool2D": _Spelling(CODE.MAX_POOL_2D, 2, schema.Pool2DOptionsT),
+    "Crop": _Spelling(CODE.SLICE, 2, schema.SliceOptionsT),
     "Mean": _Spelling(CODE.MEAN, 2, schema.ReducerOptionsT),
     "PadV2": _Spelling(CODE.PADV2, 2, schema.PadV2OptionsT),
     "Maximum": _Spelling(CODE.MAXIMUM, 2, schema.MaximumMinimumOptionsT),
@@ -180,6 +182,10 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[int]
             inputs = [_write_pad(file, operator, sources[0], inputs[0])]
     if isinstance(operator, Convolution):
         inputs = [*inputs, *_write_weights(file, operator, sources[0])]
+    if isinstance(operator, Crop):
+        begin, size = (0, operator.crop[0], operator.crop[2], 0), operator.output.shape
+        places = {"begin": begin, "size": size}.items()
+        inputs += [file.constant(f"{operator.output.name}/{name}", np.array(each, np.int32)) for name, each in places]
     file.operator(operator.kind, inputs, output, _options(operator, padding))
     for number, (kind, bound) in enumerate(clamps, 1):
         before, output = output, file.activation(operator.output, "" if number == len(clamps) else "/from below")

@@ -119,6 +119,9 @@ TINYSCENE_CODE void tinyscene_max_pool(const tinyscene_windows *w, const int8_t 
 /* Bring `count` values to least..most. */
 TINYSCENE_CODE void tinyscene_clamp(int8_t *y, int32_t count, int32_t least, int32_t most);
 
+/* Copy `count` values to y, which lies elsewhere. */
+TINYSCENE_CODE void tinyscene_copy(const int8_t *x, int32_t count, int8_t *y);
+
 /* Add x (pixel, channel) to sums (channel); finally convert sums to y (channel). */
 TINYSCENE_CODE void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums);
 TINYSCENE_CODE void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t channels, int8_t *y);

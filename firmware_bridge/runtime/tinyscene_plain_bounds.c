@@ -1,4 +1,7 @@
-/* Kernels that compare: largest values and clamps. Linkers drop them from libraries whose networks have neither. */
+/* Kernels that compare or copy: largest values, clamps and crops. Linkers drop them from libraries whose networks have
+ * none. */
+#include <string.h>
+
 #include "tinyscene_kernels.h"
 
 TINYSCENE_CODE static void take_larger(const int8_t *x, int32_t channels, int8_t *y)
@@ -27,4 +30,9 @@ void tinyscene_clamp(int8_t *y, int32_t count, int32_t least, int32_t most)
 {
     for (int32_t i = 0; i < count; i++)
         y[i] = (int8_t)(y[i] < least ? least : y[i] > most ? most : y[i]);
+}
+
+void tinyscene_copy(const int8_t *x, int32_t count, int8_t *y)
+{
+    memcpy(y, x, (size_t)count);
 }

@@ -13,6 +13,7 @@ from tinyscene.deploy.graph.graph import (
     Add,
     AveragePool2D,
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     Graph,
     MaxPool2D,
@@ -65,6 +66,10 @@ def pool(**changes: Any) -> Any:
 
 def max_pool(**changes: Any) -> Any:
     return MaxPool2D(**{"inputs": ("input",), "output": tensor(), "window": (1, 1), **changes})
+
+
+def cut(*crop: Any, **changes: Any) -> Any:
+    return Crop(**{"inputs": ("input",), "output": tensor(), "crop": crop, **changes})
 
 
 def mean(scale: float = 0.5, **changes: Any) -> Any:
@@ -130,7 +135,8 @@ FAULTS: dict[str, list[Any]] = {  # what the line says, and what cannot be made
     "needs 2 float32 scales": [lambda d=d, n=n: conv(weight_scales=of(1, d, n)) for d, n in (("f8", 2), ("f4", 1))],
     "has scales outside": [lambda v=v: scaled(v) for v in (0, -1, np.nan, np.inf, 2.0**-41, 2.0**21)],
     "weight of -128": [lambda: conv(weights=of(-128, np.int8, 2, 1, 1, 2))],
-    "needs \\(1, mel": [lambda v=v: graph(v, source=tensor("input", (1, 2))) for v in (pool(), mean(), conv())],
+    "needs \\(1, mel": [lambda v=v: graph(v, source=tensor("input", (1, 2))) for v in (pool(), mean(), cut(1, 0, 0, 0))]
+    + [lambda: graph(conv(), source=tensor("input", (1, 2)))],
     "exceeds its window": [lambda: graph(pool(padding=(1, 0, 0, 0))), lambda: graph(pool(padding=(0, 0, 0, 1)))],
     "larger than its input": [lambda v=v: graph(pool(window=v)) for v in ((5, 1), (1, 6))],
     "of 2 inputs": [lambda: graph(conv(weights=of(1, np.int8, 2, 1, 1, 3)))],
@@ -152,13 +158,18 @@ FAULTS: dict[str, list[Any]] = {  # what the line says, and what cannot be made
         lambda: scaled(2.0**20, weights=of(0, np.int8, 2, 1, 1, 2), output=tensor(q=Quantization(2.0**-12, 0))),
         lambda: graph(mean(2.0**-40), source=tensor("input", q=Quantization(2.0**-14, 0))),
     ],
-    "must keep": [lambda v=v: graph(v(output=tensor(q=Quantization(0.5, 4)))) for v in (pool, max_pool)],
+    "must keep": [lambda v=v: graph(v(output=tensor(q=Quantization(0.5, 4)))) for v in (pool, max_pool)]
+    + [lambda: graph(cut(0, 0, 0, 1, output=tensor(shape=(1, 4, 4, 2), q=Quantization(0.5, 4))))],
+    "crop of": [lambda v=v: cut(*v) for v in ((0, 0, 1), (0, 0, 0, -1), (0, 0, 0, 1.0), (0, 0, 0, True))],
+    "cuts nothing": [lambda: cut(0, 0, 0, 0)],
+    "leaves nothing": [lambda v=v: graph(cut(*v)) for v in ((2, 2, 0, 0), (0, 0, 5, 0), (0, 0, 0, 2**31 - 1))],
     "below 2\\*\\*-20": [lambda: graph(mean(2.0**20))],
     "a graph of": [graph, lambda: graph(*(mean() for _ in range(MAX_OPERATORS + 1)))],
     "not made before": [lambda: graph(mean(inputs=("other",))), lambda: graph(mean(inputs=("mean",)))],
     "is taken": [lambda: graph(conv(output=tensor("input"))), lambda: graph(conv(), conv())],
     "nothing reads": [lambda: graph(conv(output=tensor("a")), conv(output=tensor("b")))],
-    "makes \\(": [lambda v=v: graph(v) for v in (conv(stride=(2, 1)), mean(output=tensor()), pool(window=(2, 2)))],
+    "makes \\(": [lambda v=v: graph(v) for v in (conv(stride=(2, 1)), mean(output=tensor()), cut(0, 0, 1, 0))]
+    + [lambda: graph(pool(window=(2, 2)))],
     "integer tensors": [
         lambda: graph(mean(output=tensor("mean", (1, 2), None))),
         lambda: graph(mean(), source=tensor("input", q=None)),

@@ -19,6 +19,7 @@ from tinyscene.deploy.graph.graph import (
     Add,
     AveragePool2D,
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     Graph,
     MaxPool2D,
@@ -67,7 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         AveragePool2D(inputs=("c",), output=Tensor("d", (1, 2, 3, 2), q), **pool),
         MaxPool2D(inputs=("d",), output=Tensor("e", (1, 1, 2, 2), q), window=(2, 2)),
         Add(inputs=("e", "e"), output=Tensor("f", (1, 1, 2, 2), q), clamp=(-1.0, 6.0)),
-        Mean(inputs=("f",), output=Tensor("mean", (1, 2), q)),
+        Crop(inputs=("f",), output=Tensor("g", (1, 1, 1, 2), q), crop=(0, 0, 1, 0)),
+        Mean(inputs=("g",), output=Tensor("mean", (1, 2), q)),
     )
     path = tmp_path_factory.mktemp("graphs")
     save_graph(Graph(Tensor("input", shape, q), operators), path, "whole")

@@ -21,6 +21,7 @@ from tinyscene.deploy.graph.graph import (
     AveragePool2D,
     Conv2D,
     Convolution,
+    Crop,
     DepthwiseConv2D,
     Graph,
     MaxPool2D,
@@ -32,7 +33,7 @@ from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.tflite_writer import write_tflite
 from tinyscene.train.runs.budget import count_tflite
 
-ALLOWED = {"PAD", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "RESHAPE"}
+ALLOWED = {"PAD", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "RESHAPE", "SLICE"}
 BESIDE = {"PAD", "PADV2", "MAXIMUM", "MINIMUM", "RESHAPE"}  # the operators of the graph
 # The files of tensorflow/lite/micro/kernels/cmsis_nn in github.com/tensorflow/tflite-micro, with two kinds of pooling
 CMSIS_NN = {
@@ -98,7 +99,7 @@ def written(graph: Graph) -> tuple[list[str], int]:
 @pytest.fixture(scope="module")
 def small() -> Graph:
     """An integer graph of every operator, with paddings that are SAME, and that are not, and a linear layer."""
-    rng, shape, half = np.random.default_rng(0), (1, 8, 10, 4), (1, 4, 5, 4)
+    rng, shape, half = np.random.default_rng(0), (1, 8, 12, 4), (1, 4, 6, 4)
     arrays: Any = {"bias": np.arange(4, dtype=np.int32), "weight_scales": np.full(4, 0.25, np.float32)}
     arrays["padding"] = (1, 1, 1, 1)
     first, second = (rng.integers(-9, 10, shape).astype(np.int8) for shape in ((4, 3, 3, 4), (1, 3, 3, 4)))
@@ -108,7 +109,8 @@ def small() -> Graph:
         Conv2D(inputs=("input",), output=Tensor("conv", shape, Q), weights=first, relu=True, **arrays),
         Add(inputs=("input", "conv"), output=Tensor("sum", shape, Q), clamp=(0.0, 6.0)),
         DepthwiseConv2D(inputs=("sum",), output=Tensor("deep", half, Q), weights=second, stride=(2, 2), **arrays),
-        AveragePool2D(inputs=("deep",), output=Tensor("pool", (1, 2, 3, 4), Q), **pool),
+        Crop(inputs=("deep",), output=Tensor("cut", (1, 4, 5, 4), Q), crop=(0, 0, 1, 0)),
+        AveragePool2D(inputs=("cut",), output=Tensor("pool", (1, 2, 3, 4), Q), **pool),
         MaxPool2D(inputs=("pool",), output=Tensor("most", (1, 1, 1, 4), Q), window=(2, 3)),
         Mean(inputs=("most",), output=Tensor("mean", (1, 1, 1, 4), Q)),
         Conv2D(
@@ -128,13 +130,13 @@ def test_each_operator_is_written_as_one_of_its_kind_and_pads(graph: Graph) -> N
     found = kinds(parse(write_tflite(graph, {})))
     assert set(found) <= ALLOWED | BESIDE
     names = {"Conv2D": "CONV_2D", "DepthwiseConv2D": "DEPTHWISE_CONV_2D", "AveragePool2D": "AVERAGE_POOL_2D"}
-    names |= {"MaxPool2D": "MAX_POOL_2D"}
+    names |= {"MaxPool2D": "MAX_POOL_2D", "Crop": "SLICE"}
     kept = [each for each in found if each not in BESIDE]
     assert kept == [names.get(it.kind, it.kind.upper()) for it in graph.operators]
 
 
 def test_cmsis_nn_has_a_kernel_for_all_that_computes_but_the_mean() -> None:
-    assert ALLOWED.difference(CMSIS_NN, {"RESHAPE"}) == {"MEAN"}
+    assert ALLOWED.difference(CMSIS_NN, {"RESHAPE", "SLICE"}) == {"MEAN"}
 
 
 def test_tflite_micro_runs_every_operator(small: Graph) -> None:

@@ -87,6 +87,7 @@ int main(void)
         case 8: tinyscene_fill(y, n[2], bytes); break;
         case 9: tinyscene_max_pool(&w, rows, n[13], y); break;
         case 10: tinyscene_clamp(y, bytes, n[2], n[3]); break;
+        case 11: tinyscene_copy(operand[0], bytes, y); break;
         default: return 1;
         }
         harness_write(out, y - GUARD, (uint32_t)bytes + 2 * GUARD);
@@ -240,6 +241,11 @@ def test_values_are_brought_to_bounds(machine: Machine) -> None:
     x = np.arange(-128, 128).astype(np.int8)
     bounds = ((-128, 127), (0, 6), (-5, 127), (127, 127), (-128, -128))
     check(machine, [Case(10, each, (x,), np.clip(x, *each).astype(np.int8)) for each in bounds], (SAME,))
+
+
+def test_values_are_copied(machine: Machine) -> None:
+    x = np.arange(-128, 128).astype(np.int8)
+    check(machine, [Case(11, (), (x[:count],), x[:count]) for count in (1, 3, 64, 255)])
 
 
 def test_means_of_every_sum_of_nine_are_rounded_away_from_zero(machine: Machine) -> None:

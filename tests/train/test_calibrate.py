@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.graphs import conv, float_graph, inputs_of
 from tests.train.test_fake_quantize import extremes, nchw
-from tinyscene.deploy.graph.graph import AveragePool2D, Convolution, Graph
+from tinyscene.deploy.graph.graph import AveragePool2D, Convolution, Crop, Graph, Quantization
 from tinyscene.deploy.graph.graph import Tensor as Activation
 from tinyscene.deploy.graph.reference import run
 from tinyscene.train.quantize.calibrate import Ranges, calibrate, to_integers
@@ -177,6 +177,14 @@ def test_a_pool_shares_its_inputs_quantization() -> None:
     pools = [each for each in integer.operators if isinstance(each, AveragePool2D)]
     assert pools
     assert all(each.output.quantization == integer.tensors[each.inputs[0]].quantization for each in pools)
+
+
+def test_a_crop_shares_its_inputs_quantization_however_little_it_keeps() -> None:
+    crop = Crop(inputs=("y",), output=Activation("z", (1, 1, 1, 2)), crop=(3, 0, 3, 0))
+    graph = Graph(Activation("x", (1, 4, 4, 1)), (conv("x", "y", [[1], [-2]], [0, 0]), crop))
+    features = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    integer = to_integers(graph, calibrate(graph, [features], Quantize(calibration="minmax")))
+    assert integer.output.q == integer.tensors["y"].q == Quantization(float(np.float32(45 / 255)), 42)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-9, 1e-6])

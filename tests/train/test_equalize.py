@@ -1,12 +1,24 @@
 """Equalization: the same function, with the channels of tensors as the closed form says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.graphs import conv, depthwise, float_graph, inputs_of
 from tests.train.test_fake_quantize import lowered
-from tinyscene.deploy.graph.graph import Add, AveragePool2D, Convolution, DepthwiseConv2D, Graph, Kind, Mean, Tensor
+from tinyscene.deploy.graph.graph import (
+    Add,
+    AveragePool2D,
+    Convolution,
+    Crop,
+    DepthwiseConv2D,
+    Graph,
+    Kind,
+    Mean,
+    Tensor,
+)
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.train.quantize.equalize import equalize
 
@@ -73,17 +85,18 @@ def test_what_a_convolution_mixes_is_divided_by_its_share_to_the_three_quarters(
     np.testing.assert_allclose(after["y"], before["y"] / np.array([1, 0.1**0.75]), rtol=1e-5)
 
 
-def test_tensors_that_an_addition_or_a_pool_joins_have_the_same_factors() -> None:
+def test_tensors_that_an_addition_a_pool_or_a_crop_joins_have_the_same_factors() -> None:
     operators: tuple[Kind, ...] = (
         conv("x", "first", [[1.0], [0.1], [0.5]], [0, 0, 0], relu=True),
         conv("x", "second", [[0.3], [0.1], [0.01]], [0, 0, 0]),
         Add(inputs=("first", "second"), output=Tensor("sum", (1, 4, 4, 3)), relu=True),
         AveragePool2D(inputs=("sum",), output=Tensor("pool", (1, 2, 2, 3)), window=(2, 2), stride=(2, 2)),
-        conv("pool", "z", [[1, 1, 1]], [0], size=2),
+        Crop(inputs=("pool",), output=Tensor("cut", (1, 1, 2, 3)), crop=(0, 1, 0, 0)),
+        replace(conv("cut", "z", [[1, 1, 1]], [0], size=2), output=Tensor("z", (1, 1, 2, 1))),
     )
     before, after = before_and_after(Graph(INPUT, operators), np.abs(inputs_of(Graph(INPUT, operators), 0)))
-    factors = [reach(before[name]) / reach(after[name]) for name in ("first", "second", "sum", "pool")]
-    np.testing.assert_allclose(factors, np.tile(factors[0], (4, 1)), rtol=1e-5)
+    factors = [reach(before[name]) / reach(after[name]) for name in ("first", "second", "sum", "pool", "cut")]
+    np.testing.assert_allclose(factors, np.tile(factors[0], (5, 1)), rtol=1e-5)
     # Of the largest channel, the three reach (1, .1, .5), (1, 1/3, 1/30) and (1, 2/13, 51/130)
     np.testing.assert_allclose(factors[0], np.array([1, 1 / 3, 0.5]) ** 0.75, rtol=1e-5)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Convolution, Graph, Window
+from tinyscene.deploy.graph.graph import Convolution, Crop, Graph, Window
 from tinyscene.deploy.graph.reference import run
 from tinyscene.train.models import build
 from tinyscene.train.quantize.lower import lower
@@ -269,6 +269,27 @@ def test_additions_and_relus_may_be_written_in_any_of_these_ways(add, relu) -> N
     assert [(each.kind, getattr(each, "relu", None)) for each in operators][2:] == [("Add", True)]
 
 
+@pytest.mark.parametrize(
+    ("cut", "crop"),
+    [
+        (lambda x: x[:, :, :, 1:-1], (0, 0, 1, 1)),
+        (lambda x: x[..., 3:], (0, 0, 3, 0)),
+        (lambda x: x[:, :, 2:30, :5], (2, 7, 0, 17)),
+        (lambda x: F.pad(x, (-1, -2)), (0, 0, 1, 2)),
+        (lambda x: F.pad(x, (0, 0, -4, 0)), (4, 0, 0, 0)),
+    ],
+)
+def test_a_crop_may_be_written_in_any_of_these_ways(cut, crop: tuple[int, ...]) -> None:
+    first, last = assert_same(Around(lambda self, x: cut(self.conv(x)), conv=nn.Conv2d(1, 3, 1)).eval()).operators
+    assert isinstance(last, Crop)
+    assert (first.kind, last.crop) == ("Conv2D", crop)
+
+
+def test_a_crop_of_nothing_leaves_no_trace() -> None:
+    graph = assert_same(Around(lambda self, x: self.conv(F.pad(x[:, :], (0, 0))), conv=nn.Conv2d(1, 3, 1)).eval())
+    assert [operator.kind for operator in graph.operators] == ["Conv2D"]
+
+
 def test_dropout_and_identity_leave_no_trace() -> None:
     norm = nn.BatchNorm2d(3)
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Identity(), norm, nn.Dropout(0.5), nn.ReLU(), nn.Dropout2d(0.5))
@@ -357,6 +378,10 @@ REFUSED = {  # what the error says: a module "odd" after a pool of 8 channels
     "odd.1: Conv2d with padding after global pooling ": nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 3, padding=1)
     ),
+    "odd: getitem (node getitem) to (2, 1, 37, 22) cannot": module(lambda self, x: self.conv(x)[:, :1]),
+    "odd: getitem (node getitem) to (2, 8, 37, 11) cannot": module(lambda self, x: x[..., ::2]),
+    "odd: getitem (node getitem) to (8, 37, 22) cannot": module(lambda self, x: x[1]),
+    "odd: pad (node pad) to (2, 8, 37, 24) cannot": module(lambda self, x: F.pad(x, (1, 1))),
     "odd: cat (node cat) cannot be lowered": module(lambda self, x: torch.cat([self.conv(x), x], 1)),
     "odd: add (node add) of other than two tensors ": module(lambda self, x: self.conv(x) + 1.0),
     "odd: add (node add) of (2, 8, 37, 22) and (2, 8, 1, 1) ": module(lambda self, x: x + x.mean((2, 3), True)),

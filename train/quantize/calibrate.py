@@ -24,8 +24,8 @@ from tinyscene.deploy.graph.graph import (
     WEIGHT_MAX,
     Convolution,
     Graph,
+    Kept,
     Kind,
-    Pool,
     Quantization,
     Tensor,
 )
@@ -108,7 +108,7 @@ def to_integers(graph: Graph, ranges: Ranges, scales: Scales | None = None) -> G
     operators = []
     for operator in graph.operators:
         source = tensors[operator.inputs[0]]
-        if isinstance(operator, Pool):
+        if isinstance(operator, Kept):
             output = replace(operator.output, quantization=source.quantization)
         else:
             output = _quantized(operator.output, ranges)

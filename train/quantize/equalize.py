@@ -3,11 +3,11 @@
     graph = equalize(graph, batches)
 
 A tensor has one scale for all channels, so that a channel that reaches a tenth as far as the largest has a tenth of
-its steps. Convolutions, ReLU, additions and pools let a positive factor for each channel pass: what makes a tensor is
-divided by it, what reads it is multiplied, and weights have a scale for each output channel. Tensors that an addition,
-a pool or a mean joins share their factors; those with a clamp have none, because its bounds are the same for all
-channels. After M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019,
-with the measured ranges of activations in place of those of the weights.
+its steps. Convolutions, ReLU, additions, pools and crops let a positive factor for each channel pass: what makes a
+tensor is divided by it, what reads it is multiplied, and weights have a scale for each output channel. Tensors that an
+addition, a pool, a crop or a mean joins share their factors; those with a clamp have none, because its bounds are the
+same for all channels. After M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+ICCV 2019, with the measured ranges of activations in place of those of the weights.
 
 Channels that depthwise convolutions alone read are made to reach equally far, because a factor of theirs is one of an
 output channel, too. A convolution that mixes its inputs pays in weights for what its inputs gain: there the factors
@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import Activated, Add, Convolution, DepthwiseConv2D, Graph, Kind, Mean, Pool
+from tinyscene.deploy.graph.graph import Activated, Add, Convolution, DepthwiseConv2D, Graph, Kept, Kind, Mean
 from tinyscene.deploy.graph.reference import run_all
 
 Float32 = NDArray[np.float32]
@@ -57,7 +57,7 @@ def _joined(graph: Graph) -> list[list[str]]:
     """The tensors whose channels can have factors, those that share them together."""
     groups = {name: [name] for name in graph.tensors}
     for operator in graph.operators:
-        if isinstance(operator, Add | Pool | Mean):
+        if isinstance(operator, Add | Kept | Mean):
             for name in operator.inputs:
                 if groups[name] is not groups[operator.output.name]:
                     joined = groups[name] + groups[operator.output.name]

@@ -27,11 +27,12 @@ from tinyscene.deploy.graph.graph import (
     Add,
     AveragePool2D,
     Convolution,
+    Crop,
     DepthwiseConv2D,
     Graph,
+    Kept,
     Kind,
     MaxPool2D,
-    Pool,
     Window,
 )
 from tinyscene.train.quantize.calibrate import LEVELS, SMALLEST, Ranges, not_empty
@@ -64,9 +65,9 @@ class FakeQuantGraph(nn.Module):
         super().__init__()
         self.source = graph
         self.weights, self.biases, self.roundings = nn.ParameterDict(), nn.ParameterDict(), nn.ModuleDict()
-        self.rounded_as = {name: name for name in graph.tensors}  # a pool's output keeps its input's quantization
+        self.rounded_as = {name: name for name in graph.tensors}  # the output of a pool or a crop keeps its input's
         for operator in graph.operators:
-            if isinstance(operator, Pool):
+            if isinstance(operator, Kept):
                 self.rounded_as[operator.output.name] = self.rounded_as[operator.inputs[0]]
             if isinstance(operator, Convolution):
                 key = _key(operator.output.name)
@@ -111,6 +112,9 @@ class FakeQuantGraph(nn.Module):
             return F.avg_pool2d(x, operator.window, operator.stride)
         if isinstance(operator, MaxPool2D):
             return F.max_pool2d(x, operator.window, operator.stride)
+        if isinstance(operator, Crop):
+            top, bottom, left, right = operator.crop
+            return x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
         return x.mean((2, 3), keepdim=len(operator.output.shape) == 4)
 
     def finish(self, operator: Kind, y: Tensor) -> Tensor:
@@ -125,7 +129,7 @@ class FakeQuantGraph(nn.Module):
         return self.roundings[_key(self.rounded_as[name])](x) if self.roundings else x
 
     def ranges(self) -> Ranges:
-        """The activations' ranges as they are now, those of pools left out."""
+        """The activations' ranges as they are now, those of pools and crops left out."""
         ranges = {}
         for name in self.source.tensors:
             if _key(name) in self.roundings:

@@ -24,6 +24,7 @@ from tinyscene.deploy.graph.graph import (
     AveragePool2D,
     Conv2D,
     Convolution,
+    Crop,
     DepthwiseConv2D,
     Graph,
     Kind,
@@ -38,7 +39,7 @@ INPUT, OUTPUT = "log_mel", "logits"
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d, BatchNorm1d, ReLU, ReLU6, Hardtanh and clamp, AvgPool2d, MaxPool2d, "
     "AdaptiveAvgPool2d(1), AdaptiveMaxPool2d(1), mean over mel and frame, addition, Flatten, squeeze, view and reshape "
-    "to (batch, features), Dropout, Identity"
+    "to (batch, features), slices of mel and frame, pad with negative sizes, Dropout, Identity"
 )
 
 Shape = tuple[int, ...]  # torch's unless said otherwise: (batch, channels, mel, frame) or (batch, channels)
@@ -206,6 +207,20 @@ class _Lowering:
         self.spatial(node)
         self.add(node, Mean, (1, self.shapes[node][1]))
 
+    def crop(self, node: fx.Node) -> None:
+        shape, supported = self.shapes.get(operands(node)[0], ()), "slices of mel and frame, pad with negative sizes"
+        self.require(node, len(shape) == 4 and len(node.all_input_nodes) == 1, "", supported)
+        places = torch.arange(math.prod(shape), dtype=torch.float64).view(shape)
+        arguments, named = fx.map_arg((node.args, node.kwargs), lambda _: places)
+        kept = node.target(*arguments, **named)  # type: ignore[operator] # the places of its input that it keeps
+        top, left = divmod(int(kept.flatten()[:1].sum()), shape[3])
+        *_, tall, wide = (1, 1, *kept.shape)
+        inside = torch.equal(kept, places[:, :, top : top + tall, left : left + wide])
+        self.require(node, inside, f"to {tuple(kept.shape)}", supported)
+        self.tensors[node] = self.tensors[operands(node)[0]]
+        if any(cut := (top, shape[2] - top - tall, left, shape[3] - left - wide)):
+            self.add(node, Crop, (1, tall, wide, shape[1]), crop=cut)
+
     def flatten(self, node: fx.Node) -> None:
         """The graph keeps what it has: a linear layer reads (batch, features) as a window of all rows and columns."""
         source, shape = self.tensors[operands(node)[0]], self.shapes[node]
@@ -311,6 +326,7 @@ STEPS: dict[Any, Callable[[_Lowering, fx.Node], None]] = {  # by module, functio
     **dict.fromkeys([nn.MaxPool2d, F.max_pool2d], _Lowering.max_pool),
     nn.AdaptiveMaxPool2d: _Lowering.global_max,
     **dict.fromkeys([nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, torch.mean, "mean"], _Lowering.mean),
+    **dict.fromkeys([operator.getitem, F.pad], _Lowering.crop),
     **dict.fromkeys([operator.add, torch.add, "add"], _Lowering.sum),
     **dict.fromkeys([nn.Flatten, torch.flatten, torch.squeeze, torch.reshape], _Lowering.flatten),
     **dict.fromkeys(["flatten", "squeeze", "view", "reshape"], _Lowering.flatten),

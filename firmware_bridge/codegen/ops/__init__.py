@@ -10,18 +10,21 @@ from tinyscene.deploy.graph.graph import (
     Add,
     AveragePool2D,
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     Kind,
     MaxPool2D,
     Mean,
     Tensor,
 )
-from tinyscene.firmware_bridge.codegen.ops import add, convolution, depthwise, max_pool, mean, pool
+from tinyscene.firmware_bridge.codegen.ops import add, convolution, crop, depthwise, max_pool, mean, pool
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
 
 
-def access_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str]) -> AccessPattern:
+def access_of(  # noqa: PLR0911 - one for each operator
+    operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str]
+) -> AccessPattern:
     """The access pattern of an operator with the kernels of the library."""
     match operator:
         case Conv2D():
@@ -34,6 +37,8 @@ def access_of(operator: Kind, sources: Sequence[Tensor], kernels: Sequence[str])
             return pool.access(operator, sources[0])
         case MaxPool2D():
             return max_pool.access(operator, sources[0])
+        case Crop():
+            return crop.access(operator)
         case Mean():
             return mean.access(sources[0])
 
@@ -47,7 +52,7 @@ def code_of(operator: Kind, context: CodegenContext) -> Code:
     return replace(code, step=[*code.step, f"tinyscene_clamp(y, {count}, {least}, {most});"])
 
 
-def _code_of(operator: Kind, context: CodegenContext) -> Code:
+def _code_of(operator: Kind, context: CodegenContext) -> Code:  # noqa: PLR0911 - one for each operator
     match operator:
         case Conv2D():
             return convolution.emit(operator, context)
@@ -59,5 +64,7 @@ def _code_of(operator: Kind, context: CodegenContext) -> Code:
             return pool.emit(operator, context)
         case MaxPool2D():
             return max_pool.emit(operator, context)
+        case Crop():
+            return crop.emit(operator, context)
         case Mean():
             return mean.emit(operator, context)
