@@ -79,12 +79,12 @@ def scene_config(sizes: dict[str, int], plan: Plan, classes: int, rule_bytes: in
 def labels_file(labels: Sequence[str], unknown: str | None = None) -> str:
     """The C of tinyscene_label. `unknown` is the name of TINYSCENE_UNKNOWN, if there is one."""
     names = "".join(f"    {_c_string(label)},\n" for label in [*labels, *([unknown] if unknown else [])])
-    count = "(TINYSCENE_CLASSES + 1)" if unknown else "TINYSCENE_CLASSES"
+    count = "TINYSCENE_CLASSES + 1" if unknown else "TINYSCENE_CLASSES"
     return (
         '#include "tinyscene.h"\n\n'
         f"static const char *const labels[{count}] = {{\n{names}}};\n\n"
         "const char *tinyscene_label(size_t index)\n{\n"
-        f"    return (index < {count}) ? labels[index] : NULL;\n}}\n"
+        "    return (index < (sizeof labels / sizeof labels[0])) ? labels[index] : NULL;\n}\n"
     )
 
 

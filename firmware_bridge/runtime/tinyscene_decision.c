@@ -8,49 +8,56 @@
 
 int tinyscene_rule_valid(const tinyscene_rule *rule)
 {
-    return (uint32_t)rule->next < TINYSCENE_AVERAGE && (uint32_t)(rule->candidate + 1) <= TINYSCENE_CLASSES + 1 &&
-           (uint32_t)(rule->decided + 1) <= TINYSCENE_CLASSES + 1;
+    return ((uint32_t)rule->next < TINYSCENE_AVERAGE) &&
+           ((uint32_t)(rule->candidate + 1) <= (TINYSCENE_CLASSES + 1)) &&
+           ((uint32_t)(rule->decided + 1) <= (TINYSCENE_CLASSES + 1));
 }
 
 void tinyscene_rule_reset(tinyscene_rule *rule)
 {
     memset(rule, 0, sizeof *rule);
-    rule->candidate = rule->decided = -1;
+    rule->candidate = -1;
+    rule->decided = -1;
 }
 
 #if defined(TINYSCENE_UNKNOWN)
 
 void tinyscene_embedding_clear(int8_t *arena)
 {
-    memset(arena + TINYSCENE_EMBEDDING, 0, TINYSCENE_EMBEDDING_CHANNELS * sizeof(int32_t));
+    memset(&arena[TINYSCENE_EMBEDDING], 0, TINYSCENE_EMBEDDING_CHANNELS * sizeof(int32_t));
 }
 
 void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
 {
-    int32_t *sums = (int32_t *)(void *)(arena + TINYSCENE_EMBEDDING);
-    for (; width > 0; width--, row += TINYSCENE_EMBEDDING_CHANNELS)
-        for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++)
+    int32_t *sums = (int32_t *)(void *)&arena[TINYSCENE_EMBEDDING];
+    for (; width > 0; width--) {
+        for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++) {
             sums[channel] += row[channel] - TINYSCENE_EMBEDDING_ZERO_POINT;
+        }
+        row += TINYSCENE_EMBEDDING_CHANNELS;
+    }
 }
 
 static int32_t likeness_of(const int8_t *arena)
 {
-    const int32_t *sums = (const int32_t *)(const void *)(arena + TINYSCENE_EMBEDDING);
+    const int32_t *sums = (const int32_t *)(const void *)&arena[TINYSCENE_EMBEDDING];
     int32_t nearest = 0;
     int64_t best = INT64_MIN;
     for (int32_t index = 0; index < TINYSCENE_DIRECTIONS; index++) {
         int64_t projection = 0;
-        for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++)
+        for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++) {
             projection += (int64_t)sums[channel] * tinyscene_directions[index][channel];
+        }
         if (projection > best) {
             best = projection;
             nearest = index;
         }
     }
     best /= INT64_C(1) << TINYSCENE_UNKNOWN_SHIFT; /* truncated towards zero */
-    best = best > MOST_LIKENESS ? MOST_LIKENESS : best < -MOST_LIKENESS ? -MOST_LIKENESS : best;
-    if (nearest == TINYSCENE_CLASSES && best >= TINYSCENE_UNKNOWN_THRESHOLD) /* digital silence */
+    best = (best > MOST_LIKENESS) ? MOST_LIKENESS : (best < -MOST_LIKENESS) ? -MOST_LIKENESS : best;
+    if ((nearest == TINYSCENE_CLASSES) && (best >= TINYSCENE_UNKNOWN_THRESHOLD)) { /* digital silence */
         best = TINYSCENE_UNKNOWN_THRESHOLD - 1;
+    }
     return (int32_t)best;
 }
 
@@ -68,8 +75,9 @@ static int32_t likeness_of(const int8_t *arena)
 static void add(tinyscene_rule *rule, const int8_t *logits, int32_t likeness)
 {
     int8_t *held = rule->logits[rule->next]; /* zeros while there are fewer than TINYSCENE_AVERAGE */
-    for (int32_t index = 0; index < TINYSCENE_CLASSES; index++)
+    for (int32_t index = 0; index < TINYSCENE_CLASSES; index++) {
         rule->sums[index] += logits[index] - held[index];
+    }
     memcpy(held, logits, TINYSCENE_CLASSES);
     rule->likeness += likeness - rule->likenesses[rule->next];
     rule->likenesses[rule->next] = (int16_t)likeness;
@@ -81,33 +89,40 @@ static int32_t candidate_of(const tinyscene_rule *rule)
 {
     int32_t best = 0;
 #if defined(TINYSCENE_UNKNOWN)
-    if (rule->likeness < rule->count * TINYSCENE_UNKNOWN_THRESHOLD)
+    if (rule->likeness < (rule->count * TINYSCENE_UNKNOWN_THRESHOLD)) {
         return TINYSCENE_UNKNOWN;
+    }
 #endif
-    for (int32_t index = 1; index < TINYSCENE_CLASSES; index++)
-        if (rule->sums[index] > rule->sums[best])
+    for (int32_t index = 1; index < TINYSCENE_CLASSES; index++) {
+        if (rule->sums[index] > rule->sums[best]) {
             best = index;
+        }
+    }
     return best;
 }
 
 /* Whether a candidate that differs from what was decided takes its place. */
 static int changes(const tinyscene_rule *rule)
 {
-    if (TINYSCENE_PATIENCE > 0 && rule->run >= TINYSCENE_PATIENCE)
+    if ((TINYSCENE_PATIENCE > 0) && (rule->run >= TINYSCENE_PATIENCE)) {
         return 1;
-    if (rule->candidate == TINYSCENE_CLASSES || rule->decided == TINYSCENE_CLASSES)
+    }
+    if ((rule->candidate == TINYSCENE_CLASSES) || (rule->decided == TINYSCENE_CLASSES)) {
         return TINYSCENE_PATIENCE == 0;
-    return rule->sums[rule->candidate] - rule->sums[rule->decided] >= rule->count * TINYSCENE_MARGIN;
+    }
+    return (rule->sums[rule->candidate] - rule->sums[rule->decided]) >= (rule->count * TINYSCENE_MARGIN);
 }
 
 void tinyscene_rule_update(tinyscene_rule *rule, const int8_t *logits, const int8_t *arena)
 {
     add(rule, logits, likeness_of(arena));
     const int32_t candidate = candidate_of(rule);
-    if (candidate != rule->candidate)
+    if (candidate != rule->candidate) {
         rule->run = 0;
+    }
     rule->run += rule->run < LONGEST_RUN;
     rule->candidate = candidate;
-    if (rule->decided < 0 || (candidate != rule->decided && changes(rule)))
+    if ((rule->decided < 0) || ((candidate != rule->decided) && changes(rule))) {
         rule->decided = candidate;
+    }
 }

@@ -12,7 +12,8 @@ typedef struct {
     int32_t count;                   /* decisions that are held, at most TINYSCENE_AVERAGE */
     int32_t next;                    /* the place of the next one's logits, where the oldest are */
     int32_t run;                     /* decisions in a row that had this candidate, at most 255 */
-    int32_t candidate, decided;      /* classes, or TINYSCENE_CLASSES for none of these; -1 at first */
+    int32_t candidate;               /* a class, or TINYSCENE_CLASSES for none of these; -1 at first */
+    int32_t decided;                 /* the same */
     int16_t likenesses[TINYSCENE_AVERAGE];
     int8_t logits[TINYSCENE_AVERAGE][TINYSCENE_CLASSES];
 } tinyscene_rule;

@@ -17,15 +17,18 @@ enum {
 
 /* What four channels need, in the order that it is read. */
 typedef struct {
-    int32_t bias[4], taps[3 * COLUMN];
+    int32_t bias[4];
+    int32_t taps[3 * COLUMN];
     struct {
-        int32_t multiplier, rounding, shift;
+        int32_t multiplier;
+        int32_t rounding;
+        int32_t shift;
     } scales[4];
 } tinyscene_four;
 
 static NOINLINE void prepare(const tinyscene_conv *c, const int32_t *table, tinyscene_four *four)
 {
-    const uint32_t *w = (const uint32_t *)table + 4;
+    const uint32_t *w = &((const uint32_t *)table)[4];
     const uint32_t half = *(const int32_t *)c->weights ? 64 : 0; /* of the first rounding */
     uint32_t shifts = w[13];
     for (int32_t i = 0; i < 4; i++) {
@@ -36,9 +39,10 @@ static NOINLINE void prepare(const tinyscene_conv *c, const int32_t *table, tiny
         shifts >>= 8;
         KEEP_ROLLED(i);
     }
-    for (int32_t i = 0; i < 3 * COLUMN; i += 2, w++) {
-        four->taps[i] = (int32_t)(*w << 8 & HIGHER_BYTES);
+    for (int32_t i = 0; i < (3 * COLUMN); i += 2) {
+        four->taps[i] = (int32_t)((*w << 8) & HIGHER_BYTES);
         four->taps[i + 1] = (int32_t)(*w & HIGHER_BYTES);
+        w++;
     }
 }
 
@@ -118,26 +122,31 @@ ASSEMBLY void windows(const tinyscene_four *four ARGUMENT, const int32_t *lanes 
 static NOINLINE void strip(const tinyscene_conv *c, const int8_t *const rows[3], int32_t x, int32_t pixels,
                            int32_t apart, int8_t *y, tinyscene_four *four)
 {
-    const int32_t n = c->outputs, words = COLUMN * apart;
+    const int32_t n = c->outputs;
+    const int32_t words = COLUMN * apart;
     const int32_t *table = c->weights;
-    int32_t *const lanes = (int32_t *)(void *)(four + 1), *const end = lanes + (pixels - 1) * words + 3 * COLUMN;
-    for (int32_t channel = 0; channel < n; channel += 4, table += TABLE_WORDS) {
-        const int32_t first = channel + 4 <= n ? channel : n - 4; /* the last four may begin among those before */
-        const int32_t at = x + first, way = 4 * (words - 3 * COLUMN);
-        pack(rows[0] + at, rows[1] + at, rows[2] + at, n, lanes, end);
-        prepare(c, table + 1, four);
-        (*(const int32_t *)c->weights ? windows_rounded_up : windows)(four, lanes, way, lanes + pixels * words,
-                                                                        y + first, n);
+    int32_t *const lanes = (int32_t *)(void *)&four[1];
+    int32_t *const end = &lanes[((pixels - 1) * words) + (3 * COLUMN)];
+    for (int32_t channel = 0; channel < n; channel += 4) {
+        const int32_t first = ((channel + 4) <= n) ? channel : (n - 4); /* the last four may begin among those before */
+        const int32_t at = x + first;
+        const int32_t way = 4 * (words - (3 * COLUMN));
+        pack(&rows[0][at], &rows[1][at], &rows[2][at], n, lanes, end);
+        prepare(c, &table[1], four);
+        (*(const int32_t *)c->weights ? windows_rounded_up : windows)(four, lanes, way, &lanes[pixels * words],
+                                                                        &y[first], n);
+        table += TABLE_WORDS;
     }
 }
 
 void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t pixels, int32_t step, int8_t *y,
                          void *scratch)
 {
-    const int32_t apart = step / c->outputs, most = apart < STRIP - 3 ? (STRIP - 3) / apart + 1 : 1;
+    const int32_t apart = step / c->outputs;
+    const int32_t most = (apart < (STRIP - 3)) ? (((STRIP - 3) / apart) + 1) : 1;
     for (int32_t pixel = 0; pixel < pixels; pixel += most) {
-        const int32_t count = pixel + most <= pixels ? most : pixels - pixel;
-        strip(c, rows, pixel * step, count, apart, y + pixel * c->outputs, scratch);
+        const int32_t count = ((pixel + most) <= pixels) ? most : (pixels - pixel);
+        strip(c, rows, pixel * step, count, apart, &y[pixel * c->outputs], scratch);
     }
 }
 

@@ -29,17 +29,21 @@ ASSEMBLY void widen(const int8_t *x ARGUMENT, int32_t depth ARGUMENT, const int8
 
 static NOINLINE void widen_three(const int8_t *x, int32_t depth, int32_t next, int32_t *lanes)
 {
-    const int32_t whole = depth & ~3, rest = depth & 3;
-    if (whole > 0)
-        widen(x, next, x + whole, lanes);
+    const int32_t whole = depth & ~3;
+    const int32_t rest = depth & 3;
+    if (whole > 0) {
+        widen(x, next, &x[whole], lanes);
+    }
     if (rest > 0) {
         lanes += whole / 4 * 6;
         x += whole;
-        for (int32_t pixel = 0; pixel < 3; pixel++, x += next, lanes++) {
-            const int32_t third = rest > 2 ? x[2] : 0;
+        for (int32_t pixel = 0; pixel < 3; pixel++) {
+            const int32_t third = (rest > 2) ? x[2] : 0;
             lanes[0] = (x[0] & 0xffff) | (int32_t)((uint32_t)third << 16);
-            lanes[3] = rest > 1 ? x[1] & 0xffff : 0;
+            lanes[3] = (rest > 1) ? (x[1] & 0xffff) : 0;
             KEEP_ROLLED(pixel);
+            x += next;
+            lanes++;
         }
     }
 }
@@ -127,9 +131,12 @@ ASSEMBLY void pairs(const int32_t *lanes ARGUMENT, int32_t entry ARGUMENT, const
 static NOINLINE void multiply(const tinyscene_conv *c, const int32_t *lanes, int32_t first, int32_t count,
                               int32_t next, int8_t *y)
 {
-    const int32_t steps = (c->depth + 3) / 4, entry = (-steps & 3) * STEP_BYTES, words = 2 * steps + 5;
-    const int32_t *table = c->weights, *const w = table + 1 + first * words;
-    (*table ? pairs_rounded_up : pairs)(lanes, entry, lanes + 6 * steps, w + count * words, y, c->rounding, next, w);
+    const int32_t steps = (c->depth + 3) / 4;
+    const int32_t entry = (-steps & 3) * STEP_BYTES;
+    const int32_t words = (2 * steps) + 5;
+    const int32_t *table = c->weights;
+    const int32_t *const w = &table[1 + (first * words)];
+    (*table ? pairs_rounded_up : pairs)(lanes, entry, &lanes[6 * steps], &w[count * words], y, c->rounding, next, w);
 }
 
 /* The last channel of an odd number: it comes with a second one that there is not. */
@@ -138,7 +145,7 @@ static NOINLINE void last_channel(const tinyscene_conv *c, const int32_t *lanes,
     int8_t both[6];
     multiply(c, lanes, c->outputs / 2, 1, 2, both);
     for (int32_t pixel = 0; pixel < pixels; pixel++) {
-        y[pixel * c->outputs + c->outputs - 1] = both[2 * pixel];
+        y[(pixel * c->outputs) + c->outputs - 1] = both[2 * pixel];
         KEEP_ROLLED(pixel);
     }
 }
@@ -146,15 +153,19 @@ static NOINLINE void last_channel(const tinyscene_conv *c, const int32_t *lanes,
 /* Three pixels at a time, of which the last ones may be done already; else one, as all three of them. */
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
 {
-    const int32_t depth = c->depth, outputs = c->outputs, taken = pixels < 3 ? 1 : 3;
+    const int32_t depth = c->depth;
+    const int32_t outputs = c->outputs;
+    const int32_t taken = (pixels < 3) ? 1 : 3;
     int32_t *const lanes = scratch;
     for (int32_t pixel = 0; pixel < pixels; pixel += taken) {
-        const int32_t at = pixel + taken <= pixels ? pixel : pixels - taken;
-        widen_three(x + at * depth, depth, taken > 1 ? depth : 0, lanes);
-        if (outputs > 1)
-            multiply(c, lanes, 0, outputs / 2, taken > 1 ? outputs : 0, y + at * outputs);
-        if (outputs & 1)
-            last_channel(c, lanes, taken, y + at * outputs);
+        const int32_t at = ((pixel + taken) <= pixels) ? pixel : (pixels - taken);
+        widen_three(&x[at * depth], depth, (taken > 1) ? depth : 0, lanes);
+        if (outputs > 1) {
+            multiply(c, lanes, 0, outputs / 2, (taken > 1) ? outputs : 0, &y[at * outputs]);
+        }
+        if (outputs & 1) {
+            last_channel(c, lanes, taken, &y[at * outputs]);
+        }
     }
 }
 

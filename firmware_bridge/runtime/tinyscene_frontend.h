@@ -17,7 +17,7 @@ extern "C" {
 
 /* Bytes of `work`, aligned to 8. */
 #if defined(TINYSCENE_ROTATIONS) /* a library for hosts: two buffers of the transform, and the samples */
-#define TINYSCENE_WORK_BYTES (10 * TINYSCENE_N_FFT + 320)
+#define TINYSCENE_WORK_BYTES ((10 * TINYSCENE_N_FFT) + 320)
 #else
 #define TINYSCENE_WORK_BYTES (4 * TINYSCENE_N_FFT)
 #endif

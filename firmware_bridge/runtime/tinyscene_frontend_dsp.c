@@ -5,7 +5,8 @@
 #if defined(TINYSCENE_FRONTEND_DSP)
 
 typedef struct {
-    int32_t re, im;
+    int32_t re;
+    int32_t im;
 } point;
 
 /* Volatile keeps them in the order that is written here, in which few values are alive at a time. */
@@ -34,7 +35,7 @@ INLINE int32_t subtract_product(int32_t sum, int32_t x, int32_t w)
 INLINE point weighted(const int16_t *samples, int32_t re, int32_t im)
 {
     enum { SHIFT = 15 - TINYSCENE_FRACTION_BITS };
-    const int32_t half = 1 << (SHIFT - 1);
+    const int32_t half = POWER_OF_2(SHIFT - 1);
     int32_t both;
     point z;
     __builtin_memcpy(&both, samples, 4);
@@ -192,8 +193,9 @@ ASSEMBLY void radix_4_block(point *first ARGUMENT, int32_t bytes ARGUMENT, const
 STEP void radix_4_pass(point *points, int32_t length)
 {
     const int32_t stride = POINTS / 4 / length * 6; /* words of the twiddles, which are those of the last pass */
-    for (point *first = points; first < points + POINTS; first += 4 * length)
-        radix_4_block(first, length * (int32_t)sizeof(point), tinyscene_twiddles + stride - 6, 4 * stride);
+    for (point *first = points; first < &points[POINTS]; first += 4 * length) {
+        radix_4_block(first, length * (int32_t)sizeof(point), &tinyscene_twiddles[stride - 6], 4 * stride);
+    }
 }
 
 /* Steps 3 and 4 of bins k and N - k, from `up` and `down` on until they meet. A power takes the place of its bin, as two
@@ -223,9 +225,10 @@ void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
 {
     point *points = work;
     first_pass(pcm, points);
-    for (int32_t length = TINYSCENE_RADIX; length < POINTS; length *= 4)
+    for (int32_t length = TINYSCENE_RADIX; length < POINTS; length *= 4) {
         radix_4_pass(points, length);
-    spectrum_power(points + 1, points + POINTS - 1, tinyscene_cosine + 1, tinyscene_cosine + QUARTER - 1);
+    }
+    spectrum_power(&points[1], &points[POINTS - 1], &tinyscene_cosine[1], &tinyscene_cosine[QUARTER - 1]);
 }
 
 /* The sums of a segment, from the power at r0 and the weight at r1 on to the end that the segment after it, at r12,
@@ -280,7 +283,7 @@ void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)
 {
     const uintptr_t arguments[5] = {(uintptr_t)work, (uintptr_t)tinyscene_thresholds, (uintptr_t)tinyscene_cells,
                                     (uintptr_t)features, (uintptr_t)stride};
-    all_mels(arguments, tinyscene_segments, tinyscene_mel_weights, tinyscene_segments + TINYSCENE_MELS + 2);
+    all_mels(arguments, tinyscene_segments, tinyscene_mel_weights, &tinyscene_segments[TINYSCENE_MELS + 2]);
 }
 
 #endif

@@ -9,23 +9,29 @@ typedef struct {
     const uint32_t *power;
     const uint16_t *weight;
 #if defined(TINYSCENE_USUAL_SIZE)
-    uint32_t low, high;
+    uint32_t low;
+    uint32_t high;
 #else
-    uint64_t low, high;
+    uint64_t low;
+    uint64_t high;
 #endif
-    uint64_t rising_low, rising_high;
+    uint64_t rising_low;
+    uint64_t rising_high;
 } sums;
 
 INLINE void add_segment(sums *s, int32_t bins)
 {
-    const uint32_t *const end = s->power + 2 * (ptrdiff_t)bins;
-    s->low = s->high = 0;
-    s->rising_low = s->rising_high = 0;
-    for (; s->power < end; s->power += 2, s->weight++) {
+    const uint32_t *const end = &s->power[2 * (ptrdiff_t)bins];
+    s->low = 0;
+    s->high = 0;
+    s->rising_low = 0;
+    s->rising_high = 0;
+    for (; s->power < end; s->power += 2) {
         s->low += s->power[0];
         s->high += s->power[1];
         s->rising_low += (uint64_t)s->power[0] * *s->weight;
         s->rising_high += (uint64_t)s->power[1] * *s->weight;
+        s->weight++;
     }
 }
 
@@ -33,9 +39,9 @@ void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)
 {
     enum { UP = 32 - TINYSCENE_POWER_SHIFT };
     const uint16_t *segment = tinyscene_segments;
-    sums s = {(const uint32_t *)work + 2 * (ptrdiff_t)segment[0], tinyscene_mel_weights, 0, 0, 0, 0};
+    sums s = {&((const uint32_t *)work)[2 * (ptrdiff_t)segment[0]], tinyscene_mel_weights, 0, 0, 0, 0};
     uint64_t rising_below = 0; /* of the segment below */
-    for (int32_t mel = -1; mel < TINYSCENE_MELS; mel++, segment++) {
+    for (int32_t mel = -1; mel < TINYSCENE_MELS; mel++) {
         add_segment(&s, segment[1] - segment[0]);
         const uint64_t rising = s.rising_low + (s.rising_high << UP);
         if (mel >= 0) {
@@ -44,6 +50,7 @@ void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)
             features += stride;
         }
         rising_below = rising;
+        segment++;
     }
 }
 

@@ -11,7 +11,8 @@ enum { POINTS = TINYSCENE_N_FFT / 2 };
 
 typedef int32x4_t vector;
 typedef struct {
-    vector re, im;
+    vector re;
+    vector im;
 } points;
 
 INLINE points add(points a, points b)
@@ -32,31 +33,36 @@ INLINE points subtract(points a, points b)
 INLINE points load(const int32_t *re, uint32x4_t places, mve_pred16_t there)
 {
     const points z = {vldrwq_gather_offset_z_s32(re, places, there),
-                      vldrwq_gather_offset_z_s32(re + POINTS, places, there)};
+                      vldrwq_gather_offset_z_s32(&re[POINTS], places, there)};
     return z;
 }
 
 INLINE void store(int32_t *re, uint32x4_t places, vector a, vector b, mve_pred16_t there)
 {
     vstrwq_scatter_offset_p_s32(re, places, a, there);
-    vstrwq_scatter_offset_p_s32(re + POINTS, places, b, there);
+    vstrwq_scatter_offset_p_s32(&re[POINTS], places, b, there);
 }
 
 STEP void first_butterflies(int32_t *re, int32_t length)
 {
     const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)(16 * length)); /* bytes */
-    for (int32_t left = POINTS / 4 / length; left > 0; left -= 4, re += 16 * length) {
+    for (int32_t left = POINTS / 4 / length; left > 0; left -= 4) {
         const mve_pred16_t there = vctp32q((uint32_t)left);
-        const points a = load(re, places, there), c = load(re + 2 * length, places, there);
-        const points sum_ac = add(a, c), difference_ac = subtract(a, c);
-        const points b = load(re + length, places, there), d = load(re + 3 * length, places, there);
-        const points sum_bd = add(b, d), difference_bd = subtract(b, d);
+        const points a = load(re, places, there);
+        const points c = load(&re[2 * length], places, there);
+        const points sum_ac = add(a, c);
+        const points difference_ac = subtract(a, c);
+        const points b = load(&re[length], places, there);
+        const points d = load(&re[3 * length], places, there);
+        const points sum_bd = add(b, d);
+        const points difference_bd = subtract(b, d);
         store(re, places, vaddq_s32(sum_ac.re, sum_bd.re), vaddq_s32(sum_ac.im, sum_bd.im), there);
-        store(re + 2 * length, places, vsubq_s32(sum_ac.re, sum_bd.re), vsubq_s32(sum_ac.im, sum_bd.im), there);
-        store(re + length, places, vaddq_s32(difference_ac.re, difference_bd.im),
+        store(&re[2 * length], places, vsubq_s32(sum_ac.re, sum_bd.re), vsubq_s32(sum_ac.im, sum_bd.im), there);
+        store(&re[length], places, vaddq_s32(difference_ac.re, difference_bd.im),
               vsubq_s32(difference_ac.im, difference_bd.re), there);
-        store(re + 3 * length, places, vsubq_s32(difference_ac.re, difference_bd.im),
+        store(&re[3 * length], places, vsubq_s32(difference_ac.re, difference_bd.im),
               vaddq_s32(difference_ac.im, difference_bd.re), there);
+        re += 16 * length;
     }
 }
 
@@ -160,28 +166,34 @@ ASSEMBLY void spectrum_power(int32_t *up ARGUMENT, int32_t *down ARGUMENT, const
 
 void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
 {
-    const int32_t *twiddles = tinyscene_twiddles, *cosine = tinyscene_cosine;
+    const int32_t *twiddles = tinyscene_twiddles;
+    const int32_t *cosine = tinyscene_cosine;
     int32_t *re = work;
     first_pass(pcm, re);
     for (int32_t length = TINYSCENE_RADIX; length < POINTS; length *= 4) {
         radix_4_pass(re, length, twiddles);
         twiddles += 6 * length;
     }
-    spectrum_power(re + 1, re + POINTS - 4, cosine + 1, cosine + POINTS / 2 - 4);
+    spectrum_power(&re[1], &re[POINTS - 4], &cosine[1], &cosine[(POINTS / 2) - 4]);
 }
 
 /* The sums of both words of the powers in a segment: as they are, and by the rising weight. In usual sizes the former fit
  * 32 bits, see tinyscene_frontend_mels.h. */
 typedef struct {
-    uint64_t whole, rising;
+    uint64_t whole;
+    uint64_t rising;
 } sums;
 
 INLINE sums segment_sums(const uint32_t *low, const uint16_t *weight, int32_t bins)
 {
     enum { UP = 32 - TINYSCENE_POWER_SHIFT };
-    const uint32_t *high = low + POINTS;
-    register uint32_t whole_low __asm__("r0") = 0, whole_high __asm__("r2") = 0; /* an even and an odd one each */
-    register uint32_t low_0 __asm__("r4") = 0, low_1 __asm__("r5") = 0, high_0 __asm__("r8") = 0, high_1 __asm__("r9") = 0;
+    const uint32_t *high = &low[POINTS];
+    register uint32_t whole_low __asm__("r0") = 0; /* even registers */
+    register uint32_t whole_high __asm__("r2") = 0;
+    register uint32_t low_0 __asm__("r4") = 0; /* an even and an odd one each */
+    register uint32_t low_1 __asm__("r5") = 0;
+    register uint32_t high_0 __asm__("r8") = 0;
+    register uint32_t high_1 __asm__("r9") = 0;
     __asm__ volatile("wlstp.32 lr, %[bins], 1f\n"
                      "0:\n"
                      "vldrw.u32 q0, [%[low]], #16\n vldrw.u32 q1, [%[high]], #16\n vldrh.u32 q2, [%[weight]], #8\n"
@@ -193,7 +205,7 @@ INLINE sums segment_sums(const uint32_t *low, const uint16_t *weight, int32_t bi
                        [low] "+r"(low), [high] "+r"(high), [weight] "+l"(weight)
                      : [bins] "r"(bins) : "lr", "q0", "q1", "q2", "memory", "cc");
     const sums s = {whole_low + ((uint64_t)whole_high << UP),
-                    ((uint64_t)low_1 << 32 | low_0) + (((uint64_t)high_1 << 32 | high_0) << UP)};
+                    (((uint64_t)low_1 << 32) | low_0) + ((((uint64_t)high_1 << 32) | high_0) << UP)};
     return s;
 }
 
@@ -201,7 +213,8 @@ INLINE sums segment_sums(const uint32_t *low, const uint16_t *weight, int32_t bi
 INLINE void put_features(const uint32_t low[4], const uint32_t high[4], int32_t bands, int8_t *features, ptrdiff_t stride)
 {
     const mve_pred16_t there = vctp32q((uint32_t)bands);
-    const uint32x4_t lower = vldrwq_z_u32(low, there), upper = vldrwq_z_u32(high, there);
+    const uint32x4_t lower = vldrwq_z_u32(low, there);
+    const uint32x4_t upper = vldrwq_z_u32(high, there);
     const uint32x4_t middle = vorrq_u32(vshrq_n_u32(lower, 5), vshlq_n_u32(upper, 27));
     const mve_pred16_t large = vcmpcsq_n_u32(upper, 32);
     const uint32x4_t word = vpselq_u32(upper, middle, large);
@@ -216,7 +229,7 @@ INLINE void put_features(const uint32_t low[4], const uint32_t high[4], int32_t 
         const uint32_t *const thresholds = (const uint32_t *)(const void *)tinyscene_thresholds;
         const uint32x4_t word_of = vshlq_n_u32(feature, 1);
         const uint32x4_t threshold_low = vldrwq_gather_shifted_offset_u32(thresholds, word_of);
-        const uint32x4_t threshold_high = vldrwq_gather_shifted_offset_u32(thresholds + 1, word_of);
+        const uint32x4_t threshold_high = vldrwq_gather_shifted_offset_u32(&thresholds[1], word_of);
         reached = vcmpcsq_m_u32(lower, threshold_low, vcmpeqq_u32(upper, threshold_high));
         reached |= vcmphiq_u32(upper, threshold_high);
         feature = vaddq_m_n_u32(feature, feature, 1, reached);
@@ -232,9 +245,11 @@ void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)
     const uint16_t *weight = tinyscene_mel_weights;
     int32_t bins = segment[1] - segment[0];
     uint64_t rising_below = segment_sums(power, weight, bins).rising; /* of the segment below */
-    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel += 4, features += 4 * stride) {
-        const int32_t bands = TINYSCENE_MELS - mel < 4 ? TINYSCENE_MELS - mel : 4;
-        uint32_t low[4], high[4];
+    for (int32_t mel = 0; mel < TINYSCENE_MELS; mel += 4) {
+        const int32_t left = TINYSCENE_MELS - mel;
+        const int32_t bands = (left < 4) ? left : 4;
+        uint32_t low[4];
+        uint32_t high[4];
         for (int32_t band = 0; band < bands; band++) {
             power += bins;
             weight += bins;
@@ -247,6 +262,7 @@ void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)
             rising_below = s.rising;
         }
         put_features(low, high, bands, features, stride);
+        features += 4 * stride;
     }
 }
 

@@ -118,16 +118,18 @@ INLINE points twice(points a)
 /* Transforms of four points to every STEP-th place from FROM on of four blocks, whose addresses are given. */
 #define FOUR_POINTS(to_re, to_im, FROM, STEP, a, b, c, d)                                                             \
     do {                                                                                                              \
-        const points sum_ac_ = add(a, c), sum_bd_ = add(b, d);                                                        \
+        const points sum_ac_ = add(a, c);                                                                             \
+        const points sum_bd_ = add(b, d);                                                                             \
         vstrwq_scatter_base_s32(to_re, 4 * (FROM), vaddq_s32(sum_ac_.re, sum_bd_.re));                                \
         vstrwq_scatter_base_s32(to_im, 4 * (FROM), vaddq_s32(sum_ac_.im, sum_bd_.im));                                \
-        vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + 2 * (STEP)), vsubq_s32(sum_ac_.re, sum_bd_.re));                 \
-        vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + 2 * (STEP)), vsubq_s32(sum_ac_.im, sum_bd_.im));                 \
-        const points difference_ac_ = subtract(a, c), difference_bd_ = subtract(b, d);                                \
+        vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + (2 * (STEP))), vsubq_s32(sum_ac_.re, sum_bd_.re));               \
+        vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + (2 * (STEP))), vsubq_s32(sum_ac_.im, sum_bd_.im));               \
+        const points difference_ac_ = subtract(a, c);                                                                 \
+        const points difference_bd_ = subtract(b, d);                                                                 \
         vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + (STEP)), vaddq_s32(difference_ac_.re, difference_bd_.im));       \
         vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + (STEP)), vsubq_s32(difference_ac_.im, difference_bd_.re));       \
-        vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + 3 * (STEP)), vsubq_s32(difference_ac_.re, difference_bd_.im));   \
-        vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + 3 * (STEP)), vaddq_s32(difference_ac_.im, difference_bd_.re));   \
+        vstrwq_scatter_base_s32(to_re, 4 * ((FROM) + (3 * (STEP))), vsubq_s32(difference_ac_.re, difference_bd_.im)); \
+        vstrwq_scatter_base_s32(to_im, 4 * ((FROM) + (3 * (STEP))), vaddq_s32(difference_ac_.im, difference_bd_.re)); \
     } while (0)
 
 /* Four points of a segment: even samples are real parts, odd ones imaginary. */
@@ -136,7 +138,7 @@ INLINE points windowed(const int16_t *samples, const int32_t *weights)
     enum { TO_FRACTION = TINYSCENE_FRACTION_BITS + 1 };
     const int16x8_t both = vldrhq_s16(samples);
     const points z = {product(vshllbq_n_s16(both, TO_FRACTION), vldrwq_s32(weights)),
-                      product(vshlltq_n_s16(both, TO_FRACTION), vldrwq_s32(weights + 4))};
+                      product(vshlltq_n_s16(both, TO_FRACTION), vldrwq_s32(&weights[4]))};
     return z;
 }
 
@@ -145,8 +147,10 @@ INLINE points windowed(const int16_t *samples, const int32_t *weights)
 INLINE void four_blocks(const int16_t *const *samples, int32_t i, const int32_t *weights,
                         uint32x4_t to_re, uint32x4_t to_im)
 {
-    const points a = windowed(samples[0] + i, weights), b = windowed(samples[1] + i, weights + 8);
-    const points c = windowed(samples[2] + i, weights + 16), d = windowed(samples[3] + i, weights + 24);
+    const points a = windowed(&samples[0][i], weights);
+    const points b = windowed(&samples[1][i], &weights[8]);
+    const points c = windowed(&samples[2][i], &weights[16]);
+    const points d = windowed(&samples[3][i], &weights[24]);
     FOUR_POINTS(to_re, to_im, 0, 1, a, b, c, d);
 }
 #else
@@ -177,14 +181,22 @@ INLINE points by_135(points z)
 INLINE void four_blocks(const int16_t *const *samples, int32_t i, const int32_t *weights,
                         uint32x4_t to_re, uint32x4_t to_im)
 {
-    const points z0 = windowed(samples[0] + i, weights), z4 = windowed(samples[4] + i, weights + 32);
-    const points a = add(z0, z4), a_odd = subtract(z0, z4);
-    const points z1 = windowed(samples[1] + i, weights + 8), z5 = windowed(samples[5] + i, weights + 40);
-    const points b = add(z1, z5), b_odd = by_45(subtract(z1, z5));
-    const points z2 = windowed(samples[2] + i, weights + 16), z6 = windowed(samples[6] + i, weights + 48);
-    const points c = add(z2, z6), c_odd = by_90(subtract(z2, z6));
-    const points z3 = windowed(samples[3] + i, weights + 24), z7 = windowed(samples[7] + i, weights + 56);
-    const points d = add(z3, z7), d_odd = by_135(subtract(z3, z7));
+    const points z0 = windowed(&samples[0][i], weights);
+    const points z4 = windowed(&samples[4][i], &weights[32]);
+    const points a = add(z0, z4);
+    const points a_odd = subtract(z0, z4);
+    const points z1 = windowed(&samples[1][i], &weights[8]);
+    const points z5 = windowed(&samples[5][i], &weights[40]);
+    const points b = add(z1, z5);
+    const points b_odd = by_45(subtract(z1, z5));
+    const points z2 = windowed(&samples[2][i], &weights[16]);
+    const points z6 = windowed(&samples[6][i], &weights[48]);
+    const points c = add(z2, z6);
+    const points c_odd = by_90(subtract(z2, z6));
+    const points z3 = windowed(&samples[3][i], &weights[24]);
+    const points z7 = windowed(&samples[7][i], &weights[56]);
+    const points d = add(z3, z7);
+    const points d_odd = by_135(subtract(z3, z7));
     FOUR_POINTS(to_re, to_im, 0, 2, a, b, c, d);
     FOUR_POINTS(to_re, to_im, 1, 2, a_odd, b_odd, c_odd, d_odd);
 }
@@ -194,9 +206,10 @@ INLINE void blocks(const chunk *c)
 {
     const uint32x4_t places = vldrwq_u32(c->places);
     const int32_t *weights = c->weights;
-    for (int32_t i = 0; i < CHUNK; i += 4, weights += 8 * TINYSCENE_SEGMENTS) {
+    for (int32_t i = 0; i < CHUNK; i += 4) {
         const uint32x4_t to_re = vaddq_n_u32(places, 4 * TINYSCENE_RADIX * (uint32_t)c->order[i]);
         four_blocks(c->samples, 2 * i, weights, to_re, vaddq_n_u32(to_re, 4 * POINTS));
+        weights += 8 * TINYSCENE_SEGMENTS;
     }
 }
 
@@ -208,12 +221,14 @@ STEP void first_pass(const tinyscene_pcm *pcm, int32_t *re)
     enum { NEXT = TINYSCENE_BLOCKS / 4 * TINYSCENE_RADIX * 4 }; /* bytes from the block of n to that of n + 1 */
     int16_t copies[TINYSCENE_SEGMENTS][2 * CHUNK];
     const uint32_t place = (uint32_t)(uintptr_t)re;
-    chunk c = {{0}, tinyscene_window, tinyscene_order, {place, place + NEXT, place + 2 * NEXT, place + 3 * NEXT}};
-    for (int32_t n = 0; n < TINYSCENE_BLOCKS; n += CHUNK, c.order += CHUNK) {
-        for (int32_t s = 0; s < TINYSCENE_SEGMENTS; s++)
-            c.samples[s] = tinyscene_samples(pcm, FIRST + s * TINYSCENE_SEGMENT + 2 * n, 2 * CHUNK, copies[s]);
+    chunk c = {{0}, tinyscene_window, tinyscene_order, {place, place + NEXT, place + (2 * NEXT), place + (3 * NEXT)}};
+    for (int32_t n = 0; n < TINYSCENE_BLOCKS; n += CHUNK) {
+        for (int32_t s = 0; s < TINYSCENE_SEGMENTS; s++) {
+            c.samples[s] = tinyscene_samples(pcm, FIRST + (s * TINYSCENE_SEGMENT) + (2 * n), 2 * CHUNK, copies[s]);
+        }
         blocks(&c);
         c.weights += 2 * CHUNK * TINYSCENE_SEGMENTS;
+        c.order += CHUNK;
     }
 }
 

@@ -5,7 +5,8 @@
 #if defined(TINYSCENE_FRONTEND_PLAIN)
 
 typedef struct {
-    int32_t re, im;
+    int32_t re;
+    int32_t im;
 } point;
 
 /* On 32-bit processors, adding the uppermost bit of the lower word is cheaper than a carry. In assembly where that has
@@ -13,19 +14,21 @@ typedef struct {
 INLINE int32_t product(int32_t x, int32_t w)
 {
 #if defined(__GNUC__) && defined(__riscv_mul) && UINTPTR_MAX == 0xffffffff
-    int32_t upper, lower;
+    int32_t upper;
+    int32_t lower;
     __asm__ volatile("mulh %0, %2, %3\n mul %1, %2, %3\n srli %1, %1, 31\n add %0, %0, %1"
                      : "=&r"(upper), "=&r"(lower) : "r"(x), "r"(w));
     return upper;
 #elif defined(__GNUC__) && defined(__thumb2__)
-    int32_t upper, lower;
+    int32_t upper;
+    int32_t lower;
     __asm__ volatile("smull %1, %0, %2, %3\n add %0, %0, %1, lsr #31"
                      : "=&r"(upper), "=&r"(lower) : "r"(x), "r"(w));
     return upper;
 #elif UINTPTR_MAX == 0xffffffff
-    return (int32_t)(((int64_t)x * w) >> 32) + (int32_t)((uint32_t)x * (uint32_t)w >> 31);
+    return (int32_t)(((int64_t)x * w) >> 32) + (int32_t)(((uint32_t)x * (uint32_t)w) >> 31);
 #else
-    return (int32_t)(((int64_t)x * w + (INT64_C(1) << 31)) >> 32);
+    return (int32_t)((((int64_t)x * w) + (INT64_C(1) << 31)) >> 32);
 #endif
 }
 
@@ -41,7 +44,7 @@ INLINE int32_t subtract_product(int32_t sum, int32_t x, int32_t w)
 
 INLINE point weighted(const int16_t *samples, int32_t re, int32_t im)
 {
-    enum { TO_FRACTION = 1 << (TINYSCENE_FRACTION_BITS + 1) };
+    enum { TO_FRACTION = POWER_OF_2(TINYSCENE_FRACTION_BITS + 1) };
     const point z = {product(samples[0] * TO_FRACTION, re), product(samples[1] * TO_FRACTION, im)};
     return z;
 }
@@ -50,7 +53,9 @@ INLINE point weighted(const int16_t *samples, int32_t re, int32_t im)
 
 /* Rotations of three points by one, two and three times an angle, in the order 3, 1, 2 in which they are stored. */
 typedef struct {
-    rotation three, one, two;
+    rotation three;
+    rotation one;
+    rotation two;
 } rotations;
 
 /* For point k of a transform of 4 * length, of those for point length - k: a right angle less these. */
@@ -63,18 +68,26 @@ INLINE rotations mirrored(const rotations *by)
 
 /* Where four points are that become one transform's. */
 typedef struct {
-    point *a, *b, *c, *d;
+    point *a;
+    point *b;
+    point *c;
+    point *d;
 } quad;
 
 INLINE quad next(quad q)
 {
-    const quad following = {q.a + 1, q.b + 1, q.c + 1, q.d + 1};
-    return following;
+    q.a++;
+    q.b++;
+    q.c++;
+    q.d++;
+    return q;
 }
 
 INLINE void butterfly(quad q, rotations by)
 {
-    const point d = rotated(*q.d, by.three), b = rotated(*q.b, by.one), c = rotated(*q.c, by.two);
+    const point d = rotated(*q.d, by.three);
+    const point b = rotated(*q.b, by.one);
+    const point c = rotated(*q.c, by.two);
     four_points(q.a, q.b, q.c, q.d, *q.a, b, c, d, 2);
 }
 
@@ -83,15 +96,21 @@ INLINE void butterfly(quad q, rotations by)
 STEP void radix_4_pass(point *points, ptrdiff_t length)
 {
     const ptrdiff_t stride = POINTS / 4 / length;
-    for (point *first = points; first < points + POINTS; first += 4 * length) {
-        const rotations *by = (const rotations *)(const void *)tinyscene_twiddles + stride - 1;
-        const point *const middle = first + length / 2, *const end = first + length;
-        quad q = {first, first + length, first + 2 * length, first + 3 * length};
+    for (point *first = points; first < &points[POINTS]; first += 4 * length) {
+        const rotations *by = &((const rotations *)(const void *)tinyscene_twiddles)[stride - 1];
+        const point *const middle = &first[length / 2];
+        const point *const end = &first[length];
+        quad q = {first, &first[length], &first[2 * length], &first[3 * length]};
         four_points(q.a, q.b, q.c, q.d, *q.a, *q.b, *q.c, *q.d, 1);
-        for (q = next(q); q.a <= middle; q = next(q), by += stride)
+        for (q = next(q); q.a <= middle; q = next(q)) {
             butterfly(q, *by);
-        for (by -= 2 * stride; q.a < end; q = next(q), by -= stride)
+            by += stride;
+        }
+        by -= 2 * stride;
+        for (; q.a < end; q = next(q)) {
             butterfly(q, mirrored(by));
+            by -= stride;
+        }
     }
 }
 
@@ -101,21 +120,25 @@ INLINE void put_power(point *bin, int32_t re, int32_t im)
     const uint64_t sum = (uint64_t)((int64_t)re * re) + (uint64_t)((int64_t)im * im);
     const uint32_t lower = (uint32_t)sum;
     uint32_t *words = (uint32_t *)bin;
-    words[0] = TINYSCENE_POWER_SHIFT > 0 ? ((lower >> (TINYSCENE_POWER_SHIFT - 1)) + 1) >> 1 : lower;
+    words[0] = (TINYSCENE_POWER_SHIFT > 0) ? (((lower >> (TINYSCENE_POWER_SHIFT - 1)) + 1) >> 1) : lower;
     words[1] = (uint32_t)(sum >> 32);
 }
 
 /* Steps 3 and 4. */
 STEP void spectrum_power(point *z)
 {
-    const int32_t *cosine = tinyscene_cosine + 1, *sine = tinyscene_cosine + QUARTER - 1;
-    point *up = z + 1, *down = z + POINTS - 1;
-    for (; up < down; up++, down--) {
-        const point even = {up->re + down->re, up->im - down->im}, odd = {up->im + down->im, down->re - up->re};
+    const int32_t *cosine = &tinyscene_cosine[1];
+    const int32_t *sine = &tinyscene_cosine[QUARTER - 1];
+    point *up = &z[1];
+    point *down = &z[POINTS - 1];
+    for (; up < down; up++) {
+        const point even = {up->re + down->re, up->im - down->im};
+        const point odd = {up->im + down->im, down->re - up->re};
         const rotation by = {*cosine++, *sine--};
         const point turned = rotated(odd, by);
-        put_power(up, even.re + 2 * turned.re, even.im + 2 * turned.im);
-        put_power(down, even.re - 2 * turned.re, even.im - 2 * turned.im);
+        put_power(up, even.re + (2 * turned.re), even.im + (2 * turned.im));
+        put_power(down, even.re - (2 * turned.re), even.im - (2 * turned.im));
+        down--;
     }
     put_power(up, 2 * up->re, 2 * up->im);
 }
@@ -123,8 +146,9 @@ STEP void spectrum_power(point *z)
 void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
 {
     first_pass(pcm, work);
-    for (ptrdiff_t length = TINYSCENE_RADIX; length < POINTS; length *= 4)
+    for (ptrdiff_t length = TINYSCENE_RADIX; length < POINTS; length *= 4) {
         radix_4_pass(work, length);
+    }
     spectrum_power(work);
 }
 

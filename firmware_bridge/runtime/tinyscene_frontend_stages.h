@@ -34,7 +34,8 @@ extern "C" {
 /* Where the samples of a frame's window are: the arguments of tinyscene_frame. */
 typedef struct {
     const int16_t *ring;
-    int32_t start, at;
+    int32_t start;
+    int32_t at;
 } tinyscene_pcm;
 
 /* Steps 1 to 4: samples -> the power of every bin, in `work` of TINYSCENE_WORK_BYTES. */
@@ -51,10 +52,11 @@ TINYSCENE_CODE void tinyscene_copy_samples(const tinyscene_pcm *pcm, int32_t fir
 static inline const int16_t *tinyscene_samples(const tinyscene_pcm *pcm, int32_t first, int32_t count, int16_t *copy)
 {
     const int32_t k = pcm->at + first;
-    if (k >= 0 && k <= TINYSCENE_CLIP_SAMPLES - count) {
+    if ((k >= 0) && (k <= (TINYSCENE_CLIP_SAMPLES - count))) {
         const int32_t slot = (pcm->start + k) % TINYSCENE_RING_SAMPLES;
-        if (slot <= TINYSCENE_RING_SAMPLES - count)
-            return pcm->ring + slot;
+        if (slot <= (TINYSCENE_RING_SAMPLES - count)) {
+            return &pcm->ring[slot];
+        }
     }
     tinyscene_copy_samples(pcm, first, count, copy);
     return copy;
@@ -62,7 +64,8 @@ static inline const int16_t *tinyscene_samples(const tinyscene_pcm *pcm, int32_t
 
 #if defined(TINYSCENE_FRONTEND_SIMD)
 /* Generated, in tinyscene_tables_simd.c. */
-extern const int16_t tinyscene_window_high[TINYSCENE_N_FFT], tinyscene_window_low[TINYSCENE_N_FFT];
+extern const int16_t tinyscene_window_high[TINYSCENE_N_FFT];
+extern const int16_t tinyscene_window_low[TINYSCENE_N_FFT];
 extern const int32_t tinyscene_rotations[TINYSCENE_ROTATIONS];
 #endif
 

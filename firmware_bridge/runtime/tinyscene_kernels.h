@@ -32,40 +32,51 @@ typedef struct {
 /* The sum of two activations, as in TFLite's ADD. Both are shifted left by 20 and rescaled to twice the larger scale,
  * so that the input of the larger scale, which must be the first, is only halved. */
 typedef struct {
-    int32_t zero_point[2];     /* of the inputs */
-    int32_t multiplier, shift; /* of the second; shifts are 0 to 30 */
-    int32_t out_multiplier, out_shift, out_zero_point, activation_min;
+    int32_t zero_point[2]; /* of the inputs */
+    int32_t multiplier;    /* of the second */
+    int32_t shift;         /* 0 to 30, as out_shift */
+    int32_t out_multiplier;
+    int32_t out_shift;
+    int32_t out_zero_point;
+    int32_t activation_min;
 } tinyscene_sum;
 
 /* The mean over a whole activation. */
 typedef struct {
     int32_t offset; /* input zero point * values */
-    int32_t multiplier, shift, zero_point;
+    int32_t multiplier;
+    int32_t shift;
+    int32_t zero_point;
 } tinyscene_average;
 
 /* The windows of a maximum on an activation, whose padding they pass over. */
 typedef struct {
-    int32_t tall, wide;              /* of a window */
-    int32_t down, across;            /* from a window to the next */
-    int32_t top, left;               /* padding before the activation */
-    int32_t height, width, channels; /* of the activation, without padding */
-    int32_t pixels;                  /* windows in a row */
+    int32_t tall; /* of a window */
+    int32_t wide;
+    int32_t down; /* from a window to the next */
+    int32_t across;
+    int32_t top; /* padding before the activation */
+    int32_t left;
+    int32_t height; /* of the activation, without padding */
+    int32_t width;
+    int32_t channels;
+    int32_t pixels; /* windows in a row */
 } tinyscene_windows;
 
 /* Bytes of `scratch`, a multiple of 16, that tinyscene_pointwise needs; it is aligned to 16. */
 #if defined(TINYSCENE_DSP)
-#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) ((((depth) + 3) / 4 * 24 + 15) / 16 * 16) /* of three pixels */
+#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((((((depth) + 3) / 4) * 24) + 15) / 16) * 16) /* of three pixels */
 #elif defined(TINYSCENE_SIMD)
-#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((depth) + 3) / 4 * 8 * (pixels) / 16 * 16 + 16)
+#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) ((((((depth) + 3) / 4) * 8 * (pixels)) / 16 * 16) + 16)
 #elif defined(TINYSCENE_PLAIN)
-#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) (((depth) + 3) / 4 * 32) /* of two pairs of pixels */
+#define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) ((((depth) + 3) / 4) * 32) /* of two pairs of pixels */
 #else
 #define TINYSCENE_POINTWISE_SCRATCH(depth, pixels) 0
 #endif
 
 /* The same of tinyscene_depthwise, where a row of windows covers so many columns of the input. */
 #if defined(TINYSCENE_DSP)
-#define TINYSCENE_DEPTHWISE_SCRATCH(columns) ((((columns) < 26 ? (columns) : 26) * 24 + 136 + 15) / 16 * 16)
+#define TINYSCENE_DEPTHWISE_SCRATCH(columns) ((((((columns) < 26) ? (columns) : 26) * 24) + 136 + 15) / 16 * 16)
 #else
 #define TINYSCENE_DEPTHWISE_SCRATCH(columns) 0
 #endif

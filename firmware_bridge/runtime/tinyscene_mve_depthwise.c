@@ -6,11 +6,15 @@
 /* What 16 channels need, in the order that it is read. Tables are of every fourth channel, from the first, second,
  * third and fourth on, which is how vectors are widened. */
 typedef struct {
-    int32_t bias[4][4], multiplier[4][4], shift[4][4];
+    int32_t bias[4][4];
+    int32_t multiplier[4][4];
+    int32_t shift[4][4];
     int8_t weights[9][16];
-    int32_t step, n;
+    int32_t step;
+    int32_t n;
     int8_t *y;
-    int32_t zero_point, pixels;
+    int32_t zero_point;
+    int32_t pixels;
 } tinyscene_sixteen;
 
 /* Sums q0 to q3 of every fourth channel are added products: q6 has those of even channels, q7 those of odd ones. */
@@ -80,14 +84,16 @@ static NOINLINE void sixteen_channels(const tinyscene_conv *c, int32_t channel, 
                                       int32_t count, int32_t step, int8_t *y)
 {
     const int32_t n = c->outputs;
-    const int32x4x4_t bias = vld4q_s32(c->bias + channel), multiplier = vld4q_s32(c->multiplier + channel);
-    const int8x16_t right = vnegq_s8(vldrbq_s8(c->shift + channel)); /* shifts to the right are negative numbers */
-    const int16x8_t even = vmovlbq_s8(right), odd = vmovltq_s8(right);
+    const int32x4x4_t bias = vld4q_s32(&c->bias[channel]);
+    const int32x4x4_t multiplier = vld4q_s32(&c->multiplier[channel]);
+    const int8x16_t right = vnegq_s8(vldrbq_s8(&c->shift[channel])); /* shifts to the right are negative numbers */
+    const int16x8_t even = vmovlbq_s8(right);
+    const int16x8_t odd = vmovltq_s8(right);
     const int32x4_t shift[4] = {vmovlbq_s16(even), vmovlbq_s16(odd), vmovltq_s16(even), vmovltq_s16(odd)};
     tinyscene_sixteen sixteen;
     sixteen.step = step;
     sixteen.n = n;
-    sixteen.y = y + channel;
+    sixteen.y = &y[channel];
     sixteen.zero_point = (c->rounding - 1) / 2;
     sixteen.pixels = count;
     for (int32_t i = 0; i < 4; i++) {
@@ -95,22 +101,26 @@ static NOINLINE void sixteen_channels(const tinyscene_conv *c, int32_t channel, 
         vstrwq_s32(sixteen.multiplier[i], multiplier.val[i]);
         vstrwq_s32(sixteen.shift[i], shift[i]);
     }
-    for (int32_t tap = 0; tap < 9; tap++)
-        vstrbq_s8(sixteen.weights[tap], vldrbq_s8((const int8_t *)c->weights + tap * n + channel));
-    (c->rounding == LEAST_ROUNDING ? pixels_rounded_up : pixels)(&sixteen, rows[0] + channel, rows[1] + channel,
-                                                                   rows[2] + channel);
+    for (int32_t tap = 0; tap < 9; tap++) {
+        vstrbq_s8(sixteen.weights[tap], vldrbq_s8(&((const int8_t *)c->weights)[(tap * n) + channel]));
+    }
+    ((c->rounding == LEAST_ROUNDING) ? pixels_rounded_up : pixels)(&sixteen, &rows[0][channel], &rows[1][channel],
+                                                                   &rows[2][channel]);
 }
 
 void tinyscene_depthwise(const tinyscene_conv *c, const int8_t *const rows[3], int32_t count, int32_t step, int8_t *y,
                          void *scratch)
 {
-    const int32_t n = c->outputs, last = n - 16; /* where the last 16 begin, of which some may be done already */
+    const int32_t n = c->outputs;
+    const int32_t last = n - 16; /* where the last 16 begin, of which some may be done already */
     (void)scratch;
-    if (last < 0)
+    if (last < 0) {
         tinyscene_depthwise_any(c, rows, 3, 3, count, step, y);
-    else
-        for (int32_t channel = 0; channel < n; channel += 16)
-            sixteen_channels(c, channel < last ? channel : last, rows, count, step, y);
+    } else {
+        for (int32_t channel = 0; channel < n; channel += 16) {
+            sixteen_channels(c, (channel < last) ? channel : last, rows, count, step, y);
+        }
+    }
 }
 
 #endif

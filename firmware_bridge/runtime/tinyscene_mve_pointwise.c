@@ -17,7 +17,8 @@ typedef struct {
     int32_t rest;       /* inputs after these */
     int32_t y_next;     /* as `next` */
     int32_t channels;   /* that are left */
-    int32_t pairs, odd; /* of pixels; whether one is left over */
+    int32_t pairs; /* of pixels */
+    int32_t odd;   /* whether one is left over */
     int32_t zero_point;
 } tinyscene_job;
 
@@ -124,15 +125,16 @@ void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixel
         .rest = c->depth % 16,
         .y_next = several ? c->outputs : 0,
         .channels = c->outputs,
-        .pairs = several ? pixels / 2 : 1,
-        .odd = several && pixels % 2,
+        .pairs = several ? (pixels / 2) : 1,
+        .odd = several && (pixels % 2),
         .zero_point = (c->rounding - 1) / 2,
     };
     (void)scratch;
-    if (c->rounding == LEAST_ROUNDING)
+    if (c->rounding == LEAST_ROUNDING) {
         multiply_rounded_up(&job);
-    else
+    } else {
         multiply(&job);
+    }
 }
 
 #endif

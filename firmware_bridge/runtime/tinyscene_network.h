@@ -12,7 +12,8 @@ extern "C" {
 
 /* How far a run is. */
 typedef struct {
-    uint16_t pass, next;              /* the operator that takes its turn next, in the order of the schedule */
+    uint16_t pass;                     /* through the operators of a part of the schedule */
+    uint16_t next;                     /* the operator that takes its turn next */
     uint16_t turns[TINYSCENE_TENSORS]; /* that the operator of each tensor has taken */
 } tinyscene_progress;
 

@@ -19,6 +19,9 @@
 /* Arithmetic is in int and int32_t alike. */
 typedef char tinyscene_int_has_32_bits[(int)sizeof(int) == 4 && (unsigned char)-1 == 255 ? 1 : -1];
 
+/* 2^n, 0 <= n <= 30. */
+#define POWER_OF_2(n) ((int32_t)(UINT32_C(1) << (n)))
+
 /* In C99, >> of a negative number is implementation-defined. All known compilers shift arithmetically. */
 typedef char tinyscene_shifts_are_arithmetic[(-3 >> 1) == -2 ? 1 : -1];
 
