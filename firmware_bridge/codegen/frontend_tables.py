@@ -59,7 +59,7 @@ def frontend_config(log_mel: FixedPointLogMel) -> dict[str, int]:
 def frontend_tables(log_mel: FixedPointLogMel) -> str:
     """The content of `tinyscene_tables.c`."""
     quarter = log_mel.twiddles[: log_mel.front_end.n_fft // 4 + 1, 0]
-    thresholds, cells = [*log_mel.thresholds.tolist(), 2**64 - 1], _cells(log_mel)
+    thresholds, cell_counts = [*log_mel.thresholds.tolist(), 2**64 - 1], cells(log_mel)
     vectors = "the {}, Q31, in vectors of four"
     tables = [
         "#if defined(TINYSCENE_FRONTEND_MVE)\n",
@@ -74,7 +74,7 @@ def frontend_tables(log_mel: FixedPointLogMel) -> str:
         table("uint16_t", "segments", "the first bin of each mel segment", log_mel.segment_starts.tolist()),
         table("uint16_t", "mel_weights", "each bin's rising weight, Q16", _mel_weights(log_mel).tolist()),
         table("uint64_t", "thresholds", "the least energy for each feature above -128, and beyond all", thresholds),
-        table("uint8_t", "cells", "how many of them are below each cell of energies", cells),
+        table("uint8_t", "cells", "how many of them are below each cell of energies", cell_counts),
     ]
     return '#include "tinyscene_frontend_stages.h"\n\n' + "\n".join(tables)
 
@@ -145,7 +145,7 @@ def _twiddle_vectors(log_mel: FixedPointLogMel) -> list[int]:
     return values
 
 
-def _cells(log_mel: FixedPointLogMel) -> list[int]:
+def cells(log_mel: FixedPointLogMel) -> list[int]:
     """How many thresholds do not exceed the least energy of each cell, see tinyscene_feature.
 
     A cell is the place of the leading bit, 5 to 62, with the four bits after it. Energies below 32 are in the first.

@@ -16,7 +16,8 @@
 
 enum {
     POINTS = TINYSCENE_N_FFT / 2,
-    QUARTER = TINYSCENE_N_FFT / 4, /* of a circle */
+    HALF = POINTS / 2,
+    LAST_ROW = POINTS / 4, /* of powers */
     PLANE = POINTS + 16,           /* words; not a power of two, so that planes differ in their place in the cache */
     IS_ODD = POINTS % 3 == 2,      /* an odd power of two: the first pass is of eight points, else of four */
     FIRST = IS_ODD ? 8 : 4,
@@ -27,8 +28,10 @@ enum {
     SWAPS = POINTS / FIRST % 5 == 4 /* an odd number of passes follows the first, each by 4 */
 };
 
+#include "tinyscene_frontend_simd_mels.h"
+
 typedef struct {
-    int32_t planes[2][2 * PLANE]; /* what a pass reads and what it writes; finally the powers are in the other one */
+    int32_t planes[2][2 * PLANE]; /* what a pass reads and what it writes; finally the powers are in the other one, then sums in both */
     int16_t samples[TINYSCENE_N_FFT];
 } workspace;
 
@@ -265,20 +268,37 @@ STEP void last_pass(const int32_t *in, int32_t *out, const int32_t *twiddle)
     first_column(in, LENGTH, out, LENGTH);
 }
 
-/* Steps 3 and 4: the transform -> the powers of bins 1 to POINTS - 1, each at the place of its number. Bin POINTS / 2
- * comes out of the formula for the others as it should, and twice. */
+/* A bin and its mirror image from what the transform has for both. */
+typedef struct {
+    points bin, mirror;
+} pair;
+
+INLINE pair unfolded(points a, points b, vector cosine, vector sine)
+{
+    const points even = {add(a.re, b.re), subtract(a.im, b.im)}, odd = {add(a.im, b.im), subtract(b.re, a.re)};
+    const points turned = twice(rotated(odd, (rotation){split(cosine), split(sine)}));
+    return (pair){plus(even, turned), minus(even, turned)};
+}
+
+INLINE points get_reversed(const int32_t *from)
+{
+    return (points){reversed(load(from)), reversed(load(from + PLANE))};
+}
+
+/* Steps 3 and 4: the transform -> the powers, row k of bins k, HALF - k, HALF + k and POINTS - k. The last row has two
+ * bins twice. The first is made with the vector of rows that begins with it, and of it only bin HALF is of use. */
 STEP void spectrum_power(const int32_t *z, uint64_t *power)
 {
-    for (int32_t k = 1; k < POINTS / 2; k += LANES) {
-        const int32_t mirror = POINTS + 1 - LANES - k;
-        const points a = get(z + k), b = {reversed(load(z + mirror)), reversed(load(z + PLANE + mirror))};
-        const points even = {add(a.re, b.re), subtract(a.im, b.im)}, odd = {add(a.im, b.im), subtract(b.re, a.re)};
-        const vector sine = reversed(load(tinyscene_cosine + QUARTER + 1 - LANES - k));
-        const points turned = twice(rotated(odd, (rotation){split(load(tinyscene_cosine + k)), split(sine)}));
-        const points up = plus(even, turned), down = minus(even, turned);
-        store_power(power + k, up.re, up.im, TINYSCENE_POWER_SHIFT);
-        store_power(power + mirror, reversed(down.re), reversed(down.im), TINYSCENE_POWER_SHIFT);
+    for (int32_t i = 0; i <= LAST_ROW / LANES; i++) {
+        const int32_t k = i ? (i - 1) * LANES + 1 : 0, left = 1 - LANES - k;
+        const vector cosine = load(tinyscene_cosine + k), sine = reversed(load(tinyscene_cosine + HALF + left));
+        const pair outer = unfolded(get(z + k), get_reversed(z + POINTS + left), cosine, sine);
+        const pair inner = unfolded(get_reversed(z + HALF + left), get(z + HALF + k), sine, cosine);
+        const vector re[4] = {outer.bin.re, inner.bin.re, inner.mirror.re, outer.mirror.re};
+        const vector im[4] = {outer.bin.im, inner.bin.im, inner.mirror.im, outer.mirror.im};
+        store_powers(power + 4 * k, re, im, TINYSCENE_POWER_SHIFT);
     }
+    power[0] = power[2] = power[3] = 0;
 }
 
 void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
@@ -299,36 +319,10 @@ void tinyscene_powers(const tinyscene_pcm *pcm, void *work)
     spectrum_power(in, (uint64_t *)(void *)out);
 }
 
-/* Step 6, as in tinyscene_feature, with a choice in place of the first branch, which none could foresee. */
-INLINE int8_t feature(uint64_t energy)
-{
-    const uint64_t word = energy | 16;
-    const int32_t place = 63 - __builtin_clzll(word) - 4;
-    int32_t count = tinyscene_cells[16 * place + (int32_t)(word >> place) - 16];
-    count += tinyscene_thresholds[count] <= energy; /* that is all, most often */
-    while (tinyscene_thresholds[count] <= energy)
-        count++;
-    return (int8_t)(count - 128);
-}
-
-/* Steps 5 and 6. */
 void tinyscene_mels(const void *work, int8_t *features, ptrdiff_t stride)
 {
-    const workspace *w = aligned_workspace(work);
-    const uint64_t *power = (const uint64_t *)(const void *)w->planes[1 - SWAPS];
-    const uint16_t *segment = tinyscene_segments, *weight = tinyscene_mel_weights;
-    uint64_t rising_below = 0; /* of the segment below */
-    power += segment[0];
-    for (int32_t mel = -1; mel < TINYSCENE_MELS; mel++, segment++) {
-        uint64_t whole = 0, rising = 0;
-        for (const uint64_t *end = power + (segment[1] - segment[0]); power < end; power++, weight++) {
-            whole += *power;
-            rising += *power * *weight;
-        }
-        if (mel >= 0)
-            features[mel * stride] = feature(rising_below + (whole << 16) - rising);
-        rising_below = rising;
-    }
+    workspace *w = (workspace *)(uintptr_t)aligned_workspace(work);
+    mels_of_rows((uint64_t *)(void *)w->planes[1 - SWAPS], (uint64_t *)(void *)w->planes[SWAPS], features, stride);
 }
 
 #endif

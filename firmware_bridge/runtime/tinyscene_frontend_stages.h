@@ -67,6 +67,7 @@ static inline const int16_t *tinyscene_samples(const tinyscene_pcm *pcm, int32_t
 extern const int16_t tinyscene_window_high[TINYSCENE_N_FFT];
 extern const int16_t tinyscene_window_low[TINYSCENE_N_FFT];
 extern const int32_t tinyscene_rotations[TINYSCENE_ROTATIONS];
+extern const uint16_t tinyscene_row_weights[TINYSCENE_N_FFT / 2 + 4];
 #endif
 
 /* Step 6: the feature of a mel band's energy, which is below 2^63. */

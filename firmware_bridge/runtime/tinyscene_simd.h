@@ -23,7 +23,10 @@
  *   upper_sum       the upper halves of two such products, added
  *   multiply_pairs  16-bit lanes multiplied, the two products of a 32-bit lane added
  *   low_halves      lanes with their upper 16 bits cleared
- *   store_power     (re^2 + im^2) / 2^shift of each lane, rounded to nearest, a tie upwards, in order, 64 bits each
+ *   store_powers    (re[i]^2 + im[i]^2) / 2^shift of each lane, rounded to nearest, a tie upwards: for each lane a row
+ *                   of 4, 64 bits each
+ *   running_sums    such rows -> the sums of all rows before, and of all together behind the last one; the same of powers
+ *                   by their weights, modulo 2^64
  *   transpose       LANES vectors, rows of a square -> its columns */
 #ifndef TINYSCENE_SIMD_H
 #define TINYSCENE_SIMD_H
@@ -34,7 +37,7 @@
 #include "tinyscene_kernels.h"
 
 /* tinyscene_simd_x86.h has what AVX2 and AVX-512 share. */
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #include "tinyscene_simd_avx512.h"
 #elif defined(__AVX2__)
 #include "tinyscene_simd_avx2.h"
@@ -82,6 +85,23 @@ INLINE accumulator accumulate(accumulator sums, four_inputs x, four_weights w)
 INLINE vector total(accumulator sums)
 {
     return sums;
+}
+#endif
+
+#ifndef TINYSCENE_OWN_SUMS
+INLINE void running_sums(uint64_t *powers, uint64_t *rising, const uint16_t *weights, int32_t rows)
+{
+    uint64_t whole_sums[4] = {0}, rising_sums[4] = {0};
+    for (; rows > 0; rows--, powers += 4, rising += 4, weights += 4)
+        for (int32_t i = 0; i < 4; i++) {
+            const uint64_t power = powers[i];
+            powers[i] = whole_sums[i];
+            rising[i] = rising_sums[i];
+            whole_sums[i] += power;
+            rising_sums[i] += power * weights[i];
+        }
+    memcpy(powers, whole_sums, sizeof whole_sums);
+    memcpy(rising, rising_sums, sizeof rising_sums);
 }
 #endif
 

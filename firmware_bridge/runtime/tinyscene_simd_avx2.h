@@ -26,11 +26,23 @@ INLINE vector high_halves(vector even, vector odd)
     return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
 }
 
-INLINE void store_alternating(uint64_t *to, vector even, vector odd)
+INLINE void store_rows(uint64_t *to, const vector even[4], const vector odd[4])
 {
-    const vector low = _mm256_unpacklo_epi64(even, odd), high = _mm256_unpackhi_epi64(even, odd);
-    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_permute2x128_si256(low, high, 0x20));
-    _mm256_storeu_si256((__m256i *)(void *)(to + 4), _mm256_permute2x128_si256(low, high, 0x31));
+    for (int32_t i = 0; i < 2; i++, to += 4) {
+        const vector *x = i ? odd : even;
+        const vector a = _mm256_unpacklo_epi64(x[0], x[1]), b = _mm256_unpackhi_epi64(x[0], x[1]);
+        const vector c = _mm256_unpacklo_epi64(x[2], x[3]), d = _mm256_unpackhi_epi64(x[2], x[3]);
+        _mm256_storeu_si256((__m256i *)(void *)to, _mm256_permute2x128_si256(a, c, 0x20));
+        _mm256_storeu_si256((__m256i *)(void *)(to + 8), _mm256_permute2x128_si256(b, d, 0x20));
+        _mm256_storeu_si256((__m256i *)(void *)(to + 16), _mm256_permute2x128_si256(a, c, 0x31));
+        _mm256_storeu_si256((__m256i *)(void *)(to + 24), _mm256_permute2x128_si256(b, d, 0x31));
+    }
+}
+
+INLINE __m256i weighted_power(__m256i power, __m256i weight)
+{
+    const __m256i high = _mm256_mul_epu32(_mm256_srli_epi64(power, 32), weight);
+    return _mm256_add_epi64(_mm256_mul_epu32(power, weight), _mm256_slli_epi64(high, 32));
 }
 
 #include "tinyscene_simd_x86.h"

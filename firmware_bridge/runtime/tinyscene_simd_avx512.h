@@ -24,11 +24,33 @@ INLINE vector high_halves(vector even, vector odd)
     return _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
 }
 
-INLINE void store_alternating(uint64_t *to, vector even, vector odd)
+/* Quarters of a, b, c and d -> the first quarters of all, the second ones and so on. */
+INLINE void turn_quarters(vector a, vector b, vector c, vector d, vector out[4])
 {
-    const vector low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
-    _mm512_storeu_si512((void *)to, _mm512_permutex2var_epi64(even, low, odd));
-    _mm512_storeu_si512((void *)(to + 8), _mm512_permutex2var_epi64(even, high, odd));
+    const vector ab_low = _mm512_shuffle_i32x4(a, b, 0x44), ab_high = _mm512_shuffle_i32x4(a, b, 0xee);
+    const vector cd_low = _mm512_shuffle_i32x4(c, d, 0x44), cd_high = _mm512_shuffle_i32x4(c, d, 0xee);
+    out[0] = _mm512_shuffle_i32x4(ab_low, cd_low, 0x88);
+    out[1] = _mm512_shuffle_i32x4(ab_low, cd_low, 0xdd);
+    out[2] = _mm512_shuffle_i32x4(ab_high, cd_high, 0x88);
+    out[3] = _mm512_shuffle_i32x4(ab_high, cd_high, 0xdd);
+}
+
+INLINE void store_rows(uint64_t *to, const vector even[4], const vector odd[4])
+{
+    vector rows[8];
+    turn_quarters(_mm512_unpacklo_epi64(even[0], even[1]), _mm512_unpacklo_epi64(even[2], even[3]),
+                  _mm512_unpacklo_epi64(odd[0], odd[1]), _mm512_unpacklo_epi64(odd[2], odd[3]), rows);
+    turn_quarters(_mm512_unpackhi_epi64(even[0], even[1]), _mm512_unpackhi_epi64(even[2], even[3]),
+                  _mm512_unpackhi_epi64(odd[0], odd[1]), _mm512_unpackhi_epi64(odd[2], odd[3]), rows + 4);
+    for (int32_t i = 0; i < 4; i++, to += 16) {
+        _mm512_storeu_si512((void *)to, rows[i]);
+        _mm512_storeu_si512((void *)(to + 8), rows[i + 4]);
+    }
+}
+
+INLINE __m256i weighted_power(__m256i power, __m256i weight)
+{
+    return _mm256_mullo_epi64(power, weight);
 }
 
 #include "tinyscene_simd_x86.h"
@@ -101,14 +123,10 @@ INLINE void transpose(vector x[16])
         turned[i + 3] = _mm512_unpackhi_epi64(b, d);
     }
     for (int32_t i = 0; i < 4; i++) {
-        const vector a = _mm512_shuffle_i32x4(turned[i], turned[i + 4], 0x44);
-        const vector b = _mm512_shuffle_i32x4(turned[i], turned[i + 4], 0xee);
-        const vector c = _mm512_shuffle_i32x4(turned[i + 8], turned[i + 12], 0x44);
-        const vector d = _mm512_shuffle_i32x4(turned[i + 8], turned[i + 12], 0xee);
-        x[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-        x[i + 4] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        x[i + 8] = _mm512_shuffle_i32x4(b, d, 0x88);
-        x[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+        vector columns[4];
+        turn_quarters(turned[i], turned[i + 4], turned[i + 8], turned[i + 12], columns);
+        for (int32_t j = 0; j < 4; j++)
+            x[i + 4 * j] = columns[j];
     }
 }
 

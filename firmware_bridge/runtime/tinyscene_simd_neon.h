@@ -164,13 +164,25 @@ INLINE vector shift_right(vector x, int32_t count)
     return vshlq_s32(x, splat(-count));
 }
 
-INLINE void store_power(uint64_t *to, vector re, vector im, int32_t shift)
+INLINE uint64x2_t scaled_down(int64x2_t squares, int32_t shift)
 {
-    const int64x2_t low = vmlal_s32(vmull_s32(vget_low_s32(re), vget_low_s32(re)), vget_low_s32(im), vget_low_s32(im));
-    const int64x2_t high = vmlal_high_s32(vmull_high_s32(re, re), im, im);
-    const int64x2_t right = vdupq_n_s64(-shift);
-    vst1q_u64(to, vrshlq_u64(vreinterpretq_u64_s64(low), right));
-    vst1q_u64(to + 2, vrshlq_u64(vreinterpretq_u64_s64(high), right));
+    return vrshlq_u64(vreinterpretq_u64_s64(squares), vdupq_n_s64(-shift));
+}
+
+INLINE void store_powers(uint64_t *to, const vector re[4], const vector im[4], int32_t shift)
+{
+    uint64x2_t low[4], high[4];
+    for (int32_t i = 0; i < 4; i++) {
+        const int32x2_t re_low = vget_low_s32(re[i]), im_low = vget_low_s32(im[i]);
+        low[i] = scaled_down(vmlal_s32(vmull_s32(re_low, re_low), im_low, im_low), shift);
+        high[i] = scaled_down(vmlal_high_s32(vmull_high_s32(re[i], re[i]), im[i], im[i]), shift);
+    }
+    for (int32_t i = 0; i < 4; i += 2) {
+        vst1q_u64(to + i, vzip1q_u64(low[i], low[i + 1]));
+        vst1q_u64(to + 4 + i, vzip2q_u64(low[i], low[i + 1]));
+        vst1q_u64(to + 8 + i, vzip1q_u64(high[i], high[i + 1]));
+        vst1q_u64(to + 12 + i, vzip2q_u64(high[i], high[i + 1]));
+    }
 }
 
 INLINE vector reversed(vector x)

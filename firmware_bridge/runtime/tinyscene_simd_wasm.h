@@ -233,13 +233,27 @@ INLINE vector low_halves(vector x)
     return wasm_v128_and(x, splat(0xffff));
 }
 
-INLINE void store_power(uint64_t *to, vector re, vector im, int32_t shift)
+INLINE vector scaled_down(vector squares, int32_t shift)
 {
     const vector half = wasm_i64x2_splat((INT64_C(1) << shift) >> 1);
-    const vector low = wasm_i64x2_add(wasm_i64x2_extmul_low_i32x4(re, re), wasm_i64x2_extmul_low_i32x4(im, im));
-    const vector high = wasm_i64x2_add(wasm_i64x2_extmul_high_i32x4(re, re), wasm_i64x2_extmul_high_i32x4(im, im));
-    wasm_v128_store(to, wasm_u64x2_shr(wasm_i64x2_add(low, half), (uint32_t)shift));
-    wasm_v128_store(to + 2, wasm_u64x2_shr(wasm_i64x2_add(high, half), (uint32_t)shift));
+    return wasm_u64x2_shr(wasm_i64x2_add(squares, half), (uint32_t)shift);
+}
+
+INLINE void store_powers(uint64_t *to, const vector re[4], const vector im[4], int32_t shift)
+{
+    vector low[4], high[4];
+    for (int32_t i = 0; i < 4; i++) {
+        low[i] = scaled_down(wasm_i64x2_add(wasm_i64x2_extmul_low_i32x4(re[i], re[i]),
+                                            wasm_i64x2_extmul_low_i32x4(im[i], im[i])), shift);
+        high[i] = scaled_down(wasm_i64x2_add(wasm_i64x2_extmul_high_i32x4(re[i], re[i]),
+                                             wasm_i64x2_extmul_high_i32x4(im[i], im[i])), shift);
+    }
+    for (int32_t i = 0; i < 4; i += 2) {
+        wasm_v128_store(to + i, wasm_i64x2_shuffle(low[i], low[i + 1], 0, 2));
+        wasm_v128_store(to + 4 + i, wasm_i64x2_shuffle(low[i], low[i + 1], 1, 3));
+        wasm_v128_store(to + 8 + i, wasm_i64x2_shuffle(high[i], high[i + 1], 0, 2));
+        wasm_v128_store(to + 12 + i, wasm_i64x2_shuffle(high[i], high[i + 1], 1, 3));
+    }
 }
 
 INLINE vector reversed(vector x)

@@ -4,7 +4,8 @@
  *   X86_SPLAT64(value)       64-bit lanes that all hold a value
  *   odd_lanes(x)             lanes 1, 3, ... of x at the even places
  *   high_halves(even, odd)   the upper 32 bits of 64-bit products, of even and of odd lanes, in the order of lanes
- *   store_alternating(to, even, odd)  64-bit lanes of both, in turn
+ *   store_rows(to, even, odd)  lanes i of even[0] to even[3], of odd[0] to odd[3], then lanes i + 1, 64 bits each
+ *   weighted_power(power, weight)  64-bit lanes multiplied, modulo 2^64; weights have 32 bits
  */
 #ifndef TINYSCENE_SIMD_X86_H
 #define TINYSCENE_SIMD_X86_H
@@ -157,9 +158,31 @@ INLINE vector squares(vector re, vector im, int32_t shift)
     return X86(srl_epi64)(X86(add_epi64)(sum, half), _mm_cvtsi32_si128(shift));
 }
 
-INLINE void store_power(uint64_t *to, vector re, vector im, int32_t shift)
+INLINE void store_powers(uint64_t *to, const vector re[4], const vector im[4], int32_t shift)
 {
-    store_alternating(to, squares(re, im, shift), squares(odd_lanes(re), odd_lanes(im), shift));
+    vector even[4], odd[4];
+    for (int32_t i = 0; i < 4; i++) {
+        even[i] = squares(re[i], im[i], shift);
+        odd[i] = squares(odd_lanes(re[i]), odd_lanes(im[i]), shift);
+    }
+    store_rows(to, even, odd);
+}
+
+#define TINYSCENE_OWN_SUMS
+
+INLINE void running_sums(uint64_t *powers, uint64_t *rising, const uint16_t *weights, int32_t rows)
+{
+    __m256i whole_sum = _mm256_setzero_si256(), rising_sum = whole_sum;
+    for (; rows > 0; rows--, powers += 4, rising += 4, weights += 4) {
+        const __m256i power = _mm256_loadu_si256((const __m256i *)(const void *)powers);
+        const __m256i weight = _mm256_cvtepu16_epi64(_mm_loadl_epi64((const __m128i *)(const void *)weights));
+        _mm256_storeu_si256((__m256i *)(void *)powers, whole_sum);
+        _mm256_storeu_si256((__m256i *)(void *)rising, rising_sum);
+        whole_sum = _mm256_add_epi64(whole_sum, power);
+        rising_sum = _mm256_add_epi64(rising_sum, weighted_power(power, weight));
+    }
+    _mm256_storeu_si256((__m256i *)(void *)powers, whole_sum);
+    _mm256_storeu_si256((__m256i *)(void *)rising, rising_sum);
 }
 
 #endif
