@@ -33,6 +33,7 @@ from tinyscene.firmware_bridge.codegen.network import Config, network_config, ne
 from tinyscene.firmware_bridge.codegen.ops import access_of
 from tinyscene.firmware_bridge.codegen.scene import front_end_blocks, labels_file, scene_config, window_config
 from tinyscene.firmware_bridge.memory.arena_check import check_arena
+from tinyscene.firmware_bridge.memory.by_time import Order, by_time
 from tinyscene.firmware_bridge.memory.planner import Block, Plan, make_plan
 
 RUNTIME = Path(__file__).parent.parent / "runtime"
@@ -105,9 +106,12 @@ def make_library(
     return Library(files, plan, config, tuple(kernels))
 
 
-def make_network(graph: Graph, kernels: Sequence[str] = DEVICE_KERNELS) -> Library:
-    """The library of a network alone, for any integer graph: features in, output out, through tinyscene_network.h."""
-    plan = _checked_plan(graph, kernels, [])
+def make_network(graph: Graph, kernels: Sequence[str] = DEVICE_KERNELS, order: Order = "mel") -> Library:
+    """The library of a network alone, for any integer graph: features in, output out, through tinyscene_network.h.
+
+    In the order by time the input and the output have mel and frame exchanged.
+    """
+    plan = _checked_plan(by_time(graph), kernels, [], 0) if order == "time" else _checked_plan(graph, kernels, [])
     config = network_config(plan)
     files = {
         **network_files(plan, kernels),
@@ -124,9 +128,9 @@ def write_sources(library: Library, folder: Path) -> list[Path]:
     return [folder / name for name in library.files if name.endswith(".c")]
 
 
-def _checked_plan(graph: Graph, kernels: Sequence[str], extras: Sequence[Block]) -> Plan:
+def _checked_plan(graph: Graph, kernels: Sequence[str], extras: Sequence[Block], arrival: int | None = None) -> Plan:
     access = [access_of(operator, graph.sources(operator), kernels) for operator in graph.operators]
-    plan = make_plan(graph, access, extras)
+    plan = make_plan(graph, access, extras, arrival)
     check_arena(plan)
     return plan
 

@@ -3,17 +3,16 @@
     network_files(plan, kernels)      # name -> content
 
 `tinyscene_network.c` is readable: sizes and offsets are numbers, and a comment describes the output of each function.
-The operators take turns exactly as in `schedule.py`, so the check of the plan covers them, wherever a run is divided.
+The order in which they are called is in `turns.py`.
 """
 
-import math
 from collections.abc import Sequence
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.ops import code_of
-from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, comment, row_address
+from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, comment, fill_row, row_address
+from tinyscene.firmware_bridge.codegen.turns import row_units, turns_code
 from tinyscene.firmware_bridge.memory.planner import Plan
-from tinyscene.firmware_bridge.memory.schedule import Schedule
 
 NETWORK_HEAD = """\
 #include "tinyscene_network.h"
@@ -41,34 +40,7 @@ NETWORK_HEAD = """\
 #endif
 """
 
-
-LAST_TURN = """\
-/* The operators of a part of the schedule take turns in order, pass after pass; then those of the next part do. */
-static void end_pass(tinyscene_progress *progress, uint16_t first, uint16_t passes)
-{
-    if (progress->pass < passes) {
-        progress->pass++;
-        progress->next = first;
-    } else {
-        progress->pass = 1;
-    }
-}
-"""
-
-NETWORK_TAIL = """\
-int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget)
-{
-    while (progress->next < TINYSCENE_TENSORS) {
-        const int32_t units = take_turn(arena, progress);
-        move_on(progress);
-        budget -= units;
-        if ((units > 0) && (budget <= 0)) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
+RUN = """\
 void tinyscene_network_run(int8_t *arena)
 {
     tinyscene_progress progress;
@@ -79,7 +51,6 @@ void tinyscene_network_run(int8_t *arena)
 }
 """
 
-VALUE_WORK = 8  # multiplications that take as long as what an operator without weights does for a value
 MOST_ROWS = 2**15  # counters of rows and passes have 16 bits
 Config = dict[str, int | float | str]  # constants of the C, without TINYSCENE_
 
@@ -93,7 +64,8 @@ def network_config(plan: Plan) -> Config:
         "ARENA_BYTES": plan.arena_bytes,
         "RUN_UNITS": sum(units * plan.schedule.turns(index) for index, units in enumerate(row_units(plan))),
         "ROW_UNITS": max(row_units(plan)),
-        "INPUT": first_value(plan, graph.input.name),
+        "BY_TIME": int(plan.schedule.arriving),
+        **({} if plan.schedule.arriving else {"INPUT": first_value(plan, graph.input.name)}),
         "INPUT_ROWS": first.size[0],
         "INPUT_ROW_BYTES": first.bytes,
         "INPUT_STRIDE": first.stride,
@@ -102,17 +74,6 @@ def network_config(plan: Plan) -> Config:
         "OUTPUT_ROW_BYTES": last.bytes,
         "OUTPUT_STRIDE": last.stride,
     }
-
-
-def row_units(plan: Plan) -> list[int]:
-    """What a row of each operator takes of a budget: thousands of multiplications, or of what takes as long."""
-    schedule = plan.schedule
-    units = []
-    for index, operator in enumerate(schedule.graph.operators):
-        values = max(math.prod(tensor.shape) for tensor in (operator.output, *schedule.graph.sources(operator)))
-        work = getattr(operator, "macs", 0) or VALUE_WORK * values
-        units.append(max(1, round(work / schedule.access[index].count / 1000)))
-    return units
 
 
 def first_value(plan: Plan, name: str) -> int:
@@ -150,42 +111,48 @@ def _weights_head(kernels: Sequence[str]) -> str:
 
 
 def _network_code(plan: Plan, codes: Sequence[Code], summed: str | None) -> str:
-    graph = plan.schedule.graph
     if max(rows.count for rows in plan.schedule.rows.values()) > MOST_ROWS:
         raise InputError(f"an activation of more than {MOST_ROWS:,} rows is not supported")
-    rows = plan.schedule.rows[graph.input.name]
-    size = rows.count * rows.stride
-    clear = [
-        "void tinyscene_network_clear(int8_t *arena)",
-        "{",
-        f"    tinyscene_fill({row_address(plan, graph.input.name, '0', 0)}, {graph.input.q.zero_point}, {size});",
-        "}",
-    ]
-    begin = [
-        "void tinyscene_network_begin(int8_t *arena, tinyscene_progress *progress)",
-        "{",
-        "#if defined(TINYSCENE_TRACE)",
-        "    for (int32_t row = 0; row < TINYSCENE_INPUT_ROWS; row++) {",
-        "        TRACE_ROW(0, row, ROW(TINYSCENE_INPUT, row, TINYSCENE_INPUT_STRIDE), TINYSCENE_INPUT_ROW_BYTES);",
-        "    }",
-        "#endif",
-        *(["    tinyscene_embedding_clear(arena);"] if summed else ["    (void)arena;"]),
-        "    static const tinyscene_progress none = {1, 1, {0}};",
-        "    *progress = none;",
-        "}",
-    ]
     sections = [
         NETWORK_HEAD,
         *(['#include "tinyscene_decision.h"\n'] if summed else []),
         "".join(code.declarations for code in codes),
         *(_row_function(plan, index, code, summed) for index, code in enumerate(codes)),
-        _turn_function(plan),
-        _order_function(plan),
-        "\n".join(clear),
-        "\n".join(begin),
-        NETWORK_TAIL,
+        *turns_code(plan),
+        *([] if plan.schedule.arriving else [_clear_function(plan)]),
+        _begin_function(plan, summed),
+        *([] if plan.schedule.arriving else [RUN]),
     ]
     return "\n".join(section if section.endswith("\n") else section + "\n" for section in sections)
+
+
+def _clear_function(plan: Plan) -> str:
+    """The padding around the input, and the zero point in the input."""
+    name, zero = plan.schedule.graph.input.name, plan.schedule.graph.input.q.zero_point
+    rows = plan.schedule.rows[name]
+    fill = f"    tinyscene_fill({row_address(plan, name, '0', 0)}, {zero}, {rows.count * rows.stride});"
+    return "\n".join(["void tinyscene_network_clear(int8_t *arena)", "{", fill, "}"])
+
+
+def _begin_function(plan: Plan, summed: str | None) -> str:
+    trace = [
+        "#if defined(TINYSCENE_TRACE)",
+        "    for (int32_t row = 0; row < TINYSCENE_INPUT_ROWS; row++) {",
+        "        TRACE_ROW(0, row, ROW(TINYSCENE_INPUT, row, TINYSCENE_INPUT_STRIDE), TINYSCENE_INPUT_ROW_BYTES);",
+        "    }",
+        "#endif",
+    ]
+    first = 0 if plan.schedule.arriving else 1
+    lines = [
+        "void tinyscene_network_begin(int8_t *arena, tinyscene_progress *progress)",
+        "{",
+        *([] if plan.schedule.arriving else trace),
+        *(["    tinyscene_embedding_clear(arena);"] if summed else ["    (void)arena;"]),
+        f"    static const tinyscene_progress none = {{1, {first}, {{0}}}};",
+        "    *progress = none;",
+        "}",
+    ]
+    return "\n".join(lines)
 
 
 def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str:
@@ -193,7 +160,7 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
     schedule, operator, number = plan.schedule, plan.schedule.graph.operators[index], index + 1
     name = operator.output.name
     rows, access = schedule.rows[name], schedule.access[index]
-    (top, _, left, right), (_, width, channels) = rows.padding, rows.size
+    top, width = rows.padding[0], rows.size[1]
     zero, row_per_turn = operator.output.q.zero_point, schedule.turns(index) == rows.count
     turn = "turn" if row_per_turn else "0"
     body = [f"TRACE_STEP({number}, turn);", f"int8_t *const y = {row_address(plan, name, turn, rows.left)};"]
@@ -207,11 +174,7 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
             "}",
         ]
     body.append(f"const int32_t row = turn - {top};" if top else "const int32_t row = turn;")
-    if left:
-        body.append(f"tinyscene_fill({start}, {zero}, {rows.left});")
-    if right:
-        body.append(f"tinyscene_fill(&y[{width * channels}], {zero}, {right * channels});")
-    body += code.step
+    body += [*fill_row(rows, zero), *code.step]
     place = "row" if row_per_turn else "0"
     finished = [f"TRACE_ROW({number}, {place}, y, {rows.bytes});"]
     if name == summed:
@@ -226,63 +189,3 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
         f"TINYSCENE_STEP tinyscene_row_{number}(int8_t *arena, int32_t turn)\n"
     )
     return head + "{\n" + "".join(f"    {line}\n" for line in body) + "}\n"
-
-
-def _turn_function(plan: Plan) -> str:
-    """The turn of one operator, which it takes exactly when it does in schedule.py."""
-    schedule, graph = plan.schedule, plan.schedule.graph
-    numbers = {name: index for index, name in enumerate(graph.tensors)}
-    lines = [
-        "/* The operator whose turn it is computes its next row, if the rows that it reads are there. Returns the",
-        " * units of the budget that this takes. */",
-        "static int32_t take_turn(int8_t *arena, tinyscene_progress *progress)",
-        "{",
-        "    uint16_t *const turns = progress->turns;",
-        "    const int32_t pass = progress->pass;",
-        "    switch (progress->next) {",
-    ]
-    for part in range(len(schedule.cuts)):
-        whole = schedule.sources(part)
-        for index in schedule.operators(part):
-            conditions = [f"(turns[{index + 1}] < {schedule.turns(index)})"]
-            for name in dict.fromkeys(graph.operators[index].inputs):
-                available = "pass" if name in whole else f"turns[{numbers[name]}]"
-                conditions += _needs(schedule, index, name, available)
-            lines += [
-                f"    case {index + 1}:",
-                f"        if (!({' && '.join(conditions)})) {{",
-                "            return 0;",
-                "        }",
-                f"        tinyscene_row_{index + 1}(arena, turns[{index + 1}]++);",
-                f"        return {row_units(plan)[index]};",
-            ]
-    return "\n".join([*lines, "    default:", "        return 0;", "    }", "}"])
-
-
-def _order_function(plan: Plan) -> str:
-    """Whose turn it is next."""
-    schedule = plan.schedule
-    lines = ["static void move_on(tinyscene_progress *progress)", "{", "    switch (progress->next++) {"]
-    for part in range(len(schedule.cuts)):
-        operators = schedule.operators(part)
-        lines += [
-            f"    case {operators.stop}:",
-            f"        end_pass(progress, {operators.start + 1}, {schedule.passes[part]});",
-            "        break;",
-        ]
-    return "\n".join([LAST_TURN, *lines, "    default:", "        break;", "    }", "}"])
-
-
-def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[str]:
-    """The condition that enough rows of a source are available: all, or those that the next turn reads."""
-    factor, addend, most = schedule.need(index, name)
-    operators = schedule.graph.operators
-    writer = next((number for number, operator in enumerate(operators) if operator.output.name == name), None)
-    turns = most if writer is None else schedule.turns(writer)
-    turn = f"turns[{index + 1}]"
-    scaled = turn if factor == 1 else f"({factor} * {turn})"
-    need = f"({scaled} {'+' if addend > 0 else '-'} {abs(addend)})" if addend else scaled
-    if turns != most and available != "pass":  # a mean of this part writes its row in its last turn
-        complete = f"({available} == {turns})"
-        return [complete if addend > 0 else f"({complete} || ({need} <= 0))"]  # a row of padding needs none
-    return [f"(({available} >= {need}) || ({available} >= {most}))"]

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tinyscene.firmware_bridge.memory.planner import ALWAYS, SCRATCH, Block, Plan, accumulator_block
-from tinyscene.firmware_bridge.memory.schedule import FIRST, Step
+from tinyscene.firmware_bridge.memory.planner import ALWAYS, ARRIVAL_WORK, SCRATCH, Block, Plan, accumulator_block
+from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, FIRST, Step
 
 
 class ArenaError(AssertionError):
@@ -27,7 +27,7 @@ def check_arena(plan: Plan) -> None:
     before = [block for block in plan.blocks.values() if block.first_use <= FIRST and block.name != graph.input.name]
     for block in before:
         arena.fill(block)
-    for row in range(schedule.rows[graph.input.name].count):
+    for row in range(0 if schedule.arriving else schedule.rows[graph.input.name].count):
         arena.write_row(graph.input.name, row)
     arena.require_whole(block for block in before if block.last_use >= FIRST)
     for step in schedule.order:
@@ -39,24 +39,27 @@ def check_arena(plan: Plan) -> None:
 
 def _run(arena: "_Arena", step: Step) -> None:
     """Run a step: working memory, reads, and the row that it writes must not overwrite each other."""
-    plan, schedule = arena.plan, arena.plan.schedule
-    operator, access = schedule.graph.operators[step.operator], schedule.access[step.operator]
-    working = [plan.blocks[SCRATCH]] if access.scratch else []
+    schedule = arena.plan.schedule
+    working = [arena.plan.blocks[name] for name in _working(arena.plan, step)]
     for block in working:
-        arena.fill(block)
-    if access.accumulators:
-        sums = plan.blocks[accumulator_block(operator)]
-        working.append(sums)
-        if step.turn == 0:
-            arena.fill(sums)
+        if block.name in (SCRATCH, ARRIVAL_WORK) or step.turn == 0:
+            arena.fill(block)
     row = schedule.output_row(step)
     for written in (False, True):  # sources must be intact before and after the row is written
         if written and row is not None:
-            arena.write_row(operator.output.name, row)
-        for name in operator.inputs:
+            arena.write_row(schedule.output(step), row)
+        for name in schedule.inputs(step):
             for source_row in schedule.reads(step, name):
-                arena.require_row(name, source_row, *plan.read_bytes(step.operator, name))
+                arena.require_row(name, source_row, *arena.plan.read_bytes(step.operator, name))
         arena.require_whole(working)
+
+
+def _working(plan: Plan, step: Step) -> list[str]:
+    """The blocks of working memory of a step."""
+    if step.operator == ARRIVAL:
+        return [ARRIVAL_WORK] if ARRIVAL_WORK in plan.blocks else []
+    operator, access = plan.schedule.graph.operators[step.operator], plan.schedule.access[step.operator]
+    return [SCRATCH] * bool(access.scratch) + [accumulator_block(operator)] * bool(access.accumulators)
 
 
 class _Arena:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Graph, Kind
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
-from tinyscene.firmware_bridge.memory.schedule import Schedule, make_schedule
+from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, Schedule, make_schedule
 
 ALIGNMENT, WORK_ALIGNMENT = 4, 16  # of rows; of the arena and of working memory, where vectors may lie
 ALWAYS = 2**30  # a time after all others: such a block persists from one inference to the next
 SCRATCH = "\tscratch"  # names of blocks that are not activations start with a tab
+ARRIVAL_WORK = "\tfft"
 MAX_ROUNDS = 12  # of the search for cuts
 Times = NDArray[np.int64]  # (row, 4): first byte in the block, byte after the last, first_use, last_use
 
@@ -36,7 +37,7 @@ class Block:
 
     name: str
     bytes: int
-    rows: Times
+    rows: Times  # or its live ranges as a whole, one after another
     alignment: int = ALIGNMENT
 
     @property
@@ -92,17 +93,23 @@ class Plan:
         return self.offsets[name] + row % self.slots[name] * self.schedule.rows[name].stride
 
 
-def make_plan(graph: Graph, access: Sequence[AccessPattern], extras: Sequence[Block] = ()) -> Plan:
+def make_plan(
+    graph: Graph, access: Sequence[AccessPattern], extras: Sequence[Block] = (), arrival: int | None = None
+) -> Plan:
     """The smallest arena that the search finds for a graph.
 
     `access` is the access pattern of each operator. `extras` are blocks besides the network's, such as the front
     end's. The network's first step is at time 0; the graph's input is available from time FIRST (`schedule.py`) on.
+    If it arrives row by row, `arrival` is the working memory in bytes that this takes.
     """
 
     def place(cuts: tuple[int, ...]) -> Plan:
-        return _place(make_schedule(graph, access, cuts), extras)
+        schedule = make_schedule(graph, access, cuts, arrival is not None)
+        return _place([*_blocks(schedule), *_arrival_blocks(schedule, arrival or 0), *extras], schedule)
 
     best = place((0,))
+    if arrival is not None:
+        return best
     possible = _possible_cuts(graph)
     for _ in range(MAX_ROUNDS):
         candidates = [{*best.schedule.cuts} ^ {cut} for cut in possible]
@@ -133,7 +140,7 @@ def _blocks(schedule: Schedule) -> list[Block]:
         if slots == rows.count:
             times = [[row * stride, (row + 1) * stride, first_use[row], last_use[row]] for row in range(slots)]
         else:
-            times = [[0, slots * stride, min(first_use), max(last_use)]]
+            times = [[0, slots * stride, *span] for span in _spans(first_use, last_use)]
         blocks.append(Block(name, slots * stride, np.array(times, np.int64)))
     scratch = max(access.scratch for access in schedule.access)
     if scratch:
@@ -145,8 +152,28 @@ def _blocks(schedule: Schedule) -> list[Block]:
     return blocks
 
 
-def _place(schedule: Schedule, extras: Sequence[Block]) -> Plan:
-    blocks = sorted([*_blocks(schedule), *extras], key=lambda block: (-block.bytes, block.name))
+def _spans(first_use: Sequence[int], last_use: Sequence[int]) -> list[list[int]]:
+    """The times in which any row of a ring is live: between them, its memory is free."""
+    spans = [[first_use[0], last_use[0]]]
+    for first, last in zip(first_use[1:], last_use[1:], strict=True):
+        if first <= spans[-1][1]:
+            spans[-1][1] = max(spans[-1][1], last)
+        else:
+            spans.append([first, last])
+    return spans
+
+
+def _arrival_blocks(schedule: Schedule, size: int) -> list[Block]:
+    """Working memory in the steps in which rows of values, not of padding, arrive."""
+    rows = schedule.rows[schedule.graph.input.name]
+    frames = range(rows.padding[0], rows.padding[0] + rows.size[0])
+    steps = enumerate(schedule.order)
+    times = [[0, size, time, time] for time, step in steps if step.operator == ARRIVAL and step.turn in frames]
+    return [Block(ARRIVAL_WORK, size, np.array(times, np.int64), WORK_ALIGNMENT)] if times and size else []
+
+
+def _place(blocks: Sequence[Block], schedule: Schedule) -> Plan:
+    blocks = sorted(blocks, key=lambda block: (-block.bytes, block.name))
     distances = {(x.name, y.name): _distance(x, y) for x, y in itertools.permutations(blocks, 2)}
     offsets: dict[str, int] = {}
     bottom = top = 0  # of the blocks placed so far; offsets may be negative until the end

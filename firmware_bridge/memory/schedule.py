@@ -7,6 +7,9 @@ each as soon as the rows that it reads are available. So an activation between t
 ring of the rows that are still needed suffices. A cut before an operator ends this: everything before the cut is
 completed first. The planner (`planner.py`) chooses the cuts, because an activation that must be held whole may reuse
 memory of earlier ones.
+
+The graph's input is there, whole, before the first step; or it arrives row by row, each in a step of its own, as frames
+of sound do in the order by time (`by_time.py`). Then the schedule has no cuts.
 """
 
 from collections.abc import Sequence
@@ -15,12 +18,13 @@ from dataclasses import dataclass
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, Rows, padded_rows
 
-FIRST = -1  # the time when the graph's input is available
+FIRST = -1  # the time when the graph's input is available, unless it arrives row by row
+ARRIVAL = -1  # in place of an operator: the step in which a row of the input arrives
 
 
 @dataclass(frozen=True)
 class Step:
-    """One turn of an operator, counted from 0, in a part of the schedule (between two cuts)."""
+    """One turn of an operator or of an arriving input, from 0 on, in a part of the schedule (between two cuts)."""
 
     operator: int
     turn: int
@@ -35,6 +39,7 @@ class Schedule:
     access: Sequence[AccessPattern]  # of each operator
     rows: dict[str, Rows]  # of each activation, by name
     cuts: tuple[int, ...]  # the first operator of each part, 0 first
+    arriving: bool  # whether the graph's input arrives row by row
     passes: list[int]  # of each part
     order: list[Step]
     first_use: dict[str, list[int]]
@@ -62,6 +67,14 @@ class Schedule:
         first = self.rows[source].padding[0] - access.padding[0]
         return access.stride, first + access.tall - access.stride * above, self.rows[source].count
 
+    def inputs(self, step: Step) -> tuple[str, ...]:
+        """The activations that a step reads."""
+        return () if step.operator == ARRIVAL else self.graph.operators[step.operator].inputs
+
+    def output(self, step: Step) -> str:
+        """The activation that a step writes."""
+        return self.graph.input.name if step.operator == ARRIVAL else self.graph.operators[step.operator].output.name
+
     def reads(self, step: Step, source: str) -> range:
         """The rows of a source that a step reads."""
         access = self.access[step.operator]
@@ -73,8 +86,8 @@ class Schedule:
 
     def output_row(self, step: Step) -> int | None:
         """The row that a step writes; a mean writes its only row in its last step."""
-        rows = self.rows[self.graph.operators[step.operator].output.name]
-        if self.turns(step.operator) == rows.count:
+        rows = self.rows[self.output(step)]
+        if step.operator == ARRIVAL or self.turns(step.operator) == rows.count:
             return step.turn
         return 0 if step.turn == self.turns(step.operator) - 1 else None
 
@@ -90,13 +103,16 @@ class Schedule:
         return sorted({name for operator in operators for name in operator.inputs} - own)
 
 
-def make_schedule(graph: Graph, access: Sequence[AccessPattern], cuts: tuple[int, ...]) -> Schedule:
-    """Schedule the operators in turns, part by part."""
+def make_schedule(
+    graph: Graph, access: Sequence[AccessPattern], cuts: tuple[int, ...] = (0,), arriving: bool = False
+) -> Schedule:
+    """Schedule the operators in turns, part by part. There are no cuts if the input arrives row by row."""
     rows = padded_rows(graph, access)
     first_use: dict[str, list[int]] = {name: [] for name in rows}
     last_use: dict[str, list[int]] = {name: [FIRST] * activation.count for name, activation in rows.items()}
-    first_use[graph.input.name] = [FIRST] * rows[graph.input.name].count
-    schedule = Schedule(graph, access, rows, cuts, [0] * len(cuts), [], first_use, last_use)
+    if not arriving:
+        first_use[graph.input.name] = [FIRST] * rows[graph.input.name].count
+    schedule = Schedule(graph, access, rows, cuts, arriving, [0] * len(cuts), [], first_use, last_use)
     for part in range(len(cuts)):
         _run_part(schedule, part)
     end = len(schedule.order)
@@ -110,12 +126,16 @@ def _run_part(schedule: Schedule, part: int) -> None:
     turns = dict.fromkeys(operators, 0)
     available = dict.fromkeys(schedule.sources(part), 0)
     while any(turns[operator] < schedule.turns(operator) for operator in operators):
-        available |= {name: available[name] + 1 for name in schedule.sources(part)}
+        for name in schedule.sources(part):
+            if schedule.arriving and available[name] < schedule.rows[name].count:
+                _add(schedule, Step(ARRIVAL, available[name], part))
+            available[name] += 1
         for operator in operators:
             if _can_run(schedule, operator, turns[operator], available):
-                _add(schedule, Step(operator, turns[operator], part))
+                step = Step(operator, turns[operator], part)
+                _add(schedule, step)
                 turns[operator] += 1
-                name = schedule.graph.operators[operator].output.name
+                name = schedule.output(step)
                 available[name] = len(schedule.first_use[name])
         schedule.passes[part] += 1
 
@@ -130,11 +150,10 @@ def _can_run(schedule: Schedule, operator: int, turn: int, available: dict[str, 
 def _add(schedule: Schedule, step: Step) -> None:
     now = len(schedule.order)
     schedule.order.append(step)
-    operator = schedule.graph.operators[step.operator]
-    for name in operator.inputs:
+    for name in schedule.inputs(step):
         for row in schedule.reads(step, name):
             schedule.last_use[name][row] = now
     row = schedule.output_row(step)
     if row is not None:
-        schedule.first_use[operator.output.name].append(now)
-        schedule.last_use[operator.output.name][row] = now
+        schedule.first_use[schedule.output(step)].append(now)
+        schedule.last_use[schedule.output(step)][row] = now

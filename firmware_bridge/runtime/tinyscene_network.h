@@ -17,6 +17,22 @@ typedef struct {
     uint16_t turns[TINYSCENE_TENSORS]; /* that the operator of each tensor has taken */
 } tinyscene_progress;
 
+/* What tinyscene_network_step answers. */
+enum {
+    TINYSCENE_NETWORK_DONE = 0,
+    TINYSCENE_NETWORK_MORE = 1,
+    TINYSCENE_NETWORK_WAITS = 2 /* for a row of the input */
+};
+
+#if TINYSCENE_BY_TIME
+
+/* Run the network, whose rows are frames, as they arrive: begin; while tinyscene_network_step waits, write the next
+ * TINYSCENE_INPUT_ROW_BYTES of the input to where tinyscene_network_row says, and tell tinyscene_network_arrived. */
+int8_t *tinyscene_network_row(int8_t *arena, const tinyscene_progress *progress);
+void tinyscene_network_arrived(tinyscene_progress *progress, const int8_t *row);
+
+#else
+
 /* Run the network. Its input is in the arena: row y has TINYSCENE_INPUT_ROW_BYTES from
  * TINYSCENE_INPUT + y * TINYSCENE_INPUT_STRIDE on, surrounded by padding that tinyscene_network_clear writes. The
  * output, TINYSCENE_OUTPUT_ROWS of TINYSCENE_OUTPUT_ROW_BYTES, has the same layout. Running overwrites the input.
@@ -24,7 +40,9 @@ typedef struct {
 void tinyscene_network_clear(int8_t *arena);
 void tinyscene_network_run(int8_t *arena);
 
-/* The same in parts: compute at least one row, and more until the budget is used up. 0 when all are computed. */
+#endif
+
+/* The same in parts: compute at least one row, and more until the budget is used up. */
 void tinyscene_network_begin(int8_t *arena, tinyscene_progress *progress);
 int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget);
 

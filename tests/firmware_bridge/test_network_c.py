@@ -16,6 +16,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.graph.graph import Conv2D, DepthwiseConv2D, Graph, Kind
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.firmware_bridge.codegen.library import Library, make_network
+from tinyscene.firmware_bridge.memory.by_time import Order
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, accumulator_block
 from tinyscene.firmware_bridge.native import NativeNetwork, compile_native
 
@@ -23,6 +24,7 @@ HOOKS = Path(__file__).parent / "trace_hooks.c"
 ROW_HOOK = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)
 STEP_HOOK = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.c_int32)
 KERNELS = [("plain",), ("simd", "plain")]
+ORDERS: list[Order] = ["mel", "time"]
 SEEDS = st.integers(0, 2**16)
 QUICK = settings(max_examples=4, deadline=None, derandomize=True)
 SLOW = settings(max_examples=100, deadline=None)
@@ -52,10 +54,16 @@ def rows_of(network: NativeNetwork, features: NDArray[np.int8]) -> dict[int, lis
     return rows
 
 
-def require_equal(graph: Graph, kernels: tuple[str, ...], seed: int) -> None:
+def ordered(values: NDArray[np.int8], order: Order) -> NDArray[np.int8]:
+    """Values (batch, mel, frame, channels) as a network of that order has them: rows first."""
+    return values.swapaxes(1, 2) if order == "time" and values.ndim == 4 else values
+
+
+def require_equal(graph: Graph, kernels: tuple[str, ...], seed: int, order: Order = "mel") -> None:
     """Every tensor, and the output again with nobody watching."""
-    network, features = traced(make_network(graph, kernels)), inputs_of(graph, seed)
-    expected = run_all(graph, features)
+    network, features = traced(make_network(graph, kernels, order)), inputs_of(graph, seed)
+    expected = {name: ordered(values, order) for name, values in run_all(graph, features).items()}
+    features = ordered(features, order)
     for index, each in enumerate(features):
         rows = rows_of(network, each)
         for number, (name, values) in enumerate(expected.items()):
@@ -64,16 +72,23 @@ def require_equal(graph: Graph, kernels: tuple[str, ...], seed: int) -> None:
 
 
 @QUICK
-@given(integer_graphs(), st.sampled_from(KERNELS), SEEDS)
-def test_random_graphs_equal_the_reference(graph: Graph, kernels: tuple[str, ...], seed: int) -> None:
-    require_equal(graph, kernels, seed)
+@given(integer_graphs(), st.sampled_from(KERNELS), st.sampled_from(ORDERS), SEEDS)
+def test_random_graphs_equal_the_reference(graph: Graph, kernels: tuple[str, ...], order: Order, seed: int) -> None:
+    require_equal(graph, kernels, seed, order)
 
 
 @pytest.mark.slow
 @SLOW
-@given(integer_graphs(), st.sampled_from(KERNELS), SEEDS)
-def test_a_hundred_random_graphs_equal_the_reference(graph: Graph, kernels: tuple[str, ...], seed: int) -> None:
-    require_equal(graph, kernels, seed)
+@given(integer_graphs(), st.sampled_from(KERNELS), st.sampled_from(ORDERS), SEEDS)
+def test_a_hundred_random_graphs_equal_the_reference(
+    graph: Graph, kernels: tuple[str, ...], order: Order, seed: int
+) -> None:
+    require_equal(graph, kernels, seed, order)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_every_tensor_of_a_bundle_is_the_same_in_the_order_by_time(bundle: Bundle, kernels: tuple[str, ...]) -> None:
+    require_equal(bundle.graph, kernels, 0, "time")
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -158,12 +173,12 @@ class Poison:
     def check_writes(self, time: int) -> None:
         schedule = self.plan.schedule
         step = schedule.order[time]
-        operator, access = schedule.graph.operators[step.operator], schedule.access[step.operator]
         allowed = np.zeros(len(self.arena), bool)
-        row = schedule.output_row(step)
+        row, output = schedule.output_row(step), schedule.output(step)
         if row is not None:
-            start = self.plan.row_offset(operator.output.name, row)
-            allowed[start : start + schedule.rows[operator.output.name].stride] = True
+            start = self.plan.row_offset(output, row)
+            allowed[start : start + schedule.rows[output].stride] = True
+        operator, access = schedule.graph.operators[step.operator], schedule.access[step.operator]
         for name, size in ((SCRATCH, access.scratch), (accumulator_block(operator), access.accumulators)):
             if size:
                 allowed[self.plan.offsets[name] :][:size] = True
@@ -171,25 +186,30 @@ class Poison:
             self.faults.append(f"step {time}, {step}, writes what is not its own")
 
 
-def require_poison_harmless(graph: Graph, kernels: tuple[str, ...], features: NDArray[np.int8]) -> None:
-    library = make_network(graph, kernels)
+def require_poison_harmless(graph: Graph, kernels: tuple[str, ...], features: NDArray[np.int8], order: Order) -> None:
+    library = make_network(graph, kernels, order)
     network = traced(library)
     poison = Poison(library, network, seed=1)
     step = STEP_HOOK(poison.before_step)
     hook(network, "trace_step", step)
-    output = network(features[:1])
+    output = network(ordered(features[:1], order))
     assert not poison.faults
     assert poison.time == len(library.plan.schedule.order)
-    assert (output == run(graph, features[:1])).all()
+    assert (output == ordered(run(graph, features[:1]), order)).all()
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_a_bundle_runs_right_while_all_dead_memory_is_poisoned(bundle: Bundle, kernels: tuple[str, ...]) -> None:
+def test_a_bundle_runs_right_while_all_dead_memory_is_poisoned(
+    bundle: Bundle, kernels: tuple[str, ...], order: Order
+) -> None:
     features = bundle.vectors.features.reshape(-1, *bundle.graph.input.shape[1:])
-    require_poison_harmless(bundle.graph, kernels, features[3:])
+    require_poison_harmless(bundle.graph, kernels, features[3:], order)
 
 
 @QUICK
-@given(integer_graphs(), st.sampled_from(KERNELS), SEEDS)
-def test_random_graphs_run_right_in_poisoned_memory(graph: Graph, kernels: tuple[str, ...], seed: int) -> None:
-    require_poison_harmless(graph, kernels, inputs_of(graph, seed))
+@given(integer_graphs(), st.sampled_from(KERNELS), st.sampled_from(ORDERS), SEEDS)
+def test_random_graphs_run_right_in_poisoned_memory(
+    graph: Graph, kernels: tuple[str, ...], order: Order, seed: int
+) -> None:
+    require_poison_harmless(graph, kernels, inputs_of(graph, seed), order)

@@ -46,9 +46,9 @@ def depthwise(source: Tensor, name: str, stride: int = 1) -> DepthwiseConv2D:
     )
 
 
-def plan_of(graph: Graph, extras: tuple = ()) -> Plan:
+def plan_of(graph: Graph, extras: tuple = (), arrival: int | None = None) -> Plan:
     access = [access_of(operator, graph.sources(operator), KERNELS) for operator in graph.operators]
-    return make_plan(graph, access, extras)
+    return make_plan(graph, access, extras, arrival)
 
 
 def block(height: int = 32, width: int = 8, channels: int = 4, expansion: int = 6) -> Graph:
@@ -102,9 +102,14 @@ def test_a_shortcut_is_held_as_far_as_the_windows_beside_it_reach() -> None:
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(integer_graphs())
-def test_plans_of_random_graphs_are_proven(graph: Graph) -> None:
-    check_arena(plan_of(graph))
+@given(integer_graphs(), st.sampled_from([None, 0, 64]))
+def test_plans_of_random_graphs_are_proven(graph: Graph, arrival: int | None) -> None:
+    check_arena(plan_of(graph, (), arrival))
+
+
+def test_an_input_that_arrives_row_by_row_is_held_as_far_as_its_readers_are_behind() -> None:
+    plan = plan_of(block(), (), arrival=0)
+    assert (plan.slots["x"], plan.slots["expand"], plan.slots["deep"]) == (3, 3, 1)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tinyscene.deploy.graph.graph import Convolution, DepthwiseConv2D, Kind, Tensor, quantize_multiplier
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
 from tinyscene.firmware_bridge.memory.planner import Plan
+from tinyscene.firmware_bridge.memory.rows import Rows
 
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
 FAST_SHIFTS = (1, 22)  # to the right, that the fast kernels support
@@ -72,6 +73,13 @@ def row_address(plan: Plan, name: str, row: str, start: int) -> str:
     slot = row if rows.count == slots else f"{_bracketed(row)} % {slots}"
     first = plan.offsets[name] + start
     return f"&arena[{first}]" if slots == 1 or row == "0" else f"ROW({first}, {slot}, {rows.stride})"
+
+
+def fill_row(rows: Rows, zero: int) -> list[str]:
+    """Statements that write the padding before and after the values of a row at `y`."""
+    left, right = rows.left, rows.padding[3] * rows.size[2]
+    before = [f"tinyscene_fill(&y[-{left}], {zero}, {left});"] if left else []
+    return before + ([f"tinyscene_fill(&y[{rows.bytes}], {zero}, {right});"] if right else [])
 
 
 def _scaled(variable: str, factor: int, addend: int) -> str:

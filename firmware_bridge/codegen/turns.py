@@ -1,0 +1,194 @@
+"""The order of the work in C: whose turn it is, and how far a run has come.
+
+    turns_code(plan)      # functions of tinyscene_network.c
+
+The operators take turns exactly as in `schedule.py`, so the check of the plan covers them, wherever a run is divided.
+If the input arrives row by row, each arrival begins a pass.
+"""
+
+import math
+
+from tinyscene.firmware_bridge.codegen.ops.context import fill_row, row_address
+from tinyscene.firmware_bridge.memory.planner import Plan
+from tinyscene.firmware_bridge.memory.schedule import Schedule
+
+PASSES = """\
+/* The operators of a part of the schedule take turns in order, pass after pass; then those of the next part do. */
+static void end_pass(tinyscene_progress *progress, uint16_t first, uint16_t passes)
+{
+    if (progress->pass < passes) {
+        progress->pass++;
+        progress->next = first;
+    } else {
+        progress->pass = 1;
+    }
+}
+"""
+
+STEP = """\
+int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget)
+{
+    while (progress->next < TINYSCENE_TENSORS) {
+        const int32_t units = take_turn(arena, progress);
+        move_on(progress);
+        budget -= units;
+        if ((units > 0) && (budget <= 0)) {
+            return TINYSCENE_NETWORK_MORE;
+        }
+    }
+    return TINYSCENE_NETWORK_DONE;
+}
+"""
+
+ARRIVING_STEP = """\
+int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget)
+{
+    while (progress->next < TINYSCENE_TENSORS) {
+        if ((progress->next == 0) && awaits_row(progress)) {
+            return TINYSCENE_NETWORK_WAITS;
+        }
+        const int32_t units = take_turn(arena, progress);
+        move_on(progress);
+        budget -= units;
+        if ((units > 0) && (budget <= 0)) {
+            return TINYSCENE_NETWORK_MORE;
+        }
+    }
+    return TINYSCENE_NETWORK_DONE;
+}
+"""
+
+VALUE_WORK = 8  # multiplications that take as long as what an operator without weights does for a value
+
+
+def row_units(plan: Plan) -> list[int]:
+    """What a row of each operator takes of a budget: thousands of multiplications, or of what takes as long."""
+    schedule = plan.schedule
+    units = []
+    for index, operator in enumerate(schedule.graph.operators):
+        values = max(math.prod(tensor.shape) for tensor in (operator.output, *schedule.graph.sources(operator)))
+        work = getattr(operator, "macs", 0) or VALUE_WORK * values
+        units.append(max(1, round(work / schedule.access[index].count / 1000)))
+    return units
+
+
+def turns_code(plan: Plan) -> list[str]:
+    """The functions that decide whose turn it is, and `tinyscene_network_step`."""
+    arrival = _arrival_functions(plan) if plan.schedule.arriving else []
+    return [*arrival, _turn_function(plan), PASSES, _order_function(plan), ARRIVING_STEP if arrival else STEP]
+
+
+def _arrival_functions(plan: Plan) -> list[str]:
+    """Where the next row of the input goes, and whether it is one of values."""
+    schedule, name = plan.schedule, plan.schedule.graph.input.name
+    rows, zero = schedule.rows[name], schedule.graph.input.q.zero_point
+    top, height = rows.padding[0], rows.size[0]
+    padding = [
+        "/* A row of padding arrives. */",
+        "static void pad_input(int8_t *arena, int32_t turn)",
+        "{",
+        "    TRACE_STEP(0, turn);",
+        f"    tinyscene_fill({row_address(plan, name, 'turn', 0)}, {zero}, {rows.stride});",
+        "}",
+    ]
+    waits = [
+        "/* Whether the next row of the input is one of values, which has not arrived. */",
+        "static int awaits_row(const tinyscene_progress *progress)",
+        "{",
+        f"    return (progress->turns[0] >= {top}) && (progress->turns[0] < {top + height});",
+        "}",
+    ]
+    place = [
+        "int8_t *tinyscene_network_row(int8_t *arena, const tinyscene_progress *progress)",
+        "{",
+        "    const int32_t turn = progress->turns[0];",
+        "    TRACE_STEP(0, turn);",
+        f"    int8_t *const y = {row_address(plan, name, 'turn', rows.left)};",
+        *(f"    {line}" for line in fill_row(rows, zero)),
+        "    return y;",
+        "}",
+    ]
+    arrived = [
+        "void tinyscene_network_arrived(tinyscene_progress *progress, const int8_t *row)",
+        "{",
+        f"    TRACE_ROW(0, progress->turns[0] - {top}, row, {rows.bytes});",
+        "    (void)row;",
+        "    progress->turns[0]++;",
+        "    progress->next = 1;",
+        "}",
+    ]
+    functions = [waits, place, arrived]
+    if rows.count > height:
+        functions.insert(0, padding)
+    return ["\n".join(function) for function in functions]
+
+
+def _turn_function(plan: Plan) -> str:
+    """The turn of one operator, which it takes exactly when it does in schedule.py."""
+    schedule, graph = plan.schedule, plan.schedule.graph
+    numbers = {name: index for index, name in enumerate(graph.tensors)}
+    units = row_units(plan)
+    lines = [
+        "/* The operator whose turn it is computes its next row, if the rows that it reads are there. Returns the",
+        " * units of the budget that this takes. */",
+        "static int32_t take_turn(int8_t *arena, tinyscene_progress *progress)",
+        "{",
+        "    uint16_t *const turns = progress->turns;",
+        *([] if schedule.arriving else ["    const int32_t pass = progress->pass;"]),
+        "    switch (progress->next) {",
+    ]
+    padding = schedule.rows[graph.input.name].count - schedule.rows[graph.input.name].size[0]
+    if schedule.arriving and padding:
+        lines += [
+            "    case 0:",
+            f"        if (turns[0] < {schedule.rows[graph.input.name].count}) {{",
+            "            pad_input(arena, turns[0]++);",
+            "        }",
+            "        return 0;",
+        ]
+    for part in range(len(schedule.cuts)):
+        whole = [] if schedule.arriving else schedule.sources(part)
+        for index in schedule.operators(part):
+            conditions = [f"(turns[{index + 1}] < {schedule.turns(index)})"]
+            for name in dict.fromkeys(graph.operators[index].inputs):
+                available = "pass" if name in whole else f"turns[{numbers[name]}]"
+                conditions += _needs(schedule, index, name, available)
+            lines += [
+                f"    case {index + 1}:",
+                f"        if (!({' && '.join(conditions)})) {{",
+                "            return 0;",
+                "        }",
+                f"        tinyscene_row_{index + 1}(arena, turns[{index + 1}]++);",
+                f"        return {units[index]};",
+            ]
+    return "\n".join([*lines, "    default:", "        return 0;", "    }", "}"])
+
+
+def _order_function(plan: Plan) -> str:
+    """Whose turn it is next."""
+    schedule = plan.schedule
+    lines = ["static void move_on(tinyscene_progress *progress)", "{", "    switch (progress->next++) {"]
+    for part in range(len(schedule.cuts)):
+        operators = schedule.operators(part)
+        first = 0 if schedule.arriving else operators.start + 1
+        lines += [
+            f"    case {operators.stop}:",
+            f"        end_pass(progress, {first}, {schedule.passes[part]});",
+            "        break;",
+        ]
+    return "\n".join([*lines, "    default:", "        break;", "    }", "}"])
+
+
+def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[str]:
+    """The condition that enough rows of a source are available: all, or those that the next turn reads."""
+    factor, addend, most = schedule.need(index, name)
+    operators = schedule.graph.operators
+    writer = next((number for number, operator in enumerate(operators) if operator.output.name == name), None)
+    turns = most if writer is None else schedule.turns(writer)
+    turn = f"turns[{index + 1}]"
+    scaled = turn if factor == 1 else f"({factor} * {turn})"
+    need = f"({scaled} + {addend})" if addend >= 0 else f"({scaled} - {-addend})"
+    if turns != most and available != "pass":  # a mean of this part writes its row in its last turn
+        complete = f"({available} == {turns})"
+        return [complete if addend > 0 else f"({complete} || ({need} <= 0))"]  # a row of padding needs none
+    return [f"(({available} >= {need}) || ({available} >= {most}))"]
