@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tinyscene.deploy.bundle.decision import DecisionRule
 from tinyscene.deploy.bundle.features import input_log_mel
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.firmware_bridge.codegen.decision import FILES as RULE_FILES
@@ -31,7 +32,13 @@ from tinyscene.firmware_bridge.codegen.frontend_simd_tables import simd_config, 
 from tinyscene.firmware_bridge.codegen.frontend_tables import frontend_config, frontend_tables
 from tinyscene.firmware_bridge.codegen.network import Config, network_config, network_files
 from tinyscene.firmware_bridge.codegen.ops import access_of
-from tinyscene.firmware_bridge.codegen.scene import front_end_blocks, labels_file, scene_config, window_config
+from tinyscene.firmware_bridge.codegen.scene import (
+    front_end_blocks,
+    labels_file,
+    scene_config,
+    window_config,
+    work_bytes,
+)
 from tinyscene.firmware_bridge.memory.arena_check import check_arena
 from tinyscene.firmware_bridge.memory.by_time import Order, by_time
 from tinyscene.firmware_bridge.memory.planner import Block, Plan, make_plan
@@ -69,11 +76,12 @@ def make_library(
     hop: float | None = None,
     model: str = "",
     rule: DecisionRule | None = None,
+    order: Order = "mel",
 ) -> Library:
     """The library of a network with its front end, which decides every `hop` seconds on the last clip.
 
-    Without a hop clips do not overlap. `model` identifies the model in a firmware image: the hash of the bundle's
-    graph. With a decision `rule` there is tinyscene_decision.
+    Without a hop clips do not overlap, nor in the order by time. `model` identifies the model in a firmware image: the
+    hash of the bundle's graph. With a decision `rule` there is tinyscene_decision.
     Raises InputError for a hop that is not a whole number of frames.
     """
     log_mel = input_log_mel(graph, front_end)
@@ -81,7 +89,10 @@ def make_library(
     vectors = simd_config(log_mel) if "simd" in kernels else {}
     sizes |= vectors
     sizes |= window_config(front_end, sizes["START_FRAMES"], hop)
-    plan = _checked_plan(graph, kernels, [*front_end_blocks(sizes), *rule_blocks(rule, graph)])
+    if order == "time" and sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]:
+        raise InputError(f"a hop of {hop:g} seconds: in the order by time windows do not overlap; leave out the hop")
+    extras = [*front_end_blocks(sizes, order), *rule_blocks(rule, graph)]
+    plan = _ordered_plan(graph, kernels, order, extras, work_bytes(sizes))
     config: Config = {
         **sizes,
         **scene_config(sizes, plan, len(labels), rule_bytes(rule, len(labels))),
@@ -111,7 +122,7 @@ def make_network(graph: Graph, kernels: Sequence[str] = DEVICE_KERNELS, order: O
 
     In the order by time the input and the output have mel and frame exchanged.
     """
-    plan = _checked_plan(by_time(graph), kernels, [], 0) if order == "time" else _checked_plan(graph, kernels, [])
+    plan = _ordered_plan(graph, kernels, order)
     config = network_config(plan)
     files = {
         **network_files(plan, kernels),
@@ -128,9 +139,14 @@ def write_sources(library: Library, folder: Path) -> list[Path]:
     return [folder / name for name in library.files if name.endswith(".c")]
 
 
-def _checked_plan(graph: Graph, kernels: Sequence[str], extras: Sequence[Block], arrival: int | None = None) -> Plan:
+def _ordered_plan(
+    graph: Graph, kernels: Sequence[str], order: Order, extras: Sequence[Block] = (), frame_work: int = 0
+) -> Plan:
+    """A plan that was checked; `frame_work`: bytes of working memory that the front end needs for a frame."""
+    if order == "time":
+        graph = by_time(graph)
     access = [access_of(operator, graph.sources(operator), kernels) for operator in graph.operators]
-    plan = make_plan(graph, access, extras, arrival)
+    plan = make_plan(graph, access, extras, frame_work if order == "time" else None)
     check_arena(plan)
     return plan
 

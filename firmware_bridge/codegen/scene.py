@@ -9,6 +9,8 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.firmware_bridge.codegen.frontend_tables import frame_spans
 from tinyscene.firmware_bridge.codegen.network import Config, first_value
+from tinyscene.firmware_bridge.codegen.turns import row_units
+from tinyscene.firmware_bridge.memory.by_time import Order
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Block, Plan, aligned, work_block
 from tinyscene.firmware_bridge.memory.schedule import FIRST
 
@@ -40,9 +42,12 @@ def work_bytes(sizes: dict[str, int]) -> int:
     return 10 * sizes["N_FFT"] + 320 if "ROTATIONS" in sizes else 4 * sizes["N_FFT"]
 
 
-def front_end_blocks(sizes: dict[str, int]) -> list[Block]:
-    """Memory of the front end. If windows overlap, features and PCM persist while the network runs."""
+def front_end_blocks(sizes: dict[str, int], order: Order) -> list[Block]:
+    """Memory of the front end. If windows overlap, features and PCM persist while the network runs; by time PCM does,
+    and the planner itself places the working memory of a frame."""
     ring, work = 2 * sizes["RING_SAMPLES"], work_bytes(sizes)
+    if order == "time":
+        return [work_block("\tpcm", ring, FIRST - 1, ALWAYS)]
     if sizes["HOP_SAMPLES"] == sizes["CLIP_SAMPLES"]:
         return [work_block("\tpcm", ring, FIRST, FIRST), work_block("\tfft", work, FIRST, FIRST)]
     before = FIRST - 1
@@ -60,20 +65,30 @@ def front_end_blocks(sizes: dict[str, int]) -> list[Block]:
 def scene_config(sizes: dict[str, int], plan: Plan, classes: int, rule_bytes: int = 0) -> Config:
     """Constants of the instance, and where the front end's memory is in the arena."""
     name = plan.schedule.graph.input.name
-    overlaps = sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]
+    if plan.schedule.arriving:
+        features = {"FEATURES_STRIDE": 1}
+    elif sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]:
+        features = {"FEATURES": plan.offsets["\tfeatures"], "FEATURES_STRIDE": sizes["FRAMES"]}
+    else:
+        features = {"FEATURES": first_value(plan, name), "FEATURES_STRIDE": plan.schedule.rows[name].stride}
     turns = len(plan.schedule.graph.tensors)
     state = aligned(4 * STATE_WORDS + 2 * turns + classes + (3 + rule_bytes if rule_bytes else 0))
     return {
         "CLASSES": classes,
         "STATE_BYTES": state,
-        "FRAME_UNITS": max(1, FRAME_WORK * sizes["N_FFT"] * sizes["N_FFT"].bit_length() // 1000),
+        "FRAME_UNITS": _frame_units(sizes, plan),
         "BYTES": state + plan.arena_bytes,
         "PCM": plan.offsets["\tpcm"],
         "WORK": plan.offsets["\tfft"],
-        "FEATURES": plan.offsets["\tfeatures"] if overlaps else first_value(plan, name),
-        "FEATURES_STRIDE": sizes["FRAMES"] if overlaps else plan.schedule.rows[name].stride,
+        **features,
         **({"STARTS": plan.offsets["\tstarts"]} if sizes["PENDING"] else {}),
     }
+
+
+def _frame_units(sizes: dict[str, int], plan: Plan) -> int:
+    """What a frame takes of a budget; by time, with all rows that follow from it."""
+    frame = max(1, FRAME_WORK * sizes["N_FFT"] * sizes["N_FFT"].bit_length() // 1000)
+    return frame + (sum(row_units(plan)) if plan.schedule.arriving else 0)
 
 
 def labels_file(labels: Sequence[str], unknown: str | None = None) -> str:

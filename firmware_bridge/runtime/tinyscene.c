@@ -67,6 +67,16 @@ static tinyscene_status check(const tinyscene *instance)
     return ((instance->magic == MAGIC) && is_valid(instance)) ? TINYSCENE_OK : TINYSCENE_ERROR_INSTANCE;
 }
 
+static void begin_window(tinyscene *instance)
+{
+#if TINYSCENE_BY_TIME
+    tinyscene_network_begin(arena_of(instance), &instance->progress);
+    (void)tinyscene_network_step(arena_of(instance), &instance->progress, INT32_MAX);
+#else
+    (void)instance;
+#endif
+}
+
 static void start(tinyscene *instance)
 {
     instance->magic = MAGIC;
@@ -80,6 +90,7 @@ static void start(tinyscene *instance)
     tinyscene_rule_reset(&instance->rule);
 #endif
     tinyscene_sound_reset(&instance->sound, arena_of(instance));
+    begin_window(instance);
 }
 
 tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance)
@@ -108,6 +119,30 @@ tinyscene_status tinyscene_reset(tinyscene *instance)
     return status;
 }
 
+/* Take samples, from the first that is not `taken` on, until one frame can be computed, and compute it: 1. 0 if there are
+ * too few, or if the window is complete. By time, so does the network all that follows from this frame. */
+static int advance(tinyscene *instance, const void *pcm, size_t samples, size_t *taken)
+{
+    int8_t *arena = arena_of(instance);
+    if (!tinyscene_sound_take(&instance->sound, arena, pcm, samples, taken)) {
+        return 0;
+    }
+#if TINYSCENE_BY_TIME
+    int8_t *features = tinyscene_network_row(arena, &instance->progress);
+    if (features == NULL) {
+        return 0; /* the instance was written over */
+    }
+    tinyscene_sound_frame(&instance->sound, arena, features);
+    tinyscene_network_arrived(&instance->progress, features);
+    if (!tinyscene_sound_complete(&instance->sound)) {
+        (void)tinyscene_network_step(arena, &instance->progress, INT32_MAX);
+    }
+#else
+    tinyscene_sound_frame(&instance->sound, arena, &arena[TINYSCENE_FEATURES + instance->sound.frames]);
+#endif
+    return 1;
+}
+
 #if TINYSCENE_BACKLOG_SAMPLES > 0
 
 static int16_t *backlog_of(tinyscene *instance)
@@ -123,19 +158,9 @@ static int is_behind(const tinyscene *instance)
 /* Add samples, from the first that is not `taken` on, to the backlog until none are left or it is full. */
 static void store(tinyscene *instance, const uint8_t *pcm, size_t samples, size_t *taken)
 {
-    int16_t *backlog = backlog_of(instance);
-    while ((*taken < samples) && (instance->waiting < TINYSCENE_BACKLOG_SAMPLES)) {
-        const int32_t slot = (instance->oldest + instance->waiting) % TINYSCENE_BACKLOG_SAMPLES;
-        const int32_t room = TINYSCENE_BACKLOG_SAMPLES - instance->waiting;
-        const int32_t space = TINYSCENE_BACKLOG_SAMPLES - slot;
-        size_t stretch = (size_t)((room < space) ? room : space);
-        if (stretch > (samples - *taken)) {
-            stretch = samples - *taken;
-        }
-        memcpy(&backlog[slot], &pcm[*taken * sizeof *backlog], stretch * sizeof *backlog);
-        instance->waiting += (int32_t)stretch;
-        *taken += stretch;
-    }
+    instance->waiting += tinyscene_ring_fill(backlog_of(instance), TINYSCENE_BACKLOG_SAMPLES,
+                                             (instance->oldest + instance->waiting) % TINYSCENE_BACKLOG_SAMPLES,
+                                             TINYSCENE_BACKLOG_SAMPLES - instance->waiting, pcm, samples, taken);
 }
 
 /* Compute a frame of the samples in the backlog, if there are enough. */
@@ -146,8 +171,7 @@ static int catch_up(tinyscene *instance)
         const int32_t space = TINYSCENE_BACKLOG_SAMPLES - instance->oldest;
         const int32_t stretch = (instance->waiting < space) ? instance->waiting : space;
         size_t taken = 0;
-        made = tinyscene_sound_advance(&instance->sound, arena_of(instance), &backlog_of(instance)[instance->oldest],
-                                        (size_t)stretch, &taken);
+        made = advance(instance, &backlog_of(instance)[instance->oldest], (size_t)stretch, &taken);
         instance->oldest = (instance->oldest + (int32_t)taken) % TINYSCENE_BACKLOG_SAMPLES;
         instance->waiting -= (int32_t)taken;
     } while (!made && (instance->waiting > 0) && !tinyscene_sound_complete(&instance->sound));
@@ -189,7 +213,7 @@ tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t 
     }
     *taken = 0;
     if (!instance->running && !is_behind(instance)) {
-        while (tinyscene_sound_advance(&instance->sound, arena_of(instance), pcm, samples, taken)) {
+        while (advance(instance, pcm, samples, taken)) {
             continue;
         }
         if (!tinyscene_sound_complete(&instance->sound)) {
@@ -206,6 +230,7 @@ tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t 
 /* Hand the complete window to the network. */
 static void begin_run(tinyscene *instance)
 {
+#if !TINYSCENE_BY_TIME
     int8_t *arena = arena_of(instance);
 #if TINYSCENE_OVERLAPS
     tinyscene_network_clear(arena);
@@ -215,6 +240,7 @@ static void begin_run(tinyscene *instance)
     }
 #endif
     tinyscene_network_begin(arena, &instance->progress);
+#endif
     instance->running = 1;
 }
 
@@ -228,6 +254,7 @@ static void end_run(tinyscene *instance)
     tinyscene_rule_update(&instance->rule, instance->scores, arena);
 #endif
     tinyscene_sound_next(&instance->sound, arena);
+    begin_window(instance);
 }
 
 tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget)
@@ -248,7 +275,7 @@ tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget)
         }
         begin_run(instance);
     }
-    if (tinyscene_network_step(arena_of(instance), &instance->progress, budget)) {
+    if (tinyscene_network_step(arena_of(instance), &instance->progress, budget) == TINYSCENE_NETWORK_MORE) {
         return TINYSCENE_MORE;
     }
     end_run(instance);

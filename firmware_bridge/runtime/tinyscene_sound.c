@@ -62,7 +62,7 @@ void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
     sound->frames = 0;
     sound->pending = 0;
     (void)arena;
-#if !TINYSCENE_OVERLAPS
+#if !TINYSCENE_OVERLAPS && !TINYSCENE_BY_TIME
     tinyscene_network_clear(arena);
 #endif
 }
@@ -79,52 +79,59 @@ int tinyscene_sound_complete(const tinyscene_sound *sound)
     return (sound->frames >= TINYSCENE_FRAMES) && (sound->samples >= TINYSCENE_CLIP_SAMPLES);
 }
 
-/* Copy samples, from the first that is not `taken` on, into the ring until none are left or `due` of the window are.
- * Byte by byte as far as C knows, for PCM in a packet may begin at an odd address. */
-static void append(tinyscene_sound *sound, int8_t *arena, const uint8_t *pcm, size_t samples, size_t *taken,
-                   int32_t due)
+int32_t tinyscene_ring_fill(int16_t *ring, int32_t size, int32_t slot, int32_t room, const uint8_t *pcm, size_t samples,
+                            size_t *taken)
 {
-    int16_t *ring = (int16_t *)(void *)&arena[TINYSCENE_PCM];
-    while ((sound->samples < due) && (*taken < samples)) {
-        const int32_t slot = (sound->start + sound->samples) % TINYSCENE_RING_SAMPLES;
-        const int32_t missing = due - sound->samples;
-        const int32_t space = TINYSCENE_RING_SAMPLES - slot;
+    int32_t filled = 0;
+    while ((filled < room) && (*taken < samples)) {
+        const int32_t place = (slot + filled) % size;
+        const int32_t missing = room - filled;
+        const int32_t space = size - place;
         size_t stretch = (size_t)((missing < space) ? missing : space);
         if (stretch > (samples - *taken)) {
             stretch = samples - *taken;
         }
-        memcpy(&ring[slot], &pcm[*taken * sizeof *ring], stretch * sizeof *ring);
-        sound->samples += (int32_t)stretch;
+        memcpy(&ring[place], &pcm[*taken * sizeof *ring], stretch * sizeof *ring);
+        filled += (int32_t)stretch;
         *taken += stretch;
     }
+    return filled;
 }
 
-int tinyscene_sound_advance(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken)
+/* How many samples of the window must have arrived for its next frame, or for its end. */
+static int32_t own_due(const tinyscene_sound *sound)
 {
-    int32_t due = (sound->frames < TINYSCENE_FRAMES) ? frame_due(sound->frames) : TINYSCENE_CLIP_SAMPLES;
+    return (sound->frames < TINYSCENE_FRAMES) ? frame_due(sound->frames) : TINYSCENE_CLIP_SAMPLES;
+}
+
+int tinyscene_sound_take(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken)
+{
+    int32_t due = own_due(sound);
+    int frame = sound->frames < TINYSCENE_FRAMES;
 #if TINYSCENE_PENDING > 0
-    const int32_t first = pending_due(sound);
-    if (first < due) {
-        due = first;
+    if (pending_due(sound) <= due) {
+        due = pending_due(sound);
+        frame = 1;
     }
 #endif
-    append(sound, arena, pcm, samples, taken, due);
     if (sound->samples < due) {
-        return 0;
+        sound->samples += tinyscene_ring_fill((int16_t *)(void *)&arena[TINYSCENE_PCM], TINYSCENE_RING_SAMPLES,
+                                              (sound->start + sound->samples) % TINYSCENE_RING_SAMPLES,
+                                              due - sound->samples, pcm, samples, taken);
     }
+    return frame && (sound->samples >= due);
+}
+
+void tinyscene_sound_frame(tinyscene_sound *sound, int8_t *arena, int8_t *features)
+{
 #if TINYSCENE_PENDING > 0
-    if (first == due) {
+    if (pending_due(sound) <= own_due(sound)) {
         make_pending(sound, arena);
-        return 1;
+        return;
     }
 #endif
-    if (sound->frames == TINYSCENE_FRAMES) {
-        return 0;
-    }
-    make_frame(sound, arena, 0, sound->frames, &arena[TINYSCENE_FEATURES + sound->frames],
-               TINYSCENE_FEATURES_STRIDE);
+    make_frame(sound, arena, 0, sound->frames, features, TINYSCENE_FEATURES_STRIDE);
     sound->frames++;
-    return 1;
 }
 
 void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena)
@@ -133,29 +140,25 @@ void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena)
     sound->start = (sound->start + TINYSCENE_HOP_SAMPLES) % TINYSCENE_RING_SAMPLES;
     sound->frames = 0;
     (void)arena;
-#if TINYSCENE_OVERLAPS && TINYSCENE_START_FRAMES == 0 /* no frame is reflected: those that both windows hold are kept */
-    if (TINYSCENE_FRAMES > HOP_FRAMES) {
-        int8_t *row = arena + TINYSCENE_FEATURES;
-        for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++, row += TINYSCENE_FEATURES_STRIDE)
-            memmove(row, row + HOP_FRAMES, TINYSCENE_FRAMES - HOP_FRAMES);
-        sound->frames = TINYSCENE_FRAMES - HOP_FRAMES;
-    }
-#elif TINYSCENE_PENDING > 0
+#if TINYSCENE_OVERLAPS && (TINYSCENE_FRAMES > HOP_FRAMES)
     const int32_t shared = TINYSCENE_END_FRAME - HOP_FRAMES;
     const int32_t starts = (sound->pending < TINYSCENE_START_FRAMES) ? sound->pending : TINYSCENE_START_FRAMES;
-    int8_t *pending = &arena[TINYSCENE_STARTS];
     for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++) {
         int8_t *row = &arena[TINYSCENE_FEATURES + (mel * TINYSCENE_FEATURES_STRIDE)];
         memmove(row, &row[HOP_FRAMES], TINYSCENE_FRAMES - HOP_FRAMES);
+#if TINYSCENE_PENDING > 0
         for (int32_t frame = 0; frame < starts; frame++) {
-            row[frame] = pending[(frame * TINYSCENE_MELS) + mel];
+            row[frame] = arena[TINYSCENE_STARTS + (frame * TINYSCENE_MELS) + mel];
         }
+#endif
     }
     sound->pending -= starts;
+#if TINYSCENE_PENDING > 0
+    int8_t *pending = &arena[TINYSCENE_STARTS];
     memmove(pending, &pending[starts * TINYSCENE_MELS], (size_t)(sound->pending * TINYSCENE_MELS));
-    sound->frames = ((starts == TINYSCENE_START_FRAMES) && (shared > starts)) ? shared : starts;
 #endif
-#if !TINYSCENE_OVERLAPS
+    sound->frames = ((starts == TINYSCENE_START_FRAMES) && (shared > starts)) ? shared : starts;
+#elif !TINYSCENE_OVERLAPS && !TINYSCENE_BY_TIME
     tinyscene_network_clear(arena);
 #endif
 }

@@ -11,7 +11,8 @@
 extern "C" {
 #endif
 
-#define TINYSCENE_OVERLAPS (TINYSCENE_HOP_SAMPLES < TINYSCENE_CLIP_SAMPLES)
+/* Whether features are held for later windows, beside the network's input. */
+#define TINYSCENE_OVERLAPS ((TINYSCENE_HOP_SAMPLES < TINYSCENE_CLIP_SAMPLES) && !TINYSCENE_BY_TIME)
 
 typedef struct {
     int32_t samples; /* received of this window, and possibly of later ones */
@@ -27,12 +28,20 @@ int tinyscene_sound_valid(const tinyscene_sound *sound);
 
 int tinyscene_sound_complete(const tinyscene_sound *sound);
 
-/* Take samples, from the first that is not `taken` on, until one frame can be computed, and compute it: 1. 0 if there are
- * too few samples, or if the window is complete. `pcm` need not be aligned. */
-int tinyscene_sound_advance(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken);
+/* Take samples, from the first that is not `taken` on, until one frame can be computed: 1. 0 if there are too few samples,
+ * or if the window is complete. `pcm` need not be aligned. */
+int tinyscene_sound_take(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken);
+
+/* Compute that frame. The features of this window's next frame go to `features`, TINYSCENE_FEATURES_STRIDE apart. */
+void tinyscene_sound_frame(tinyscene_sound *sound, int8_t *arena, int8_t *features);
 
 /* Move on to the next window, keeping the features that both windows share. */
 void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena);
+
+/* Copy samples, from the first that is not `taken` on, into a ring of `size` from `slot` on until none are left or `room`
+ * is used up. Byte by byte as far as C knows, for PCM in a packet may begin at an odd address. Returns how many. */
+int32_t tinyscene_ring_fill(int16_t *ring, int32_t size, int32_t slot, int32_t room, const uint8_t *pcm, size_t samples,
+                            size_t *taken);
 
 #ifdef __cplusplus
 }
