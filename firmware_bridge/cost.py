@@ -8,7 +8,7 @@ Sound that comes while the network runs has to wait in memory. packages/scene_co
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -103,7 +103,7 @@ def clock_table(costs: Sequence[Cost], config: Config) -> str:
 
 
 def _with_emulator(settings: BuildSettings, name: str) -> BuildSettings:
-    return BuildSettings(settings.target, settings.toolchain, name, settings.optimize, settings.kernels)
+    return replace(settings, emulator=name)
 
 
 def _kilo(instructions: float) -> int:

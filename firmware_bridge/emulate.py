@@ -28,6 +28,7 @@ from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.firmware_bridge.codegen.library import make_library
+from tinyscene.firmware_bridge.memory.by_time import Order, rows_first
 from tinyscene.firmware_bridge.profiling import ROW, ProfileRow, layer_counts, profile_image
 from tinyscene.firmware_bridge.targets import emulators
 from tinyscene.firmware_bridge.targets.image import BuildSettings, FlashBytes, build_image, flash_bytes
@@ -66,11 +67,15 @@ class EmulationResult:
     emulator: str | None
     optimize: str
     kernels: str
+    order: Order
     clips: int
     equal: bool
     difference: str | None  # in the first clip that differs
     instructions: int | None  # of an inference
     frontend_instructions: int | None  # of a clip
+    push_instructions: int | None  # of all that tinyscene_push does for a clip: by time, most rows of the network
+    longest_push_instructions: int | None  # of a push of one frame's hop
+    run_instructions: int | None  # of tinyscene_run, once the clip is complete
     layers: list[int] | None  # instructions by activation
     parts: int | None  # rows that an inference is divided into by tinyscene_step, whatever the budget
     longest_part_instructions: int | None
@@ -94,7 +99,8 @@ def emulate(
     """
     if profile and not settings.emulator:
         raise InputError(f"--profile: {settings.target.name} runs on this machine itself, where nothing counts")
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,), rule=bundle.rule)
+    parts = (bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
+    library = make_library(*parts, rule=bundle.rule, order=settings.order)
     with temporary_folder() as folder:
         image, traced = (Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
         clips, difference, counts = _compare(image, traced, bundle, pcm)
@@ -107,11 +113,15 @@ def emulate(
         emulator=settings.emulator,
         optimize=settings.optimize,
         kernels=settings.kernels,
+        order=settings.order,
         clips=clips,
         equal=difference is None,
         difference=difference,
         instructions=counts.inference,
         frontend_instructions=counts.front_end,
+        push_instructions=counts.push,
+        longest_push_instructions=counts.longest_push,
+        run_instructions=counts.run,
         layers=counts.layers or layer_counts(rows),
         parts=counts.parts,
         longest_part_instructions=counts.longest_part,
@@ -140,10 +150,13 @@ def _compare(
     rest, clips, difference, counts = iter(pcm), 0, None, None
     while batch := list(islice(rest, BATCH)):
         values = np.stack(batch)
-        counts = counts or _count(image, values[:1])
+        counts = counts or _count(image, values[:1], bundle.front_end.hop_length)
         if difference is None:
             tensors = run_all(bundle.graph, bundle.features(values))
-            difference = _first_difference(traced, values, tensors, clips, _decisions(bundle, tensors))
+            decisions = _decisions(bundle, tensors)
+            if image.settings.order == "time":
+                tensors = {name: rows_first(each) for name, each in tensors.items()}
+            difference = _first_difference(traced, values, tensors, clips, decisions)
         clips += len(batch)
     if counts is None:
         raise InputError("no clip to run")
@@ -192,9 +205,10 @@ def _by_function(calls: list[emulators.Call]) -> Counter[str]:
     return total
 
 
-def job_of(pcm: NDArray[np.int16], dump: int = NOTHING) -> bytes:
-    """The input of harness/scene_main.c: clips (clip, samples), and the number of an activation to write out."""
-    return JOB.pack(b"TSGJ", VERSION, len(pcm), CHUNK, dump) + pcm.astype("<i2").tobytes()
+def job_of(pcm: NDArray[np.int16], dump: int = NOTHING, chunk: int = CHUNK) -> bytes:
+    """The input of harness/scene_main.c: clips (clip, samples), the number of an activation to write out, and how many
+    samples are pushed at a time."""
+    return JOB.pack(b"TSGJ", VERSION, len(pcm), chunk, dump) + pcm.astype("<i2").tobytes()
 
 
 def answers_of(content: bytes) -> Answers:
@@ -258,24 +272,39 @@ class _Counts(NamedTuple):
 
     inference: int | None = None
     front_end: int | None = None
+    push: int | None = None
+    longest_push: int | None = None
+    run: int | None = None
     layers: list[int] | None = None
     parts: int | None = None
     longest_part: int | None = None
     stack_bytes: int | None = None
 
 
-def _count(image: Image, pcm: NDArray[np.int16]) -> _Counts:
-    """Count on an image without checksums."""
-    answers = image.run(job_of(pcm))
+def _count(image: Image, pcm: NDArray[np.int16], hop_length: int) -> _Counts:
+    """Count on an image without checksums, a hop of samples pushed at a time."""
+    answers = image.run(job_of(pcm, chunk=hop_length))
     stack = answers.stack or None
     if image.settings.emulator == "qemu":
-        inference, front_end = answers.instructions[0].tolist()
-        return _Counts(inference, front_end, stack_bytes=stack)
+        run, push = answers.instructions[0].tolist()
+        parts = (run, push) if image.settings.order == "mel" else (None, None)
+        return _Counts(*parts, push=push, run=run, stack_bytes=stack)
     if image.settings.emulator == "unicorn":
-        calls = image.calls(rf"tinyscene_(run|push)|{ROW.pattern}")
+        calls = image.calls(rf"tinyscene_(run|push|network_step)|{ROW.pattern}")
         total = _by_function(calls)
         layers = {int(match[1]): count for name, count in total.items() if (match := ROW.fullmatch(name))}
-        by_layer = [layers[number] for number in sorted(layers)]
         rows = [call.instructions for call in calls if ROW.fullmatch(call.function)]
-        return _Counts(total["tinyscene_run"], total["tinyscene_push"], by_layer, len(rows), max(rows), stack)
+        run, push = total["tinyscene_run"], total["tinyscene_push"]
+        inference = run if image.settings.order == "mel" else total["tinyscene_network_step"]
+        return _Counts(
+            inference=inference,
+            front_end=push + run - inference,
+            push=push,
+            longest_push=max(call.instructions for call in calls if call.function == "tinyscene_push"),
+            run=run,
+            layers=[layers[number] for number in sorted(layers)],
+            parts=len(rows),
+            longest_part=max(rows),
+            stack_bytes=stack,
+        )
     return _Counts(stack_bytes=stack)

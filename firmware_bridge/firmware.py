@@ -21,6 +21,7 @@ from tinyscene.firmware_bridge.codegen.naming import DEFAULT, require_prefix, wi
 from tinyscene.firmware_bridge.codegen.weight_layouts import KERNELS
 from tinyscene.firmware_bridge.cost import COUNTED_ON as MEASURED_ON
 from tinyscene.firmware_bridge.cost import Cost, clock_table, measure_cost
+from tinyscene.firmware_bridge.memory.by_time import Order, require_order
 from tinyscene.firmware_bridge.packaging import LISTENING, WASM_KERNELS, package, packed
 from tinyscene.firmware_bridge.report import (
     LibraryReport,
@@ -56,13 +57,16 @@ def write_firmware(
     kernels: Sequence[str] = DEVICE_KERNELS,
     hop: float | None = None,
     prefix: str = DEFAULT,
+    order: Order = "mel",
 ) -> WrittenFirmware:
     """Write C sources, or a package of a kind, whole or not at all. Names in them begin with a prefix.
 
-    Raises InputError for unknown kernels, an unknown kind, an impossible hop, or a prefix that names cannot begin with.
+    `order` is that of the network's rows: "time" spreads the work over the clip. Raises InputError for unknown kernels,
+    an unknown kind or order, an impossible hop, or a prefix that names cannot begin with.
     """
     require_free(out)
     require_prefix(prefix)
+    require_order(order)
     if prefix != DEFAULT and kind in WITHOUT_PREFIX:
         raise InputError(f"--prefix {prefix}: the package {kind} is a program of its own, whose names need none")
     unknown = [name for name in kernels if name not in KERNELS]
@@ -71,7 +75,7 @@ def write_firmware(
     model = bundle.content["files"][f"{GRAPH}.safetensors"]
     if kind == "wasm":
         kernels = tuple(dict.fromkeys([*kernels, *WASM_KERNELS]))
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model, bundle.rule)
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model, bundle.rule, order)
     plain = kind in LISTENING or "dsp" not in kernels  # which takes a build more
     flash, costs = _measure(library, bundle.vectors.pcm[-1], ("dsp", "plain") if plain else ("dsp",))
     report = describe(library, flash, costs)

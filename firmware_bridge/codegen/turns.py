@@ -44,7 +44,7 @@ ARRIVING_STEP = """\
 int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget)
 {
     while (progress->next < TINYSCENE_TENSORS) {
-        if ((progress->next == 0) && awaits_row(progress)) {
+        if (tinyscene_network_waits(progress)) {
             return TINYSCENE_NETWORK_WAITS;
         }
         const int32_t units = take_turn(arena, progress);
@@ -92,19 +92,15 @@ def _arrival_functions(plan: Plan) -> list[str]:
         "}",
     ]
     waits = [
-        "/* Whether the next row of the input is one of values, which has not arrived. */",
-        "static int awaits_row(const tinyscene_progress *progress)",
+        "int tinyscene_network_waits(const tinyscene_progress *progress)",
         "{",
-        f"    return (progress->turns[0] >= {top}) && (progress->turns[0] < {top + height});",
+        f"    return (progress->next == 0) && (progress->turns[0] >= {top}) && (progress->turns[0] < {top + height});",
         "}",
     ]
     place = [
         "int8_t *tinyscene_network_row(int8_t *arena, const tinyscene_progress *progress)",
         "{",
         "    const int32_t turn = progress->turns[0];",
-        "    if ((progress->next != 0) || !awaits_row(progress)) {",
-        "        return NULL;",
-        "    }",
         "    TRACE_STEP(0, turn);",
         f"    int8_t *const y = {row_address(plan, name, 'turn', rows.left)};",
         *(f"    {line}" for line in fill_row(rows, zero)),

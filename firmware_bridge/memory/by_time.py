@@ -8,16 +8,31 @@ arrived: the work is spread over the clip, the input is not held whole, and the 
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Add, Convolution, Graph, Kind, Mean, Pool, Tensor, Window
 
 Order = Literal["mel", "time"]  # of the rows
 
 
+def require_order(order: str) -> None:
+    """Raise InputError for an unknown order."""
+    if order not in get_args(Order):
+        raise InputError(f"--order {order}: known are {' and '.join(get_args(Order))}")
+
+
 def by_time(graph: Graph) -> Graph:
     """The graph that computes the same of an input (1, frame, mel, 1)."""
     return Graph(_exchanged(graph.input), tuple(_operator(operator) for operator in graph.operators))
+
+
+def rows_first(values: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Values (batch, mel, frame, channels) in the order in which they are computed: (batch, frame, mel, channels)."""
+    return np.ascontiguousarray(values.swapaxes(1, 2)) if values.ndim == 4 else values
 
 
 def _exchanged(tensor: Tensor) -> Tensor:

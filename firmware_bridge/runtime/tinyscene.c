@@ -53,6 +53,12 @@ static int is_valid(const tinyscene *instance)
         return 0;
     }
 #endif
+#if TINYSCENE_BY_TIME
+    if (!instance->running && (instance->sound.frames < TINYSCENE_FRAMES) &&
+        !tinyscene_network_waits(&instance->progress)) {
+        return 0;
+    }
+#endif
     return tinyscene_sound_valid(&instance->sound);
 }
 
@@ -129,9 +135,6 @@ static int advance(tinyscene *instance, const void *pcm, size_t samples, size_t 
     }
 #if TINYSCENE_BY_TIME
     int8_t *features = tinyscene_network_row(arena, &instance->progress);
-    if (features == NULL) {
-        return 0; /* the instance was written over */
-    }
     tinyscene_sound_frame(&instance->sound, arena, features);
     tinyscene_network_arrived(&instance->progress, features);
     if (!tinyscene_sound_complete(&instance->sound)) {

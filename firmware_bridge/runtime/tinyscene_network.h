@@ -27,8 +27,9 @@ enum {
 #if TINYSCENE_BY_TIME
 
 /* Run the network, whose rows are frames, as they arrive: begin; while tinyscene_network_step waits, write the next
- * TINYSCENE_INPUT_ROW_BYTES of the input to where tinyscene_network_row says, and tell tinyscene_network_arrived. That is
- * NULL if the network does not wait. */
+ * TINYSCENE_INPUT_ROW_BYTES of the input to where tinyscene_network_row says, and tell tinyscene_network_arrived.
+ * Both are only for a network that waits. */
+int tinyscene_network_waits(const tinyscene_progress *progress);
 int8_t *tinyscene_network_row(int8_t *arena, const tinyscene_progress *progress);
 void tinyscene_network_arrived(tinyscene_progress *progress, const int8_t *row);
 

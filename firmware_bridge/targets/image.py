@@ -13,6 +13,7 @@ from typing import Literal
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import Library, write_sources
+from tinyscene.firmware_bridge.memory.by_time import Order, require_order
 from tinyscene.firmware_bridge.targets.elf import image_symbols
 from tinyscene.firmware_bridge.targets.emulators import EMULATORS
 from tinyscene.firmware_bridge.targets.toolchains import (
@@ -38,6 +39,7 @@ class BuildSettings:
     emulator: str | None  # none for the host, which needs none
     optimize: str
     kernels: str
+    order: Order = "mel"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def build_settings(
     emulator: str | None = None,
     optimize: str = OPTIMIZE,
     kernels: str | None = None,
+    order: Order = "mel",
 ) -> BuildSettings:
     """Build settings by name. Defaults: unicorn where it supports the core, else QEMU; the fastest kernels.
 
@@ -77,7 +80,8 @@ def build_settings(
         raise InputError(f"--emulator {emulator}: known are {', '.join(EMULATORS)}")
     default = ("unicorn" if core.unicorn else "qemu") if core.bare else None
     compiler = find_toolchain(toolchain, core)
-    return BuildSettings(core, compiler, emulator or default, optimize, kernels or core.kernels)
+    require_order(order)
+    return BuildSettings(core, compiler, emulator or default, optimize, kernels or core.kernels, order)
 
 
 def build_image(

@@ -27,6 +27,7 @@ from tinyscene.firmware_bridge.emulate import (
     emulate,
     require_equal,
 )
+from tinyscene.firmware_bridge.memory.by_time import Order, rows_first
 from tinyscene.firmware_bridge.targets.image import build_image, build_settings
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS
 
@@ -116,11 +117,13 @@ def test_every_optimization_of_both_compilers_is_equal(
         assert (result.instructions or 0) > 0
 
 
-def run_on(target: str, graph: Graph, kernels: str, features: NDArray[np.int8]) -> NDArray[np.int8]:
+def run_on(
+    target: str, graph: Graph, kernels: str, features: NDArray[np.int8], order: Order = "mel"
+) -> NDArray[np.int8]:
     """The output of a network without a front end on an emulated target: features (batch, ...) -> (batch, ...)."""
     built = build_settings(target, kernels=kernels)
     with tempfile.TemporaryDirectory() as folder:
-        path = build_image(make_network(graph, (kernels,)), built, Path(folder), program="network")
+        path = build_image(make_network(graph, (kernels,), order), built, Path(folder), program="network")
         answers = Image(path, built).run(JOB.pack(b"TSGN", VERSION, len(features), 0, NOTHING) + features.tobytes())
     return answers.logits.reshape(len(features), *graph.output.shape[1:])
 
@@ -130,6 +133,25 @@ def run_on(target: str, graph: Graph, kernels: str, features: NDArray[np.int8]) 
 def test_a_random_graph_is_equal_on_a_cortex_m4(graph: Graph) -> None:
     features = inputs_of(graph, seed=5)
     assert np.array_equal(run_on("cortex-m4", graph, "dsp", features), run(graph, features))
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None)
+@given(integer_graphs())
+def test_random_graphs_are_equal_in_the_order_by_time(graph: Graph) -> None:
+    features = inputs_of(graph, seed=7)
+    expected = rows_first(run(graph, features))
+    assert np.array_equal(run_on("cortex-m4", graph, "dsp", rows_first(features), "time").ravel(), expected.ravel())
+
+
+def test_by_time_a_cortex_m4_gives_the_same_numbers_with_little_left_to_run(
+    bundle: Bundle, on_m4: EmulationResult
+) -> None:
+    by_time = emulate(bundle, bundle.vectors.pcm[3:5], build_settings("cortex-m4", order="time"))
+    assert by_time.difference is None
+    assert by_time.instructions == pytest.approx(on_m4.instructions, rel=0.1)
+    assert (by_time.run_instructions or 0) < 0.6 * (on_m4.run_instructions or 0)
+    assert (by_time.longest_push_instructions or 0) < 0.1 * (on_m4.run_instructions or 0)
 
 
 @pytest.mark.slow

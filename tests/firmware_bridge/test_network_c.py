@@ -16,7 +16,7 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.graph.graph import Conv2D, DepthwiseConv2D, Graph, Kind
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.firmware_bridge.codegen.library import Library, make_network
-from tinyscene.firmware_bridge.memory.by_time import Order
+from tinyscene.firmware_bridge.memory.by_time import Order, rows_first
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, accumulator_block
 from tinyscene.firmware_bridge.native import NativeNetwork, compile_native
 
@@ -56,7 +56,7 @@ def rows_of(network: NativeNetwork, features: NDArray[np.int8]) -> dict[int, lis
 
 def ordered(values: NDArray[np.int8], order: Order) -> NDArray[np.int8]:
     """Values (batch, mel, frame, channels) as a network of that order has them: rows first."""
-    return values.swapaxes(1, 2) if order == "time" and values.ndim == 4 else values
+    return rows_first(values) if order == "time" else values
 
 
 def require_equal(graph: Graph, kernels: tuple[str, ...], seed: int, order: Order = "mel") -> None:

@@ -28,6 +28,7 @@ CASES = [  # seconds from one decision to the next; samples of the backlog
     (1.0, 0),
     (0.25, 7_001),
     pytest.param((1.0, 7_001), marks=pytest.mark.slow),
+    (1.0, 7_001, "time"),
 ]
 CALLS = st.lists(st.one_of(st.integers(1, 40_000), st.integers(-300, 0)), max_size=12)
 
@@ -45,9 +46,10 @@ def built(request: pytest.FixtureRequest, bundle: Bundle, tmp_path_factory: pyte
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("gcc is missing: apt-get install gcc")
-    hop, backlog = request.param
+    hop, backlog, *order = request.param
     folder = tmp_path_factory.mktemp("slices")
-    sources = write_sources(make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop), folder)
+    parts = (bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop)
+    sources = write_sources(make_library(*parts, order=order[0] if order else "mel"), folder)
     command = [compiler, *FLAGS, f"-DTINYSCENE_BACKLOG_SAMPLES={backlog}", f"-I{folder}", str(PROGRAM)]
     subprocess.run([*command, *map(str, sources), "-o", str(folder / "program")], check=True)
     return hop, folder / "program"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.cli.failures import Failures
-from tinyscene.cli.options import DEPLOY, AllowOver, AnyModel, BundleFolder, RecordingDevice, Runner, path
+from tinyscene.cli.options import DEPLOY, AllowOver, AnyModel, BundleFolder, RecordingDevice, RowOrder, Runner, path
 from tinyscene.deploy.bundle.bundle import EXPORTS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
@@ -70,12 +70,13 @@ def firmware(
     prefix: Annotated[
         str, typer.Option(help="First part of all names in the C, for several models in one program.")
     ] = "tinyscene",
+    order: RowOrder = "mel",
     as_json: Json = False,
 ) -> None:
     """Write a bundle as C99 with a planned arena, or as a package for a build system."""
     from tinyscene.firmware_bridge.report import report_tables
 
-    written = Bundle(folder).firmware(out, package, kernels.split(","), hop, prefix)
+    written = Bundle(folder).firmware(out, package, kernels.split(","), hop, prefix, order)
     show(written.as_json(), as_json, report_tables(written.report))
     messages.print(f"{out}: {len(written.files)} files written", soft_wrap=True)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.firmware_bridge.memory.by_time import Order
 from tinyscene.interface.datasets import DatasetOptions
 from tinyscene.interface.names import find_model
 
@@ -51,6 +52,13 @@ Weights = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as train.lr.")
+]
+RowOrder = Annotated[
+    Order,
+    typer.Option(
+        "--order",
+        help="Order of the network's rows: mel needs the least memory, time spreads the work over the clip.",
+    ),
 ]
 Runner = Annotated[
     str | None,

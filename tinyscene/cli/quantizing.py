@@ -13,6 +13,7 @@ from tinyscene.cli.options import (
     AllowOver,
     BundleFolder,
     FinishedRun,
+    RowOrder,
     Set,
     TestSplit,
     TrainingSplit,
@@ -101,6 +102,7 @@ def emulate(
     ] = None,
     optimize: Annotated[str, typer.Option(help="Optimization level of the compiler: O0, O1, O2, O3 or Os.")] = "O2",
     kernels: Annotated[str | None, typer.Option(help="Kernels: plain; by default the fastest of the target.")] = None,
+    order: RowOrder = "mel",
     profile: Annotated[
         bool,
         typer.Option(
@@ -119,7 +121,7 @@ def emulate(
     from tinyscene.firmware_bridge.report import emulation_table
     from tinyscene.firmware_bridge.targets.image import build_settings
 
-    devices = [build_settings(name, toolchain, emulator, optimize, kernels) for name in target.split(",")]
+    devices = [build_settings(name, toolchain, emulator, optimize, kernels, order) for name in target.split(",")]
     bundle, failures, results = Bundle(folder), Failures(), []
     opened = data.open(bundle.front_end) if data else None
     for device in devices:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tinyscene.benchmarks.bench import Bench
     from tinyscene.firmware_bridge.emulate import EmulationResult
     from tinyscene.firmware_bridge.firmware import WrittenFirmware
+    from tinyscene.firmware_bridge.memory.by_time import Order
     from tinyscene.firmware_bridge.targets.image import BuildSettings
     from tinyscene.firmware_bridge.web import Site
     from tinyscene.interface.evaluation import ModelEvaluation
@@ -184,6 +185,7 @@ class Bundle(files.Bundle):
         kernels: Sequence[str] | None = None,
         hop: float | None = None,
         prefix: str = "tinyscene",
+        order: "Order" = "mel",
     ) -> "WrittenFirmware":
         """Write it as C99 with a planned arena into a new folder, or as a package for a build system.
 
@@ -193,12 +195,14 @@ class Bundle(files.Bundle):
             kernels: instruction sets, such as ("plain", "dsp"); by default all of microcontrollers.
             hop: seconds between decisions; by default, the length of a clip.
             prefix: first part of all names in the C, for several models in one program.
+            order: "mel" holds the features of a clip and needs the least memory; "time" computes the network's rows
+                as sound comes, which leaves little to do at the clip's end.
         """
         from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
         from tinyscene.firmware_bridge.firmware import write_firmware
 
         chosen = DEVICE_KERNELS if kernels is None else kernels
-        return write_firmware(self, Path(out), package, chosen, hop, prefix)
+        return write_firmware(self, Path(out), package, chosen, hop, prefix, order)
 
     def web(self, out: "str | os.PathLike[str]") -> "Site":
         """Write a web page that classifies the microphone and sound files in the browser, into a new folder."""
