@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Add, Convolution, Graph, Kind, Mean, Pool, Tensor, Window
+from tinyscene.deploy.graph.graph import Add, Convolution, Crop, Graph, Kind, Mean, Pool, Tensor, Window
 
 Order = Literal["mel", "time"]  # of the rows
 
@@ -44,6 +44,9 @@ def _exchanged(tensor: Tensor) -> Tensor:
 
 def _operator(operator: Kind) -> Kind:
     output = _exchanged(operator.output)
+    if isinstance(operator, Crop):
+        top, bottom, left, right = operator.crop
+        return replace(operator, output=output, crop=(left, right, top, bottom))
     if not isinstance(operator, Window):
         assert isinstance(operator, Add | Mean)
         return replace(operator, output=output)
