@@ -151,7 +151,7 @@ def test_by_time_a_cortex_m4_gives_the_same_numbers_with_little_left_to_run(
     assert by_time.difference is None
     assert by_time.instructions == pytest.approx(on_m4.instructions, rel=0.1)
     assert (by_time.run_instructions or 0) < 0.6 * (on_m4.run_instructions or 0)
-    assert (by_time.longest_push_instructions or 0) < 0.1 * (on_m4.run_instructions or 0)
+    assert (by_time.longest_push_instructions or 0) < 0.3 * (on_m4.run_instructions or 0)
 
 
 @pytest.mark.slow
