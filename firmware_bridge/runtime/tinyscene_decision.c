@@ -15,7 +15,7 @@ int tinyscene_rule_valid(const tinyscene_rule *rule)
 
 void tinyscene_rule_reset(tinyscene_rule *rule)
 {
-    memset(rule, 0, sizeof *rule);
+    (void)memset(rule, 0, sizeof *rule);
     rule->candidate = -1;
     rule->decided = -1;
 }
@@ -24,7 +24,7 @@ void tinyscene_rule_reset(tinyscene_rule *rule)
 
 void tinyscene_embedding_clear(int8_t *arena)
 {
-    memset(&arena[TINYSCENE_EMBEDDING], 0, TINYSCENE_EMBEDDING_CHANNELS * sizeof(int32_t));
+    (void)memset(&arena[TINYSCENE_EMBEDDING], 0, TINYSCENE_EMBEDDING_CHANNELS * sizeof(int32_t));
 }
 
 void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
@@ -78,7 +78,7 @@ static void add(tinyscene_rule *rule, const int8_t *logits, int32_t likeness)
     for (int32_t index = 0; index < TINYSCENE_CLASSES; index++) {
         rule->sums[index] += logits[index] - held[index];
     }
-    memcpy(held, logits, TINYSCENE_CLASSES);
+    (void)memcpy(held, logits, TINYSCENE_CLASSES);
     rule->likeness += likeness - rule->likenesses[rule->next];
     rule->likenesses[rule->next] = (int16_t)likeness;
     rule->next = (rule->next + 1) % TINYSCENE_AVERAGE;

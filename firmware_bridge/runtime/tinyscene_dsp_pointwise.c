@@ -163,7 +163,7 @@ void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixel
         if (outputs > 1) {
             multiply(c, lanes, 0, outputs / 2, (taken > 1) ? outputs : 0, &y[at * outputs]);
         }
-        if (outputs & 1) {
+        if ((outputs & 1) != 0) {
             last_channel(c, lanes, taken, &y[at * outputs]);
         }
     }

@@ -134,11 +134,13 @@ STEP void spectrum_power(point *z)
     for (; up < down; up++) {
         const point even = {up->re + down->re, up->im - down->im};
         const point odd = {up->im + down->im, down->re - up->re};
-        const rotation by = {*cosine++, *sine--};
+        const rotation by = {*cosine, *sine};
         const point turned = rotated(odd, by);
         put_power(up, even.re + (2 * turned.re), even.im + (2 * turned.im));
         put_power(down, even.re - (2 * turned.re), even.im - (2 * turned.im));
         down--;
+        cosine++;
+        sine--;
     }
     put_power(up, 2 * up->re, 2 * up->im);
 }

@@ -116,6 +116,7 @@ ASSEMBLY void multiply(const tinyscene_job *job ARGUMENT)
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
 {
     const int32_t several = pixels > 1;
+    const int32_t pairs = several ? (pixels / 2) : 1;
     const tinyscene_job job = {
         .x = x,
         .y = y,
@@ -125,7 +126,7 @@ void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixel
         .rest = c->depth % 16,
         .y_next = several ? c->outputs : 0,
         .channels = c->outputs,
-        .pairs = several ? (pixels / 2) : 1,
+        .pairs = pairs,
         .odd = several && (pixels % 2),
         .zero_point = (c->rounding - 1) / 2,
     };

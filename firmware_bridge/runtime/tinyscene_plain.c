@@ -156,7 +156,7 @@ INLINE int8_t *copy(const int8_t *from, int32_t bytes, int8_t *to)
     }
 #else
     if (bytes >= 8) {
-        memcpy(to, from, (size_t)bytes);
+        (void)memcpy(to, from, (size_t)bytes);
         return &to[bytes];
     }
 #endif
@@ -245,6 +245,6 @@ void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t
 
 void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count)
 {
-    memset(y, zero_point, (size_t)count);
+    (void)memset(y, zero_point, (size_t)count);
 }
 
