@@ -1,11 +1,22 @@
 """Settings of the network families: the section `model` of a recipe."""
 
 import json
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    model_serializer,
+)
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.families import registered_families, registered_family
 from tinyscene.train.settings import Section
 
@@ -16,6 +27,7 @@ Depth = Annotated[int, Field(ge=1, le=48)]  # blocks of a transformer
 Heads = Annotated[int, Field(ge=1, le=32)]
 BaseChannels = Annotated[int, Field(ge=8, le=512)]
 Blocks = Annotated[int, Field(ge=1, le=16)]
+STEM = ((3, 2), (3, 2))  # kernel and stride over time of CP-Mobile's first two convolutions
 Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]]  # mel, frame
 
 
@@ -56,6 +68,12 @@ class CPMobileModel(Network):
     """Number of blocks in each stage."""
     strides: dict[str, Stride] = {"b2": (1, 1), "b3": (1, 2), "b4": (2, 1)}  # noqa: RUF012 - pydantic copies it
     """Stride (mel, frame) of single blocks, which are named b1, b2, ... in order; the others have stride 1."""
+    time_padding: Literal["same", "none"] = "same"
+    """Padding over time. same: a zero at either end of what a 3 x 3 window reads. none: no padding, and shortcuts lose
+    the frames that windows do, so that a column of the last layer is the same in every clip that holds its frames; a
+    clip must then be as long as whole columns need."""
+    time_kernels: dict[str, Literal[1, 3]] = {}  # noqa: RUF012
+    """Frames that the windows of single blocks span, 1 or 3, by block name; the others have 3."""
     branches: bool = False
     """Whether convolutions have parallel branches during training, folded into one convolution afterwards.
     X. Ding et al., "RepVGG: Making VGG-Style ConvNets Great Again", CVPR 2021."""
@@ -64,6 +82,48 @@ class CPMobileModel(Network):
 
     def finished(self) -> Self:
         return self.model_copy(update={"branches": False})
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What says nothing new is left out, so that a recipe without padding over time alone differs from before."""
+        left_out = {"time_padding": "same", "time_kernels": {}}
+        return {key: value for key, value in serialize(self).items() if key not in left_out or value != left_out[key]}
+
+    @property
+    def time_windows(self) -> list[tuple[int, int]]:
+        """Kernel and stride over time of each layer that spans frames or skips them, in order."""
+        blocks = [f"b{index + 1}" for index in range(sum(self.n_blocks))]
+        return [*STEM, *((self.time_kernels.get(name, 3), self.strides.get(name, (1, 1))[1]) for name in blocks)]
+
+    @property
+    def column_frames(self) -> int:
+        """Frames from one column of the last layer to the next."""
+        return math.prod(stride for _, stride in self.time_windows)
+
+    @property
+    def receptive_frames(self) -> int:
+        """Frames that a column of the last layer hears."""
+        heard, step = 1, 1
+        for kernel, stride in self.time_windows:
+            heard, step = heard + (kernel - 1) * step, step * stride
+        return heard
+
+    def require_whole_columns(self, features: FrontEnd) -> None:
+        """Raise ValueError where, without padding over time, a clip has frames that no column hears."""
+        if self.time_padding == "same":
+            return
+        if features.edges != "none":
+            raise ValueError(
+                "model.time_padding: without padding, frames must lie in the clip: set features.edges: none"
+            )
+        heard, step, frames = self.receptive_frames, self.column_frames, features.frames
+        if frames < heard or (frames - heard) % step:
+            fitting = [heard + step * max(0, (frames - heard) // step + more) for more in (0, 1)]
+            seconds = [f"{features.seconds_of(count):.8g}" for count in dict.fromkeys(fitting)]
+            raise ValueError(
+                f"features.clip_seconds: a clip of {features.clip_seconds:g} s has {frames} frames, and "
+                f"model.time_padding: none needs {heard} and whole columns of {step}: {' or '.join(seconds)} s fit"
+            )
 
 
 class TFSepNetModel(Network):

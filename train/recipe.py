@@ -17,6 +17,7 @@ from tinyscene.train.feature_settings import as_given, feature_keys
 from tinyscene.train.network_settings import REGISTERED, Count, CountOrZero, CPMobileModel, Model, families
 from tinyscene.train.settings import Section, hint, read_settings, set_override
 
+NETWORK_KEYS = [f"model.{key}" for key in CPMobileModel.model_fields]  # of which recipes lack some
 RECIPES = Path(__file__).parent / "recipes"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -315,6 +316,12 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_whole_columns(self) -> Self:
+        if isinstance(self.model, CPMobileModel):
+            self.model.require_whole_columns(self.features)
+        return self
+
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json") | {"features": self.features.as_dict()}
 
@@ -373,7 +380,9 @@ def _describe(error: ValidationError) -> str:
     if fault["type"] == "union_tag_invalid":
         return f"model.family: must be one of {', '.join(families())} (given: {fault.get('ctx', {}).get('tag')!r})"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key!r}: {hint(key, [*_keys(Recipe(name='any').as_dict()), *feature_keys()])}"
+        return (
+            f"unknown key {key!r}: {hint(key, [*_keys(Recipe(name='any').as_dict()), *feature_keys(), *NETWORK_KEYS])}"
+        )
     if fault["type"] == "value_error":  # a check of our own, which says it all
         return fault["msg"].removeprefix("Value error, ")
     return f"{key}: {fault['msg']} (given: {fault['input']!r})"

@@ -169,6 +169,11 @@ class FrontEnd:
         """Frames of a clip's log-mel."""
         return 1 + (self.clip_samples + sum(self.padding) - self.n_fft) // self.hop_length
 
+    def seconds_of(self, frames: int) -> float:
+        """The shortest clip of so many frames, in seconds."""
+        samples = self.n_fft - sum(self.padding) + (frames - 1) * self.hop_length
+        return samples / self.sample_rate
+
     @property
     def padding(self) -> tuple[int, int]:
         """Samples that the first and last frame of n_fft reach beyond a clip; their windows do only with edges."""

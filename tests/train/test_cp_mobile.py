@@ -134,6 +134,7 @@ FOLDED = pytest.mark.parametrize(
         ({"base_channels": 8, "expansion_rate": 1.0, "n_blocks": (2, 1), "strides": {"b2": (2, 1)}}, (31, 17)),
         ({"base_channels": 40, "expansion_rate": 3.3, "n_blocks": (2,), "strides": {"b1": (2, 2)}}, (37, 50)),
         ({"base_channels": 12, "channels_multiplier": 0.7, "n_blocks": (1, 2, 1), "strides": {"b3": (1, 3)}}, (33, 64)),
+        ({"time_padding": "none", "strides": {"b3": (1, 2)}, "time_kernels": {"b4": 1, "b5": 1}}, (31, 63)),
     ],
 )
 

@@ -40,7 +40,9 @@ def nhwc(values: Tensor) -> NDArray[np.float32]:
 
 
 def lowered(name: str) -> Graph:
-    return lower(trained(build(load_recipe(name).model, 10)), SMALL)
+    recipe = load_recipe(name)
+    shape = SMALL if recipe.features.edges == "reflect" else (SMALL[0], recipe.features.frames)
+    return lower(trained(build(recipe.model, 10)), shape)
 
 
 def extremes(graph: Graph, features: NDArray[np.float32]) -> Ranges:

@@ -11,6 +11,7 @@ from tinyscene.train.recipe import Budget
 from tinyscene.train.recipe_list import RecipeSummary
 from tinyscene.train.runs.budget import Count
 from tinyscene.train.runs.evaluate import Evaluation
+from tinyscene.train.runs.listening import Listening
 from tinyscene.train.sweep.cost import SweepCost
 
 
@@ -59,6 +60,7 @@ def budget_tables(count: Count, limits: Budget) -> Group:
         return Group(layers, verdicts, nessi)
     if not count.deployed:
         return Group(layers, verdicts)
+    listening = [_listening_table(count.listening)] if count.listening else []
     clip = f", for {describe_seconds(count.clip_seconds)}" if count.clip_macs is not None else ""
     deployed = (
         f"as deployed, BatchNorm folded: {count.deployed.parameters:,} parameters, "
@@ -66,8 +68,19 @@ def budget_tables(count: Count, limits: Budget) -> Group:
     )
     if count.clip_macs is not None:
         second = f"MACs are counted for one second; a clip of {count.clip_seconds:g} seconds has {count.clip_macs:,}"
-        return Group(layers, verdicts, second, deployed)
-    return Group(layers, verdicts, deployed)
+        return Group(layers, verdicts, second, deployed, *listening)
+    return Group(layers, verdicts, deployed, *listening)
+
+
+def _listening_table(listening: Listening) -> Table:
+    """MACs of a second by decisions a second."""
+    how = "each column computed once" if listening.streams else "each window computed anew"
+    table = Table(title=f"MACs of a second of listening, {how}, without the front end")
+    table.add_column("decisions a second")
+    for decisions in listening.macs:
+        table.add_column(str(decisions), justify="right")
+    table.add_row("MACs", *(f"{macs:,}" for macs in listening.macs.values()))
+    return table
 
 
 def recipes_table(recipes: Sequence[RecipeSummary]) -> Group:

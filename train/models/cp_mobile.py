@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.network_settings import Channels, CPMobileModel
 
+Pair = tuple[int, int]  # mel, frame
+
 
 def round_channels(channels: float) -> int:
     """The nearest multiple of 8, never less than 90 % of `channels` (MobileNetV2)."""
@@ -36,6 +38,17 @@ def plan_channels(model: CPMobileModel) -> Channels:
     return Channels(stem=base // 4, stages=tuple(stages), expanded=tuple(expanded))
 
 
+class TimeCrop(nn.Module):
+    """Leaves out `frames` frames at each end."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., self.frames : -self.frames] if self.frames else x
+
+
 class ConvNorm(nn.Sequential):
     """Convolution (0), BatchNorm (1), optional parallel branches, and ReLU."""
 
@@ -43,16 +56,20 @@ class ConvNorm(nn.Sequential):
         self,
         inputs: int,
         outputs: int,
-        kernel: int,
-        stride: tuple[int, int] = (1, 1),
+        kernel: int | Pair,
+        stride: Pair = (1, 1),
         groups: int = 1,
         relu: bool = True,
         branches: bool = False,
+        pads_time: bool = True,
     ) -> None:
         super().__init__()
-        self.append(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False))
+        kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+        padding = (kernel[0] // 2, kernel[1] // 2 if pads_time else 0)
+        self.append(nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False))
         self.append(nn.BatchNorm2d(outputs))
         self.relu = relu
+        self.crop = TimeCrop(kernel[1] // 2 - padding[1])  # of what the branches read, whose kernels are smaller
         self.parallel = nn.ModuleList()
         if branches:
             point = nn.Conv2d(inputs, outputs, 1, stride, groups=groups, bias=False)
@@ -64,27 +81,38 @@ class ConvNorm(nn.Sequential):
         """(batch, inputs, mel, frame) -> (batch, outputs, mel', frame')."""
         y = self[1](self[0](input))
         for branch in self.parallel:
-            y = y + branch(input)
+            y = y + branch(self.crop(input))
         return F.relu(y) if self.relu else y
 
 
 class Block(nn.Module):
     """Inverted residual: pointwise expansion, depthwise 3x3, pointwise projection; a shortcut where the stage goes on.
 
-    A strided block's shortcut is a 3x3 average pool that counts its padding, as published.
+    A strided block's shortcut is a 3x3 average pool that counts its padding, as published. Without padding over time, a
+    shortcut has the frames that the depthwise convolution makes, those in the middle.
     """
 
     def __init__(
-        self, inputs: int, wide: int, outputs: int, shortcut: bool, stride: tuple[int, int], branches: bool
+        self,
+        inputs: int,
+        wide: int,
+        outputs: int,
+        shortcut: bool,
+        stride: Pair,
+        branches: bool,
+        frames: int = 3,
+        pads_time: bool = True,
     ) -> None:
         super().__init__()
+        window, reach = (3, frames), frames // 2 if pads_time else 0
         self.block = nn.Sequential(
             ConvNorm(inputs, wide, 1, branches=branches),
-            ConvNorm(wide, wide, 3, stride, groups=wide, branches=branches),
+            ConvNorm(wide, wide, window, stride, groups=wide, branches=branches, pads_time=pads_time),
             ConvNorm(wide, outputs, 1, relu=False, branches=branches),
         )
         self.use_shortcut = shortcut
-        self.shortcut = nn.Identity() if stride == (1, 1) else nn.AvgPool2d(3, stride, padding=1)
+        strided = nn.AvgPool2d(window, stride, padding=(1, reach))
+        self.shortcut = TimeCrop(frames // 2 - reach) if stride == (1, 1) else strided
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, inputs, mel, frame) -> (batch, outputs, mel', frame')
         y = self.block(x)
@@ -101,13 +129,20 @@ class CPMobile(nn.Module):
         blocks = [f"b{index + 1}" for index in range(sum(model.n_blocks))]
         if unknown := sorted(set(model.strides) - set(blocks)):
             raise InputError(f"model.strides names block {unknown[0]!r}: the model has {blocks[0]} to {blocks[-1]}")
-        self.settings, self.classes = model, classes
+        if unknown := sorted(set(model.time_kernels) - set(blocks)):
+            raise InputError(
+                f"model.time_kernels names block {unknown[0]!r}: the model has {blocks[0]} to {blocks[-1]}"
+            )
+        self.settings, self.classes, pads_time = model, classes, model.time_padding == "same"
         planned = plan_channels(model)
         channels = model.channels or planned
         if [len(channels.stages), len(channels.expanded)] != [len(planned.stages), len(planned.expanded)]:
             raise InputError(f"model.channels: needs {len(planned.stages)} stages and {len(blocks)} expanded")
         inputs, planned_inputs = channels.stages[0], planned.stages[0]
-        self.in_c = nn.Sequential(ConvNorm(1, channels.stem, 3, (2, 2)), ConvNorm(channels.stem, inputs, 3, (2, 2)))
+        self.in_c = nn.Sequential(
+            ConvNorm(1, channels.stem, 3, (2, 2), pads_time=pads_time),
+            ConvNorm(channels.stem, inputs, 3, (2, 2), pads_time=pads_time),
+        )
         self.stages = nn.Sequential()
         names = iter(zip(blocks, channels.expanded, strict=True))
         for stage, count in enumerate(model.n_blocks):
@@ -115,7 +150,9 @@ class CPMobile(nn.Module):
             members = nn.Sequential()
             for name, wide in itertools.islice(names, count):
                 stride, shortcut = model.strides.get(name, (1, 1)), planned_inputs == planned_outputs
-                members.add_module(name, Block(inputs, wide, outputs, shortcut, stride, model.branches))
+                frames = model.time_kernels.get(name, 3)
+                block = Block(inputs, wide, outputs, shortcut, stride, model.branches, frames, pads_time)
+                members.add_module(name, block)
                 inputs, planned_inputs = outputs, planned_outputs
             self.stages.add_module(f"s{stage + 1}", members)
         self.feed_forward = nn.Sequential(
@@ -173,12 +210,11 @@ def _kernel_and_bias(first: nn.Module, norm: nn.Module, like: nn.Conv2d) -> tupl
     assert norm.running_var is not None
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()  # (outputs,)
     kernel = torch.zeros_like(like.weight)  # (outputs, inputs / groups, height, width)
-    centre = kernel.shape[2] // 2
+    middle, centre = kernel.shape[2] // 2, kernel.shape[3] // 2
     if isinstance(first, nn.Conv2d):
-        reach = first.kernel_size[0] // 2
-        inside = slice(centre - reach, centre + reach + 1)
-        kernel[:, :, inside, inside] = first.weight
+        tall, wide = (size // 2 for size in first.kernel_size)
+        kernel[:, :, middle - tall : middle + tall + 1, centre - wide : centre + wide + 1] = first.weight
     else:  # identity: each output is its own input, wherever that is in its group
         outputs = torch.arange(kernel.shape[0])
-        kernel[outputs, outputs % kernel.shape[1], centre, centre] = 1.0
+        kernel[outputs, outputs % kernel.shape[1], middle, centre] = 1.0
     return kernel * gain[:, None, None, None], norm.bias - norm.running_mean * gain

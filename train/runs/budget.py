@@ -21,12 +21,13 @@ from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError, OverBudgetError
 from tinyscene.deploy.common.installation import missing
-from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND
 from tinyscene.deploy.graph.graph import Convolution
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Budget, Recipe, load_recipe, recipe_names
 from tinyscene.train.runs.free_operators import ONNX_FREE
+from tinyscene.train.runs.listening import DECISIONS, Listening, listening_of, second_of_columns, window_by_window
 from tinyscene.train.runs.run import load_tensors, model_path, network_with, read_card
 from tinyscene.train.runs.tflite_layers import count_layers
 
@@ -66,6 +67,7 @@ class Count:
     nessi_macs: int | None = None  # of a .tflite, as NeSsi counts one: additions and averages, too
     clip_seconds: float = ONE_SECOND
     clip_macs: int | None = None  # of a clip of this length, counted as `macs` is; none where that is one second
+    listening: Listening | None = None  # of a second; none for a file, which does not tell its features
 
     def faults(self, limits: Budget) -> list[str]:
         """One line for each limit that is passed."""
@@ -155,6 +157,7 @@ def count_bundle(folder: Path) -> Count:
         deployed=deployed,
         clip_seconds=bundle.front_end.clip_seconds,
         clip_macs=counted.get("clip_macs"),
+        listening=listening_of(bundle, counted.get("clip_macs", counted["macs"])),
     )
 
 
@@ -175,28 +178,37 @@ def count_recipe(recipe: Recipe, classes: int = 10) -> Count:
 def count_network(network: nn.Module, recipe: Recipe) -> Count:
     """Count a torch network on the log-mel of one second, as the challenge does, layer by layer.
 
-    Beside it stands what a clip of the recipe's length costs, if it is another.
+    Beside it stands what a clip of the recipe's length costs, if it is another. A network without padding over time
+    that hears more than a second for a decision is counted by what a second adds, and layer by layer on its clip.
     """
     folded, features = finish(network), recipe.features
-    layers, parameters = _layers(folded, replace(features, clip_seconds=ONE_SECOND))
-    is_second = features.clip_seconds == ONE_SECOND
-    of_clip = layers if is_second else _layers(folded, features)[0]
+    of_clip, parameters = _layers(folded, features.shape)
+    clip_macs = _sum(of_clip)
+    added = second_of_columns(recipe, lambda frames: _sum(_layers(folded, (features.n_mels, frames))[0]))
+    second = replace(features, clip_seconds=ONE_SECOND)
+    hears_more = added is not None and second.frames < features.frames
+    layers = of_clip if hears_more or second == features else _layers(folded, second.shape)[0]
     return Count(
         source=recipe.name,
         parameters=parameters,
-        macs=sum(layer.macs for layer in layers),
+        macs=added if added is not None and hears_more else _sum(layers),
         bytes=parameters * BYTES[recipe.budget.precision],
         precision=recipe.budget.precision,
         layers=layers,
         deployed=_folded(of_clip),
         clip_seconds=features.clip_seconds,
-        clip_macs=None if is_second else sum(layer.macs for layer in of_clip),
+        clip_macs=None if second == features else clip_macs,
+        listening=window_by_window(clip_macs) if added is None else Listening(True, dict.fromkeys(DECISIONS, added)),
     )
 
 
-def _layers(network: nn.Module, features: FrontEnd) -> tuple[tuple[Layer, ...], int]:
-    """The layers of a network on the log-mel of a clip, and its parameters."""
-    summary = torchinfo.summary(network, (1, 1, *features.shape), verbose=0, mode="eval", device="cpu")
+def _sum(layers: tuple[Layer, ...]) -> int:
+    return sum(layer.macs for layer in layers)
+
+
+def _layers(network: nn.Module, shape: tuple[int, int]) -> tuple[tuple[Layer, ...], int]:
+    """The layers of a network on a log-mel (mel, frame), and its parameters."""
+    summary = torchinfo.summary(network, (1, 1, *shape), verbose=0, mode="eval", device="cpu")
     names = {id(module): name for name, module in network.named_modules()}
     layers = tuple(
         Layer(names[layer.layer_id], layer.class_name, tuple(layer.output_size), layer.num_params, _macs(layer))
