@@ -1,9 +1,10 @@
 /* Bytes as calls of the public interface of the C library, in any order and with wrong arguments among them.
  *
- * Each status is compared with a model of what tinyscene.h promises. A second instance is given the same samples in
- * other portions: its scores must be the same. All memory is allocated at its exact size, so that the sanitizers see
+ * Each status is compared with a model of what tinyscene.h promises. A second instance is given the samples that were
+ * taken in other portions, and runs at once: its scores must be the same. All memory is allocated at its exact size, so that the sanitizers see
  * every access beyond it.
  */
+#define _POSIX_C_SOURCE 200112L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,12 +27,16 @@ enum { LABELS = TINYSCENE_CLASSES + 1 };
 enum { LABELS = TINYSCENE_CLASSES };
 #endif
 
-enum { SMALLEST_PORTION = 1, MOST_RUNS = 4 };
+enum { BACKLOG = TINYSCENE_BACKLOG_SAMPLES, SMALLEST_PORTION = 1, MOST_RUNS = 4, SMALL_BUDGET = 200 };
 
 typedef struct {
     tinyscene *scene, *twin;
-    size_t samples; /* of the window, that were taken */
+    size_t window, waiting; /* samples that were taken */
+    int running;
+    int mixed; /* some of the backlog is in the window: a step caught up with a part of it, and may have begun a run */
     int decided, runs;
+    int16_t *given; /* to the scene, and not yet to its twin */
+    size_t count, twin_window, portion;
     uint32_t noise;
 } state;
 
@@ -51,37 +56,78 @@ static tinyscene_status counted(tinyscene_status status)
 static tinyscene *make(void)
 {
     tinyscene *made = NULL;
-    void *memory = aligned_alloc(TINYSCENE_ALIGNMENT, TINYSCENE_BYTES);
+    void *memory = NULL;
+    REQUIRE(posix_memalign(&memory, TINYSCENE_ALIGNMENT, TINYSCENE_BYTES) == 0);
     REQUIRE(tinyscene_memory_bytes() == TINYSCENE_BYTES);
     memset(memory, 0xA5, TINYSCENE_BYTES);
     REQUIRE(counted(tinyscene_init(memory, TINYSCENE_BYTES, &made)) == TINYSCENE_OK && made == memory);
     return made;
 }
 
-static int16_t *sounds(state *at, size_t samples, int quiet)
+static void append_sound(state *at, size_t samples, int quiet)
 {
-    int16_t *pcm = malloc(samples * sizeof *pcm);
+    at->given = realloc(at->given, (at->count + samples + 1) * sizeof *at->given);
     for (size_t index = 0; index < samples; index++) {
         at->noise = at->noise * 1664525u + 1013904223u;
-        pcm[index] = (int16_t)(quiet ? at->noise >> 30 : at->noise >> 16);
+        at->given[at->count + index] = (int16_t)(quiet ? at->noise >> 30 : at->noise >> 16);
     }
-    return pcm;
+}
+
+static void push_anything(state *at, const int16_t *pcm, size_t samples)
+{
+    const size_t before = at->window + at->waiting;
+    size_t taken = SIZE_MAX, room = at->running || at->waiting ? 0 : CLIP - at->window;
+    const tinyscene_status status = counted(tinyscene_push(at->scene, pcm, samples, &taken));
+    REQUIRE(taken <= samples);
+    if (at->mixed) {
+        REQUIRE(status >= TINYSCENE_OK && (status == TINYSCENE_READY || (status == TINYSCENE_FULL) == (taken < samples)));
+        REQUIRE(before + taken <= CLIP + BACKLOG);
+        at->waiting += taken;
+        return;
+    }
+    const size_t first = samples < room ? samples : room;
+    const size_t left = samples - first, free = BACKLOG - at->waiting;
+    at->window += first;
+    if (at->window == CLIP || at->running || at->waiting) {
+        REQUIRE(taken == first + (left < free ? left : free));
+        at->waiting += taken - first;
+        if (!at->running && at->window == CLIP)
+            REQUIRE(status == TINYSCENE_READY);
+        else
+            REQUIRE(status == (taken < samples ? TINYSCENE_FULL : TINYSCENE_MORE));
+    } else {
+        REQUIRE(taken == samples && status == TINYSCENE_OK);
+    }
 }
 
 static void push(state *at, size_t samples, size_t portion, int quiet)
 {
-    int16_t *pcm = sounds(at, samples, quiet);
-    size_t taken = SIZE_MAX, room = CLIP > at->samples ? CLIP - at->samples : 0, rest;
-    const tinyscene_status status = counted(tinyscene_push(at->scene, pcm, samples, &taken));
-    REQUIRE(taken == (samples < room ? samples : room));
-    REQUIRE(status == (samples >= room ? TINYSCENE_READY : TINYSCENE_OK));
-    at->samples += taken;
-    for (size_t begin = 0; begin < taken; begin += portion) {
-        const size_t size = taken - begin < portion ? taken - begin : portion;
-        counted(tinyscene_push(at->twin, pcm + begin, size, &rest));
-        REQUIRE(rest == size);
-    }
+    append_sound(at, samples, quiet);
+    const size_t before = at->window + at->waiting;
+    int16_t *pcm = malloc(samples * sizeof *pcm); /* of its exact size */
+    memcpy(pcm, at->given + at->count, samples * sizeof *pcm);
+    push_anything(at, pcm, samples);
     free(pcm);
+    at->count += at->window + at->waiting - before;
+    at->portion = portion;
+}
+
+/* Give the twin what the scene's window held, and run it at once. */
+static void follow(state *at)
+{
+    const size_t missing = CLIP - at->twin_window;
+    tinyscene_status status = TINYSCENE_OK;
+    REQUIRE(at->count >= missing);
+    for (size_t begin = 0, taken; begin < missing; begin += taken) {
+        const size_t left = missing - begin, size = left < at->portion ? left : at->portion;
+        status = counted(tinyscene_push(at->twin, at->given + begin, size, &taken));
+        REQUIRE(taken == size);
+    }
+    REQUIRE(status == TINYSCENE_READY);
+    at->count -= missing;
+    memmove(at->given, at->given + missing, at->count * sizeof *at->given);
+    REQUIRE(counted(tinyscene_run(at->twin)) == TINYSCENE_OK);
+    at->twin_window = CLIP - HOP;
 }
 
 static void compare(const state *at)
@@ -107,31 +153,34 @@ static void compare(const state *at)
         REQUIRE(scores[0][index] < scores[0][best] + (index >= best));
 }
 
-/* In parts of a budget. */
-static tinyscene_status stepped(tinyscene *scene, int32_t budget)
+/* A part of the work; all of it without a budget. */
+static void work(state *at, const int32_t *budget)
 {
-    tinyscene_status status = counted(tinyscene_step(scene, budget));
-    size_t taken = 1;
-    while (status == TINYSCENE_MORE) {
-        const int16_t sample = 1;
-        REQUIRE(counted(tinyscene_push(scene, &sample, 1, &taken)) == TINYSCENE_FULL && taken == 0);
-        REQUIRE(counted(tinyscene_push(scene, NULL, 0, &taken)) == TINYSCENE_MORE);
-        status = counted(tinyscene_step(scene, budget));
-    }
-    return status;
-}
-
-static void run(state *at, size_t budget)
-{
-    const int ready = at->samples >= CLIP;
-    if (ready && ++at->runs > MOST_RUNS) /* which take most of the time */
+    const size_t all = at->window + at->waiting;
+    if (all >= CLIP && at->runs == MOST_RUNS) /* which take most of the time */
         return;
-    const tinyscene_status expected = ready ? TINYSCENE_OK : TINYSCENE_ERROR_NOT_READY;
-    REQUIRE(stepped(at->scene, (int32_t)budget) == expected);
-    REQUIRE(counted(tinyscene_run(at->twin)) == expected);
-    at->decided |= ready;
-    at->samples -= ready ? HOP : 0;
-    compare(at);
+    const tinyscene_status status =
+        counted(budget ? tinyscene_step(at->scene, *budget) : tinyscene_run(at->scene));
+    if (status == TINYSCENE_MORE) {
+        REQUIRE(budget && all);
+        at->mixed |= !at->running && at->window < CLIP;
+        at->running |= !at->mixed;
+        return;
+    }
+    at->mixed = 0;
+    if (all < CLIP) {
+        REQUIRE(status == TINYSCENE_ERROR_NOT_READY);
+        at->window = all;
+        at->waiting = 0;
+        return;
+    }
+    REQUIRE(status == TINYSCENE_OK);
+    at->window = CLIP - HOP;
+    at->waiting = all - CLIP;
+    at->running = 0;
+    at->decided = 1;
+    at->runs++;
+    follow(at);
 }
 
 static void misuse(state *at, uint8_t kind, size_t size)
@@ -184,9 +233,7 @@ static void misuse(state *at, uint8_t kind, size_t size)
         REQUIRE(tinyscene_best(other) == TINYSCENE_ERROR_INSTANCE);
         break;
     case 14: REQUIRE(tinyscene_init(memory + 1, TINYSCENE_BYTES, &other) == TINYSCENE_ERROR_ALIGNMENT); break;
-    default: /* no samples: nothing is taken */
-        REQUIRE(tinyscene_push(at->scene, NULL, 0, &taken) == (at->samples >= CLIP ? TINYSCENE_READY : TINYSCENE_OK));
-        REQUIRE(taken == 0);
+    default: push_anything(at, NULL, 0); /* nothing is taken */
     }
 }
 
@@ -194,8 +241,8 @@ static void reset(state *at)
 {
     REQUIRE(counted(tinyscene_reset(at->scene)) == TINYSCENE_OK);
     REQUIRE(counted(tinyscene_reset(at->twin)) == TINYSCENE_OK);
-    at->samples = 0;
-    at->decided = 0;
+    at->window = at->waiting = at->count = at->twin_window = 0;
+    at->running = at->mixed = at->decided = 0;
 }
 
 /* Three bytes a call: what, and how many samples. */
@@ -205,19 +252,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (first)
         atexit(report);
     first = 0;
-    state at = {.scene = make(), .twin = make(), .noise = 1};
+    state at = {.scene = make(), .twin = make(), .noise = 1, .portion = SMALLEST_PORTION};
     for (size_t place = 0; place + 3 <= size; place += 3) {
         const size_t samples = (size_t)(data[place + 1] | data[place + 2] << 8) % (CLIP + 100);
+        const int32_t budget = (int32_t)(samples % SMALL_BUDGET) - 1;
         switch (data[place] % 8) {
-        case 0: case 1: case 2: push(&at, samples, SMALLEST_PORTION + samples % 777, data[place] & 8); break;
-        case 3: run(&at, samples); break;
-        case 4: compare(&at); break;
-        case 5: case 6: misuse(&at, data[place] >> 3, samples); break;
+        case 0: case 1: push(&at, samples, SMALLEST_PORTION + samples % 777, data[place] & 8); break;
+        case 2: case 3: work(&at, &budget); break;
+        case 4: work(&at, NULL); break;
+        case 5: compare(&at); break;
+        case 6: misuse(&at, data[place] >> 3, samples); break;
         default: reset(&at);
         }
     }
     compare(&at);
     free(at.scene);
     free(at.twin);
+    free(at.given);
     return 0;
 }

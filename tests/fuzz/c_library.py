@@ -11,6 +11,7 @@ from tinyscene.deploy.graph.embedding import below_classifier
 from tinyscene.firmware_bridge.codegen.library import make_library, write_sources
 
 HOPS = (1.0, 0.25)  # seconds from one decision to the next: windows that overlap are kept otherwise, and have a rule
+BACKLOG = 701  # samples, with the second
 FLAGS = [
     "-std=c11",
     "-O1",
@@ -21,8 +22,9 @@ FLAGS = [
 ]
 MISSING = "clang with libFuzzer is missing: make tools"
 SEEDS = [
-    bytes([0, 255, 255, 0, 255, 255, 3, 0, 0, 4, 0, 0] * 3),
-    bytes([0, 1, 1, 8, 100, 7, 0, 0, 15, 3, 0, 0, 7, 0, 0] * 4),
+    bytes([0, 255, 255, 0, 255, 255, 4, 0, 0, 5, 0, 0] * 3),
+    bytes([0, 1, 1, 8, 100, 7, 0, 0, 15, 4, 0, 0, 7, 0, 0] * 4),
+    bytes([0, 0, 120, 8, 0, 120, 2, 0, 0, 2, 30, 0, 0, 7, 0, 3, 100, 0, 3, 199, 0, 5, 0, 0] * 6),
     bytes(byte for kind in range(16) for byte in (5 + 8 * kind & 255, kind, 0)),
 ]
 
@@ -39,7 +41,8 @@ def build(bundle: Path, hop: float, folder: Path) -> Path | None:
     sources = write_sources(library, place)
     program = place / "fuzzer"
     harness = Path(__file__).with_name("c_library.c")
-    command = [clang, *FLAGS, f"-I{place}", str(harness), *map(str, sources), "-o", str(program)]
+    options = [f"-DTINYSCENE_BACKLOG_SAMPLES={0 if hop == HOPS[0] else BACKLOG}", f"-I{place}", "-o", str(program)]
+    command = [clang, *FLAGS, *options, str(harness), *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and "libclang_rt.fuzzer" in done.stderr:
         return None
