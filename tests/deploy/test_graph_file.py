@@ -1,6 +1,7 @@
 """Graphs on disk: what is saved comes back; any other file is refused in one line, or is a graph that runs."""
 
 import json
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields
@@ -194,6 +195,7 @@ def rearranged(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], 
 
 BAD_FILES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {  # the file, what is done to it, and what is said
     "newer": ("json", replaced(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'), f"format {FORMAT + 1}: .*upgrade"),
+    "older": ("json", replaced(f'"format": {FORMAT}', '"format": 0'), "format 0: this tinyscene reads 1"),
     "no format": ("json", replaced("format", "forma"), "not a graph .*'format'"),
     "operator": ("json", replaced("Conv2D", "LSTM"), "operator 'LSTM' is unknown: known are Conv2D"),
     "setting": ("json", replaced('"relu"', '"gelu"'), "not a graph .*gelu"),
@@ -243,4 +245,14 @@ def test_a_file_too_large_is_not_read(folder: Path, tmp_path: Path) -> None:
     with (tmp_path / "graph.safetensors").open("ab") as file:
         file.truncate(2**40)  # sparse
     with pytest.raises(InputError, match=r"graph\.safetensors is larger than 64 MB"):
+        load_graph(tmp_path, "graph")
+
+
+def test_a_graph_of_4_mb_is_read_and_a_larger_one_is_not(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "whole.safetensors", tmp_path / "graph.safetensors")
+    content = (folder / "whole.json").read_text()
+    (tmp_path / "graph.json").write_text(content.ljust(4 * MB))
+    assert load_graph(tmp_path, "graph").operators
+    (tmp_path / "graph.json").write_text(content.ljust(4 * MB + 1))
+    with pytest.raises(InputError, match=r"graph\.json is larger than 4 MB"):
         load_graph(tmp_path, "graph")
