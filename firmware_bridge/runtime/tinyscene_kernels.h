@@ -27,6 +27,10 @@ typedef struct {
     int32_t outputs;           /* channels out */
     int32_t rounding;          /* 2 * output zero point + 1 */
     int32_t activation_min;            /* least output: the zero point with a ReLU, else -128 */
+#if defined(TINYSCENE_FLOATS)
+    const int32_t *factor; /* by channel, or NULL: the bits of float32, so that sum * factor + addend, rounded once and */
+    const int32_t *addend; /* then to a whole number, is the output before it is clamped */
+#endif
 } tinyscene_conv;
 
 /* The sum of two activations, as in TFLite's ADD. Both are shifted left by 20 and rescaled to twice the larger scale,
@@ -39,6 +43,10 @@ typedef struct {
     int32_t out_shift;
     int32_t out_zero_point;
     int32_t activation_min;
+#if defined(TINYSCENE_FLOATS)
+    int32_t factor[2]; /* or of 0: the same for a * factor[0] + addend, to which b * factor[1] is added */
+    int32_t addend;
+#endif
 } tinyscene_sum;
 
 /* The mean over a whole activation. */

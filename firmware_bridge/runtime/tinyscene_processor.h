@@ -16,6 +16,11 @@
 #define TINYSCENE_PLAIN
 #endif
 
+/* Where a convolution and a sum of activations may be rescaled in floats: the code generator proves that it is exact. */
+#if defined(TINYSCENE_SIMD) && defined(__AVX2__) && defined(__FMA__)
+#define TINYSCENE_FLOATS
+#endif
+
 /* Arithmetic is in int and int32_t alike. */
 typedef char tinyscene_int_has_32_bits[(int)sizeof(int) == 4 && (unsigned char)-1 == 255 ? 1 : -1];
 

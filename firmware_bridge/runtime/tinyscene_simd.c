@@ -46,8 +46,31 @@ INLINE void add_values(const tinyscene_sum *s, const int8_t *a, const int8_t *b,
         add_block(&each, a + at, b + at, count - at, y + at, clamped);
 }
 
+#if defined(TINYSCENE_FLOATS)
+INLINE void add_floats(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
+{
+    const vector factor[2] = {splat(s->factor[0]), splat(s->factor[1])};
+    vector sums[PARTS];
+    for (int32_t part = 0; part < PARTS; part++) {
+        const int32_t from = part * LANES, left = count - from, some = left > 0 ? left : 0, i = some ? from : 0;
+        sums[part] = weighted_sum(load_int8(a + i, some), load_int8(b + i, some), factor, splat(s->addend));
+    }
+    store_block(y, sums, count);
+}
+#endif
+
 void tinyscene_add(const tinyscene_sum *s, const int8_t *a, const int8_t *b, int32_t count, int8_t *y)
 {
+#if defined(TINYSCENE_FLOATS)
+    if (s->factor[0]) {
+        int32_t at = 0;
+        for (; at <= count - BLOCK; at += BLOCK)
+            add_floats(s, a + at, b + at, BLOCK, y + at);
+        if (at < count)
+            add_floats(s, a + at, b + at, count - at, y + at);
+        return;
+    }
+#endif
     if (s->out_zero_point == -128 && s->out_shift <= 22) /* then the zero point can be added with what rounds */
         add_values(s, a, b, count, y, 0);
     else

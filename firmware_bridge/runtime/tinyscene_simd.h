@@ -9,8 +9,9 @@
  *   accumulate  the same for a pointwise convolution, where all lanes have the same inputs: an accumulator `begin`s with
  *               what is to be added, and its `total` are the sums. Inputs come from `prepare_fours`, of which four take
  *               FOUR_BYTES
- *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels. Halves are
- *               rounded away from zero if `symmetric`, else upwards: the same where what is below 0 is clamped anyway
+ *   requantize  sums -> outputs, not clamped; `scaling` is what it needs to know of the LANES channels. By its mode,
+ *               halves are rounded away from zero if SYMMETRIC, or UPWARDS, which is the same where what is below 0 is
+ *               clamped anyway; or all is done IN_FLOATS, where TINYSCENE_FLOATS is defined and c->factor is there
  *   store_block 16 sums -> 16 int8, clamped, of which `count` are written
  *   store_pair  two pixels' sums of two blocks -> bytes, rescaled and clamped, where HAS_PAIRS
  *   interleave  four rows of 4 * LANES bytes -> four vectors of four bytes a lane; x86 interleaves within 128 bits:
@@ -35,6 +36,8 @@
 #include <string.h>
 
 #include "tinyscene_kernels.h"
+
+enum { UPWARDS, SYMMETRIC, IN_FLOATS };
 
 /* tinyscene_simd_x86.h has what AVX2 and AVX-512 share. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -130,9 +133,19 @@ INLINE wide_bytes load_bytes(const int8_t *from, int32_t count)
 enum { BLOCK = 16, PARTS = BLOCK / LANES }; /* channels, and vectors of them, that are stored at once */
 
 /* Where the zero point is -128, whatever is below it becomes it. */
-INLINE int is_symmetric(const tinyscene_conv *c)
+INLINE int mode_of(const tinyscene_conv *c)
 {
-    return c->rounding != 2 * -128 + 1;
+#if defined(TINYSCENE_FLOATS)
+    if (c->factor)
+        return IN_FLOATS;
+#endif
+    return c->rounding != 2 * -128 + 1 ? SYMMETRIC : UPWARDS;
+}
+
+/* What begins a sum, so that `requantize` takes it. */
+INLINE vector biased(vector bias, const int mode)
+{
+    return mode == IN_FLOATS ? bias : add(bias, splat(BIAS));
 }
 
 #endif

@@ -14,6 +14,7 @@ typedef __m256i wide_bytes;
 
 #define X86(op) _mm256_##op
 #define X86_WHOLE(op) _mm256_##op##_si256
+#define X86_FLOATS(x) _mm256_castsi256_ps(x)
 #define X86_SPLAT64(value) _mm256_set1_epi64x(value)
 
 INLINE vector odd_lanes(vector x)
@@ -144,9 +145,9 @@ INLINE void store_block(int8_t *y, const vector sums[2], int32_t count)
 }
 
 INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const vector *a, const vector *b,
-                       const int symmetric)
+                       const int mode)
 {
-    (void)first, (void)second, (void)s, (void)a, (void)b, (void)symmetric; /* stores by blocks are as good */
+    (void)first, (void)second, (void)s, (void)a, (void)b, (void)mode; /* stores by blocks are as good */
 }
 
 INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)

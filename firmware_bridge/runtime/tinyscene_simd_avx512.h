@@ -12,6 +12,7 @@ typedef __m512i wide_bytes;
 
 #define X86(op) _mm512_##op
 #define X86_WHOLE(op) _mm512_##op##_si512
+#define X86_FLOATS(x) _mm512_castsi512_ps(x)
 #define X86_SPLAT64(value) _mm512_set1_epi64(value)
 
 INLINE vector odd_lanes(vector x)
@@ -86,11 +87,11 @@ INLINE void store_block(int8_t *y, const vector sums[1], int32_t count)
 }
 
 INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const vector *a, const vector *b,
-                       const int symmetric)
+                       const int mode)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i a0 = requantize(a[0], &s[0], symmetric), a1 = requantize(a[1], &s[1], symmetric);
-    const __m512i b0 = requantize(b[0], &s[0], symmetric), b1 = requantize(b[1], &s[1], symmetric);
+    const __m512i a0 = requantize(a[0], &s[0], mode), a1 = requantize(a[1], &s[1], mode);
+    const __m512i b0 = requantize(b[0], &s[0], mode), b1 = requantize(b[1], &s[1], mode);
     const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(a0, a1), _mm512_packs_epi32(b0, b1));
     const __m512i bytes = _mm512_permutexvar_epi32(order, packed);
     _mm256_storeu_si256((__m256i *)(void *)first, _mm512_castsi512_si256(bytes));

@@ -69,17 +69,17 @@ INLINE vector dot(vector sums, vector x, vector weights)
     return vdotq_s32(sums, vreinterpretq_s8_s32(x), vreinterpretq_s8_s32(weights));
 }
 
-INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int mode)
 {
-    (void)symmetric;
+    (void)mode;
     return (scaling){multiplier, vshrq_n_s32(vshlq_s32(vdupq_n_s32(rounding), shift), 1), vnegq_s32(shift)};
 }
 
-INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
+INLINE vector requantize(vector sums, const scaling *s, const int mode)
 {
     const int32x4_t high = vqrdmulhq_s32(sums, s->multiplier);
     const int32x4_t away = vshrq_n_s32(vandq_s32(high, s->shift), 31); /* -1 if it is negative and there is a shift */
-    return vshlq_s32(vaddq_s32(symmetric ? vaddq_s32(high, away) : high, s->offset), s->shift);
+    return vshlq_s32(vaddq_s32(mode == SYMMETRIC ? vaddq_s32(high, away) : high, s->offset), s->shift);
 }
 
 INLINE void store_wide(int8_t *y, const vector v[4], int32_t count)
@@ -99,9 +99,9 @@ INLINE void store_block(int8_t *y, const vector sums[4], int32_t count)
 }
 
 INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const vector *a, const vector *b,
-                       const int symmetric)
+                       const int mode)
 {
-    (void)first, (void)second, (void)s, (void)a, (void)b, (void)symmetric; /* stores by blocks are as good */
+    (void)first, (void)second, (void)s, (void)a, (void)b, (void)mode; /* stores by blocks are as good */
 }
 
 INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])

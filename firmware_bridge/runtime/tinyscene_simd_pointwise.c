@@ -52,7 +52,7 @@ static int32_t block_bytes(const tinyscene_conv *c)
 }
 
 /* Channels that there are not are computed with zeros and not stored. */
-INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const int32_t vectors, const int symmetric,
+INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const int32_t vectors, const int mode,
                                  const int shifted)
 {
     channel_set out;
@@ -64,9 +64,15 @@ INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const i
         const vector bias = load_words(c->bias + (some ? channel : 0), some);
         const vector shift = load_int8(c->shift + (some ? channel : 0), some);
         out.weights[at / PARTS] = w + BLOCK * 4;
-        out.start[at] = add(FLIP ? add(bias, load(w + part * LANES * 4)) : bias, splat(BIAS));
-        out.scale[at] = make_scaling(load_words(c->multiplier + (some ? channel : 0), some),
-                                     shifted ? larger(shift, splat(0)) : shift, c->rounding, symmetric);
+        out.start[at] = biased(FLIP ? add(bias, load(w + part * LANES * 4)) : bias, mode);
+#if defined(TINYSCENE_FLOATS)
+        if (mode == IN_FLOATS)
+            out.scale[at] = float_scaling(load_words(c->factor + (some ? channel : 0), some),
+                                          load_words(c->addend + (some ? channel : 0), some));
+        else
+#endif
+            out.scale[at] = make_scaling(load_words(c->multiplier + (some ? channel : 0), some),
+                                         shifted ? larger(shift, splat(0)) : shift, c->rounding, mode);
         out.left[at] = larger(subtract(splat(0), shift), splat(0));
         out.restored[at] = subtract(splat(BIAS), shift_lanes_left(splat(BIAS), out.left[at]));
     }
@@ -75,7 +81,7 @@ INLINE channel_set take_channels(const tinyscene_conv *c, int32_t first, const i
 
 /* A few pixels by a few channels: each value that is loaded is used several times, and all sums are in registers. */
 INLINE void tile(const channel_set *c, int32_t fours, const uint8_t *x, int8_t *y, int32_t outputs,
-                 const int32_t vectors, const int symmetric, const int shifted, const int32_t pixels)
+                 const int32_t vectors, const int mode, const int shifted, const int32_t pixels)
 {
     vector sums[MOST_PIXELS][MOST_VECTORS];
     const int32_t some = vectors < AT_ONCE ? vectors : AT_ONCE;
@@ -108,13 +114,13 @@ INLINE void tile(const channel_set *c, int32_t fours, const uint8_t *x, int8_t *
     for (int32_t pixel = 0; pixel < pixels; pixel++) {
         if (paired && pixel % 2 == 0 && pixel + 1 < pixels)
             store_pair(y + pixel * outputs, y + (pixel + 1) * outputs, c->scale, sums[pixel], sums[pixel + 1],
-                       symmetric);
+                       mode);
         else if (!paired || pixel % 2 == 0)
             for (int32_t first = 0; first < vectors; first += PARTS) {
                 vector block_sums[PARTS];
                 for (int32_t part = 0; part < PARTS; part++)
                     block_sums[part] = first + part < vectors ? requantize(sums[pixel][first + part],
-                                                                           &c->scale[first + part], symmetric)
+                                                                           &c->scale[first + part], mode)
                                                               : splat(0);
                 store_block(y + pixel * outputs + first * LANES, block_sums, c->channels - first * LANES);
             }
@@ -123,18 +129,18 @@ INLINE void tile(const channel_set *c, int32_t fours, const uint8_t *x, int8_t *
 
 /* All pixels of a row; the last two tiles are of about the same size. */
 INLINE void strip(const channel_set *c, int32_t fours, const uint8_t *x, int32_t pixels, int8_t *y, int32_t outputs,
-                  const int32_t vectors, const int symmetric, const int shifted)
+                  const int32_t vectors, const int mode, const int shifted)
 {
     while (pixels > 0) {
         const int32_t half = pixels > MOST_PIXELS ? (pixels + 1) / 2 : pixels;
         const int32_t some = half < MOST_PIXELS ? half : MOST_PIXELS;
         switch (some) {
-        case 1: tile(c, fours, x, y, outputs, vectors, symmetric, shifted, 1); break;
-        case 2: tile(c, fours, x, y, outputs, vectors, symmetric, shifted, 2); break;
-        case 3: tile(c, fours, x, y, outputs, vectors, symmetric, shifted, 3); break;
-        case 4: tile(c, fours, x, y, outputs, vectors, symmetric, shifted, MOST_PIXELS < 4 ? MOST_PIXELS : 4); break;
-        case 5: tile(c, fours, x, y, outputs, vectors, symmetric, shifted, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
-        default: tile(c, fours, x, y, outputs, vectors, symmetric, shifted, MOST_PIXELS); break;
+        case 1: tile(c, fours, x, y, outputs, vectors, mode, shifted, 1); break;
+        case 2: tile(c, fours, x, y, outputs, vectors, mode, shifted, 2); break;
+        case 3: tile(c, fours, x, y, outputs, vectors, mode, shifted, 3); break;
+        case 4: tile(c, fours, x, y, outputs, vectors, mode, shifted, MOST_PIXELS < 4 ? MOST_PIXELS : 4); break;
+        case 5: tile(c, fours, x, y, outputs, vectors, mode, shifted, MOST_PIXELS < 5 ? MOST_PIXELS : 5); break;
+        default: tile(c, fours, x, y, outputs, vectors, mode, shifted, MOST_PIXELS); break;
         }
         pixels -= some;
         x += some * fours * FOUR_BYTES;
@@ -143,37 +149,42 @@ INLINE void strip(const channel_set *c, int32_t fours, const uint8_t *x, int32_t
 }
 
 /* The last channels of AVX2 may be one vector, half a block. */
-INLINE void all_channels(const tinyscene_conv *c, const uint8_t *x, int32_t pixels, int8_t *y, const int symmetric,
+INLINE void all_channels(const tinyscene_conv *c, const uint8_t *x, int32_t pixels, int8_t *y, const int mode,
                          const int shifted)
 {
     const int32_t fours = (c->depth + 3) / 4;
     int32_t channel = 0;
     for (; MOST_BLOCKS == 2 && channel + BLOCK < c->outputs; channel += 2 * BLOCK) {
-        const channel_set two = take_channels(c, channel, MOST_VECTORS, symmetric, shifted);
-        strip(&two, fours, x, pixels, y + channel, c->outputs, MOST_VECTORS, symmetric, shifted);
+        const channel_set two = take_channels(c, channel, MOST_VECTORS, mode, shifted);
+        strip(&two, fours, x, pixels, y + channel, c->outputs, MOST_VECTORS, mode, shifted);
     }
     for (; channel + (PARTS == 2 ? LANES : 0) < c->outputs; channel += BLOCK) {
-        const channel_set one = take_channels(c, channel, PARTS, symmetric, shifted);
-        strip(&one, fours, x, pixels, y + channel, c->outputs, PARTS, symmetric, shifted);
+        const channel_set one = take_channels(c, channel, PARTS, mode, shifted);
+        strip(&one, fours, x, pixels, y + channel, c->outputs, PARTS, mode, shifted);
     }
     if (PARTS == 2 && channel < c->outputs) {
-        const channel_set half = take_channels(c, channel, 1, symmetric, shifted);
-        strip(&half, fours, x, pixels, y + channel, c->outputs, 1, symmetric, shifted);
+        const channel_set half = take_channels(c, channel, 1, mode, shifted);
+        strip(&half, fours, x, pixels, y + channel, c->outputs, 1, mode, shifted);
     }
 }
 
 void tinyscene_pointwise(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
 {
     const uint8_t *inputs = prepare(x, pixels, c->depth, scratch);
-    if (is_symmetric(c))
-        all_channels(c, inputs, pixels, y, 1, 0);
+    const int mode = mode_of(c);
+    if (mode == SYMMETRIC)
+        all_channels(c, inputs, pixels, y, SYMMETRIC, 0);
+    else if (mode == UPWARDS)
+        all_channels(c, inputs, pixels, y, UPWARDS, 0);
+#if defined(TINYSCENE_FLOATS)
     else
-        all_channels(c, inputs, pixels, y, 0, 0);
+        all_channels(c, inputs, pixels, y, IN_FLOATS, 0);
+#endif
 }
 
 void tinyscene_pointwise_wide(const tinyscene_conv *c, const int8_t *x, int32_t pixels, int8_t *y, void *scratch)
 {
-    all_channels(c, prepare(x, pixels, c->depth, scratch), pixels, y, 1, 1);
+    all_channels(c, prepare(x, pixels, c->depth, scratch), pixels, y, SYMMETRIC, 1);
 }
 
 #endif

@@ -132,10 +132,10 @@ INLINE vector dot(vector sums, vector x, vector weights)
     return add(sums, add_neighbours(low, high));
 }
 
-INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int mode)
 {
     const vector offset = shift_right(wasm_i32x4_mul(splat(rounding), power_of_two(shift)), 1);
-    const vector away = symmetric ? wasm_i32x4_ne(shift, splat(0)) : splat(0);
+    const vector away = mode == SYMMETRIC ? wasm_i32x4_ne(shift, splat(0)) : splat(0);
     return (scaling){multiplier, offset, power_of_two(subtract(splat(30), shift)), away};
 }
 
@@ -145,13 +145,13 @@ INLINE vector uppers(vector low, vector high)
     return wasm_i32x4_shuffle(low, high, 1, 3, 5, 7);
 }
 
-INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
+INLINE vector requantize(vector sums, const scaling *s, const int mode)
 {
     const vector half = wasm_i64x2_splat(INT64_C(1) << 31), doubled = shift_left(sums, 1);
     const vector high = uppers(wasm_i64x2_add(wasm_i64x2_extmul_low_i32x4(doubled, s->multiplier), half),
                                wasm_i64x2_add(wasm_i64x2_extmul_high_i32x4(doubled, s->multiplier), half));
     const vector away = wasm_v128_and(shift_right(high, 31), s->away); /* -1 if it is negative and there is a shift */
-    const vector rounded = add(symmetric ? add(high, away) : high, s->offset);
+    const vector rounded = add(mode == SYMMETRIC ? add(high, away) : high, s->offset);
     return uppers(wasm_i64x2_shl(wasm_i64x2_extmul_low_i32x4(rounded, s->power), 2),
                   wasm_i64x2_shl(wasm_i64x2_extmul_high_i32x4(rounded, s->power), 2));
 }
@@ -172,9 +172,9 @@ INLINE void store_block(int8_t *y, const vector sums[4], int32_t count)
 }
 
 INLINE void store_pair(int8_t *first, int8_t *second, const scaling *s, const vector *a, const vector *b,
-                       const int symmetric)
+                       const int mode)
 {
-    (void)first, (void)second, (void)s, (void)a, (void)b, (void)symmetric; /* stores by blocks are as good */
+    (void)first, (void)second, (void)s, (void)a, (void)b, (void)mode; /* stores by blocks are as good */
 }
 
 INLINE void interleave(wide_bytes a, wide_bytes b, wide_bytes c, wide_bytes d, vector out[4])

@@ -2,6 +2,7 @@
  * includes this one after it has defined the types and
  *   X86(op), X86_WHOLE(op)   the intrinsic of an operation on lanes, or on a whole vector
  *   X86_SPLAT64(value)       64-bit lanes that all hold a value
+ *   X86_FLOATS(x)            a vector taken for float32
  *   odd_lanes(x)             lanes 1, 3, ... of x at the even places
  *   high_halves(even, odd)   the upper 32 bits of 64-bit products, of even and of odd lanes, in the order of lanes
  *   store_rows(to, even, odd)  lanes i of even[0] to even[3], of odd[0] to odd[3], then lanes i + 1, 64 bits each
@@ -12,6 +13,7 @@
 
 typedef struct {
     vector even, odd, even_offset, odd_offset, sign, shift;
+    vector factor, addend; /* float32, in place of the others */
 } scaling;
 
 INLINE vector load(const void *from)
@@ -56,9 +58,9 @@ INLINE vector larger(vector a, vector b)
 
 /* (sum + BIAS) * 2 * multiplier is without a sign. Its upper half, BIAS's share taken off, is the product; what rounds
  * the shift is added to it beforehand. */
-INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int symmetric)
+INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, const int mode)
 {
-    const vector away = X86(min_epi32)(shift, X86(set1_epi32)(symmetric)); /* from zero are halves rounded */
+    const vector away = X86(min_epi32)(shift, X86(set1_epi32)(mode == SYMMETRIC)); /* from zero are halves rounded */
     const vector term = X86(srai_epi32)(X86(sllv_epi32)(X86(set1_epi32)(rounding), shift), 1);
     const vector odd_term = X86(srli_epi64)(X86(sub_epi32)(term, away), 32);
     const vector twice = X86(slli_epi32)(multiplier, 1), odd_twice = X86(srli_epi64)(twice, 32);
@@ -71,16 +73,38 @@ INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, c
         X86(sub_epi64)(X86(add_epi64)(X86(slli_epi64)(odd_term, 32), half), X86(mul_epu32)(odd_twice, share)),
         X86(sub_epi32)(X86(set1_epi32)(31), away),
         shift,
+        X86(set1_epi32)(0),
+        X86(set1_epi32)(0),
     };
 }
 
-/* 1 is subtracted from a negative sum. (Its rounded product may be 0 instead of negative: then this has no effect.) */
-INLINE vector requantize(vector sums, const scaling *s, const int symmetric)
+#if defined(TINYSCENE_FLOATS)
+INLINE scaling float_scaling(vector factor, vector addend)
 {
+    const vector none = X86(set1_epi32)(0);
+    return (scaling){none, none, none, none, none, none, factor, addend};
+}
+
+/* a * factor[0] + addend, rounded; b * factor[1] added, rounded; to a whole number. */
+INLINE vector weighted_sum(vector a, vector b, const vector factor[2], vector addend)
+{
+    return X86(cvtps_epi32)(
+        X86(fmadd_ps)(X86(cvtepi32_ps)(b), X86_FLOATS(factor[1]),
+                      X86(fmadd_ps)(X86(cvtepi32_ps)(a), X86_FLOATS(factor[0]), X86_FLOATS(addend))));
+}
+#endif
+
+/* 1 is subtracted from a negative sum. (Its rounded product may be 0 instead of negative: then this has no effect.) */
+INLINE vector requantize(vector sums, const scaling *s, const int mode)
+{
+#if defined(TINYSCENE_FLOATS)
+    if (mode == IN_FLOATS)
+        return X86(cvtps_epi32)(X86(fmadd_ps)(X86(cvtepi32_ps)(sums), X86_FLOATS(s->factor), X86_FLOATS(s->addend)));
+#endif
     const vector even = X86(add_epi64)(X86(mul_epu32)(sums, s->even), s->even_offset);
     const vector odd = X86(add_epi64)(X86(mul_epu32)(odd_lanes(sums), s->odd), s->odd_offset);
     const vector high = high_halves(even, odd);
-    const vector rounded = symmetric ? X86(add_epi32)(high, X86(srlv_epi32)(sums, s->sign)) : high;
+    const vector rounded = mode == SYMMETRIC ? X86(add_epi32)(high, X86(srlv_epi32)(sums, s->sign)) : high;
     return X86(srav_epi32)(rounded, s->shift);
 }
 

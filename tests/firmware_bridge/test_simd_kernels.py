@@ -17,7 +17,8 @@ from tests import ROOT
 from tests.firmware_bridge.instruction_sets import ALL_MACHINES, compile_or_skip
 from tinyscene.deploy.graph.graph import Add, Quantization, Tensor, quantize_multiplier
 from tinyscene.deploy.graph.reference import rescale, run_integer
-from tinyscene.firmware_bridge.codegen.weight_layouts import pointwise_scratch, simd
+from tinyscene.firmware_bridge.codegen.floats import bits, convolution_floats, sum_floats
+from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling, pointwise_scratch, simd
 
 Array = NDArray[Any]
 RUNTIME = ROOT / "firmware_bridge" / "runtime"
@@ -56,8 +57,8 @@ int main(void)
 {
     int32_t n[16], bytes; /* kernel, at_start, its arguments; then each operand with its size; the last is written */
     while (fread(n, 4, 16, stdin) == 16) {
-        int8_t *operand[6];
-        for (int i = 0; i < 6; i++) {
+        int8_t *operand[8];
+        for (int i = 0; i < 8; i++) {
             if (fread(&bytes, 4, 1, stdin) != 1)
                 return 3;
             operand[i] = take((size_t)bytes, n[1]);
@@ -67,10 +68,20 @@ int main(void)
         const int8_t *rows[64];
         for (int i = 0; i < 64; i++)
             rows[i] = operand[0] + (n[0] == 1 || n[0] == 3 || n[0] == 4 ? i * n[9] : 0);
-        int8_t *y = operand[5];
-        const tinyscene_conv c = {operand[1], (int32_t *)operand[2], (int32_t *)operand[3], operand[4],
-                                  n[2], n[3], n[4], -128};
-        const tinyscene_sum s = {{n[2], n[3]}, n[4], n[5], n[6], n[7], n[8], n[9]};
+        int8_t *y = operand[7];
+        tinyscene_conv c = {.weights = operand[1], .bias = (int32_t *)operand[2], .multiplier = (int32_t *)operand[3]};
+        c.shift = operand[4], c.depth = n[2], c.outputs = n[3], c.rounding = n[4], c.activation_min = -128;
+        tinyscene_sum s = {.zero_point = {n[2], n[3]}, .multiplier = n[4], .shift = n[5], .out_multiplier = n[6]};
+        s.out_shift = n[7], s.out_zero_point = n[8], s.activation_min = n[9];
+#if defined(TINYSCENE_FLOATS)
+        if (n[15] && n[0] != 2) {
+            c.factor = (int32_t *)operand[5];
+            c.addend = (int32_t *)operand[6];
+        } else if (n[15]) {
+            memcpy(s.factor, operand[5], sizeof s.factor);
+            memcpy(&s.addend, operand[6], sizeof s.addend);
+        }
+#endif
         const int is_pointwise = n[0] == 0 || n[0] == 5;
         void *scratch = take(is_pointwise ? (size_t)n[9] : 0, n[1]);
         if (is_pointwise && n[9] != TINYSCENE_POINTWISE_SCRATCH(n[2], n[5]))
@@ -107,12 +118,15 @@ class Case:
     arguments: tuple[int, ...]
     operands: tuple[Array, ...]
     expected: Array
+    floats: tuple[Array, Array] | None = None  # factors and addends
 
     def encode(self, at_start: bool) -> bytes:
         numbers = [self.kernel, int(at_start), *self.arguments]
-        operands = [*self.operands, *[np.zeros(0, np.int8)] * (5 - len(self.operands)), np.zeros_like(self.expected)]
+        nothing = np.zeros(0, np.int8)
+        operands = [*self.operands, *[nothing] * (5 - len(self.operands)), *(self.floats or [nothing] * 2)]
+        operands.append(np.zeros_like(self.expected))
         parts = [struct.pack("<i", each.nbytes) + np.ascontiguousarray(each).tobytes() for each in operands]
-        return struct.pack("<16i", *numbers, *[0] * (16 - len(numbers))) + b"".join(parts)
+        return struct.pack("<16i", *numbers, *[0] * (15 - len(numbers)), int(self.floats is not None)) + b"".join(parts)
 
 
 def require_equal(program: list[str], cases: list[Case]) -> None:
@@ -151,25 +165,54 @@ def random_scaling(draw: np.random.Generator, outputs: int, least: int = 1) -> t
     return bias.astype(np.int32), multiplier.astype(np.int32), shift.astype(np.int8)
 
 
-def pointwise(draw: np.random.Generator, depth: int, outputs: int, pixels: int, style: int, wide: bool = False) -> Case:
+def moderate_scaling(draw: np.random.Generator, outputs: int) -> tuple[Array, Array, Array]:
+    """As in networks, so that rescaling in float32 is exact with a zero point of -128."""
+    bias, multiplier, _ = random_scaling(draw, outputs)
+    return bias >> 16, multiplier, draw.integers(1, 6, outputs).astype(np.int8)
+
+
+def in_floats(conv: tuple[Array, Array, Array], weights: Array) -> tuple[Array, Array]:
+    """Factors and addends of a convolution with weights (outputs, others)."""
+    bias, multiplier, shift = (each.astype(np.int64) for each in conv)
+    largest = 128 * np.abs(weights.astype(np.int64)).sum(1) + np.abs(bias)
+    factors = convolution_floats(Rescaling(bias, multiplier, shift, -128), largest)
+    assert factors is not None
+    return bits(factors[0]), bits(factors[1])
+
+
+def pointwise(
+    draw: np.random.Generator,
+    depth: int,
+    outputs: int,
+    pixels: int,
+    style: int,
+    wide: bool = False,
+    floats: bool = False,
+) -> Case:
     x = random_values(draw, (pixels, depth), style, 127)
     weights = np.maximum(random_values(draw, (outputs, depth), int(draw.integers(5)), 127), -127)
-    conv, zero_point = random_scaling(draw, outputs, -6 if wide else 1), int(draw.integers(-128, 128))
+    conv = moderate_scaling(draw, outputs) if floats else random_scaling(draw, outputs, -6 if wide else 1)
+    zero_point = -128 if floats else int(draw.integers(-128, 128))
     scratch = pointwise_scratch("simd", depth, pixels)
     expected = requantized(x.astype(np.int64) @ weights.astype(np.int64).T, conv, zero_point)
     arguments = (depth, outputs, 2 * zero_point + 1, pixels, 0, 0, 0, scratch)
-    return Case(5 if wide else 0, arguments, (x, simd(weights), *conv), expected)
+    factors = in_floats(conv, weights) if floats else None
+    return Case(5 if wide else 0, arguments, (x, simd(weights), *conv), expected, factors)
 
 
-def depthwise(draw: np.random.Generator, channels: int, pixels: int, step: int, style: int) -> Case:
+def depthwise(
+    draw: np.random.Generator, channels: int, pixels: int, step: int, style: int, floats: bool = False
+) -> Case:
     row = (pixels - 1) * step + 3 * channels
     rows = random_values(draw, (3, row), style, 127)
     weights = np.maximum(random_values(draw, (3, 3, channels), int(draw.integers(5)), 127), -127)
-    conv, zero_point = random_scaling(draw, channels), int(draw.integers(-128, 128))
+    conv = moderate_scaling(draw, channels) if floats else random_scaling(draw, channels)
+    zero_point = -128 if floats else int(draw.integers(-128, 128))
     windows = windows_of(rows, 3 * channels, pixels, step).reshape(pixels, 3, 3, channels)
     expected = requantized((windows * weights.astype(np.int64)).sum((1, 2)), conv, zero_point)
     arguments = (9, channels, 2 * zero_point + 1, pixels, step, 0, 0, row)
-    return Case(1, arguments, (rows, weights, *conv), expected)
+    factors = in_floats(conv, weights.reshape(9, channels).T) if floats else None
+    return Case(1, arguments, (rows, weights, *conv), expected, factors)
 
 
 def windows_of(rows: Array, width: int, pixels: int, step: int) -> Array:
@@ -177,9 +220,12 @@ def windows_of(rows: Array, width: int, pixels: int, step: int) -> Array:
     return np.stack([rows[:, at * step : at * step + width] for at in range(pixels)]).astype(np.int64)
 
 
-def addition(draw: np.random.Generator, scales: tuple[float, float, float], relu: bool, count: int) -> Case:
+def addition(
+    draw: np.random.Generator, scales: tuple[float, float, float], relu: bool, count: int, floats: bool = False
+) -> Case:
     names = ("a", "b", "y")
-    quantizations = [Quantization(float(np.float32(each)), int(draw.integers(-128, 128))) for each in scales]
+    points = [*draw.integers(-128, 128, 2), -128 if floats else draw.integers(-128, 128)]
+    quantizations = [Quantization(float(np.float32(s)), int(p)) for s, p in zip(scales, points, strict=True)]
     tensors = [Tensor(name, (1, 1, 1, count), each) for name, each in zip(names, quantizations, strict=True)]
     operator = Add(inputs=("a", "b"), output=tensors[2], relu=relu)
     operator.check_integers(*tensors[:2])
@@ -191,7 +237,9 @@ def addition(draw: np.random.Generator, scales: tuple[float, float, float], relu
     arguments = (*zero_points[:2], scaled[0], -scaled[1], last[0], -last[1])
     activation_min = zero_points[2] if relu else -128
     expected = run_integer(operator, tensors[:2], [a, b])
-    return Case(2, (*arguments, zero_points[2], activation_min), (a, b), expected)
+    found = sum_floats(operator, tensors[:2], (0, 1)) if floats else None
+    factors = None if found is None else (bits(found[:2]), bits(found[2:]))
+    return Case(2, (*arguments, zero_points[2], activation_min), (a, b), expected, factors)
 
 
 def pool(draw: np.random.Generator, window: tuple[int, int], channels: int, pixels: int, step: int) -> Case:
@@ -254,6 +302,21 @@ def test_additions_equal_the_reference(program: list[str]) -> None:
         for index, each in enumerate(scales)
         for count in (1, 7, 15, 16, 17, 100, 256, 544)
     ]
+    require_equal(program, cases)
+
+
+def test_convolutions_in_floats_equal_the_reference(program: list[str]) -> None:
+    draw, cases = np.random.default_rng(7), []
+    for index, outputs in enumerate((1, 8, 15, 16, 24, 33, 64, 120)):
+        cases += [pointwise(draw, 8 + outputs, outputs, pixels, index % 5, floats=True) for pixels in (1, 2, 5, 17)]
+        cases += [depthwise(draw, outputs, 5, step * outputs, index % 5, floats=True) for step in (1, 2)]
+    require_equal(program, cases)
+
+
+def test_additions_in_floats_equal_the_reference(program: list[str]) -> None:
+    draw, scales = np.random.default_rng(8), ((0.09592653, 0.06012358, 0.07141421), (0.11347, 0.04013, 0.09053))
+    cases = [addition(draw, each, False, count, floats=True) for each in scales for count in (1, 15, 16, 17, 544)]
+    assert all(case.floats for case in cases)
     require_equal(program, cases)
 
 

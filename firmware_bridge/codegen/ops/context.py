@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Convolution, DepthwiseConv2D, Kind, Tensor, quantize_multiplier
+from tinyscene.firmware_bridge.codegen.floats import bits, convolution_floats
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
 from tinyscene.firmware_bridge.memory.planner import Plan
 from tinyscene.firmware_bridge.memory.rows import Rows
@@ -150,9 +151,13 @@ def convolution_tables(
 ) -> Code:
     """The tables of a convolution. `tables` has one for each set of kernels, or one of "any"; `with_scales` are those
     whose table has what rescales the sums, too."""
+    floats = _floats(operator, context)
+    last = f"factor_{context.number}, addend_{context.number}" if floats is not None else "NULL, NULL"
+    in_floats = for_floats(last) if "simd" in context.kernels else ""
     variants: dict[str, list[str]] = {}  # C -> sets of kernels
     for kernels, values in tables.items():
-        variants.setdefault(_variant(operator, context, values, kernels in with_scales), []).append(kernels)
+        variant = _variant(operator, context, values, kernels in with_scales, in_floats)
+        variants.setdefault(variant, []).append(kernels)
     text = "".join(variants)
     if len(variants) > 1:
         conditions = [
@@ -161,10 +166,16 @@ def convolution_tables(
         text = "".join(f"#elif {each}\n{body}" for each, body in zip(conditions, variants, strict=True))
         text = f"#{text[3:]}#endif\n"
     head = f"/* {comment(operator.output.name)}: {' x '.join(map(str, operator.weights.shape))} */\n"
+    if floats is not None:
+        names = zip(("factor", "addend"), bits(floats), strict=True)
+        arrays = "".join(array(f"{name}_{context.number}", values) for name, values in names)
+        head += f"#if defined(TINYSCENE_FLOATS)\n{arrays}#endif\n"
     return Code([], head + text, f"extern const tinyscene_conv tinyscene_conv_{context.number};\n")
 
 
-def _variant(operator: Convolution, context: CodegenContext, values: NDArray[Any], rescales: bool) -> str:
+def _variant(
+    operator: Convolution, context: CodegenContext, values: NDArray[Any], rescales: bool, in_floats: str
+) -> str:
     """The tables of a convolution for some kernels; `rescales` says that `values` have what rescales sums, too."""
     number, rescaling = context.number, rescaling_of(operator, context.sources[0])
     bias = rescaling.bias.astype(np.uint64).astype(np.uint32).astype(np.int32)  # sums wrap around
@@ -182,7 +193,20 @@ def _variant(operator: Convolution, context: CodegenContext, values: NDArray[Any
         *map(str, (2 * rescaling.zero_point + 1, _activation_min(operator))),
     ]
     arrays = [array(f"weights_{number}", values), *(array(f"{name}_{number}", each) for name, each in separate.items())]
-    return "".join([*arrays, f"const tinyscene_conv tinyscene_conv_{number} = {{{', '.join(fields)}}};\n"])
+    return "".join([*arrays, f"const tinyscene_conv tinyscene_conv_{number} = {{{', '.join(fields)}{in_floats}}};\n"])
+
+
+def for_floats(values: str) -> str:
+    """The last values of a structure, for kernels that compute in float32."""
+    return f"\n#if defined(TINYSCENE_FLOATS)\n    , {values}\n#endif\n"
+
+
+def _floats(operator: Convolution, context: CodegenContext) -> NDArray[np.float64] | None:
+    """What rescales a convolution's sums in float32, if kernels do that and it is exact."""
+    source = context.sources[0]
+    if "simd" not in context.kernels or not is_fast(operator, source):
+        return None
+    return convolution_floats(rescaling_of(operator, source), _largest_sums(operator, source))
 
 
 def rescaling_of(operator: Convolution, source: Tensor) -> Rescaling:
