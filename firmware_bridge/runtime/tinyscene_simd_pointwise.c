@@ -26,6 +26,7 @@ typedef struct {
 static const uint8_t *prepare(const int8_t *x, int32_t pixels, int32_t depth, uint8_t *scratch)
 {
     const int32_t left = depth % 4, fours = depth / 4, all = pixels * depth, bytes = (fours + 1) * FOUR_BYTES;
+    const int32_t chunks = fours / 4 + 1; /* what is too much is overwritten by the next pixel */
     uint8_t *out = scratch;
     int32_t at = 0;
     if (left == 0 && FLIP == 0 && FOUR_BYTES == 4)
@@ -34,8 +35,9 @@ static const uint8_t *prepare(const int8_t *x, int32_t pixels, int32_t depth, ui
         prepare_fours(x, all / 4, out);
         return scratch;
     }
-    for (; all - at >= 4 * fours + 4; at += depth, out += bytes)
-        prepare_fours(x + at, fours + 1, out);
+    for (; all - at >= 16 * chunks; at += depth, out += bytes)
+        for (int32_t i = 0; i < chunks; i++)
+            prepare_fours(x + at + 16 * i, 4, out + 4 * i * FOUR_BYTES);
     for (; at < all; at += depth, out += bytes) {
         int8_t last[4] = {0};
         for (int32_t i = 0; i < left; i++)
