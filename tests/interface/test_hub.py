@@ -105,3 +105,18 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch,
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="must be hf://user/name"):
         fetch_bundle(address)
+
+
+def test_a_panic_of_the_client_is_one_line(
+    hub: Repository, bundle: Bundle, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicException(BaseException):  # as pyo3 names and derives it
+        pass
+
+    def panic(*_: object, **__: object) -> None:
+        raise PanicException("failed to create log directory")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", panic)
+    code, out, err = run_cli("push", bundle.folder, "hf://user/name")
+    line = "tinyscene: hf://user/name: the hub cannot be used (PanicException: failed to create log directory)\n"
+    assert (code, out, err) == (2, "", line)

@@ -150,17 +150,22 @@ def _hub() -> Any:
 
 @contextlib.contextmanager
 def _named(address: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one line: its exceptions, and those of its transport, share no base."""
+    """Turn what the hub's client raises into one line: its exceptions, and those of its transport, share no base.
+
+    A panic of its parts in Rust, as on a disk that takes no log, is not even an Exception.
+    """
     try:
         yield
     except (InputError, OSError) as error:
         if isinstance(error, InputError) or getattr(error, "errno", None) is not None:
             raise
         raise InputError(f"{address}: {_first_line(error)}") from None
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
         raise InputError(f"{address}: {_first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"the hub cannot be used ({type(error).__name__}: {' '.join(lines)[:200]})"
