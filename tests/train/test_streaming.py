@@ -1,9 +1,11 @@
 """Networks without padding over time: their columns, what they cost, and the same integers in every rendering."""
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from tests.graphs import conv
 from tests.train.test_cp_mobile import trained
 from tests.train.test_export import run_of
 from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.golden import probe_sounds
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
@@ -21,13 +24,13 @@ from tinyscene.deploy.graph.streaming import stream_cost
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.native import READY, native_scene
-from tinyscene.train.data.cache import prepare
-from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.data.datasets import SCENES
+from tinyscene.train.export import export_onnx
 from tinyscene.train.models import build
 from tinyscene.train.models.cp_mobile import CPMobile
 from tinyscene.train.network_settings import CPMobileModel
 from tinyscene.train.quantize.lower import lower
-from tinyscene.train.quantize.quantize import quantize
+from tinyscene.train.quantize.own_network import quantize_network
 from tinyscene.train.recipe import load_recipe, parse_recipe
 from tinyscene.train.runs.budget import count_bundle, count_recipe
 
@@ -175,11 +178,11 @@ def test_what_reads_a_mean_costs_by_decision() -> None:
 
 
 @pytest.fixture(scope="module")
-def streaming(tmp_path_factory: pytest.TempPathFactory, sample_dataset: Dataset) -> Bundle:
-    folder = tmp_path_factory.mktemp("streaming")
-    run, _ = run_of(folder, "nano", [*SMALL, "quantize.clips=8"], seed=3)
-    clips = prepare(sample_dataset, 32_000, folder / "cache", clip_seconds=SECONDS)
-    return quantize(run, sample_dataset, clips, folder / "bundle", split="5")
+def streaming(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    recipe, out = load_recipe("nano", SMALL), tmp_path_factory.mktemp("streaming") / "bundle"
+    assert isinstance(recipe.model, CPMobileModel)
+    noise = probe_sounds(recipe.features)
+    return quantize_network(trained(recipe.model, 3, (48, 55))[0], noise, SCENES, recipe.features, out)
 
 
 def test_a_column_of_the_integers_is_the_same_in_every_clip(streaming: Bundle) -> None:
@@ -215,6 +218,15 @@ def test_the_c_decides_as_the_reference_does_on_every_window(streaming: Bundle, 
     np.testing.assert_array_equal(decided, np.rint(logits / np.float32(q.scale)) + q.zero_point)
 
 
-def test_a_streaming_bundle_is_counted_as_its_run_is(streaming: Bundle) -> None:
-    recipe = parse_recipe(streaming.content["recipe"], "recipe")
-    assert count_bundle(streaming.folder).listening == count_recipe(recipe).listening
+def test_onnx_runtime_agrees_with_torch_without_padding(tmp_path: Path) -> None:
+    run, network = run_of(tmp_path, "nano", SMALL)
+    session = onnxruntime.InferenceSession(export_onnx(run), providers=["CPUExecutionProvider"])
+    log_mel = np.random.default_rng(0).normal(-5, 3, (2, 1, 48, 55)).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(log_mel)).numpy()
+    (logits,) = session.run(["logits"], {"log_mel": log_mel})
+    np.testing.assert_allclose(np.asarray(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_streaming_bundle_is_counted_as_its_recipe_is(streaming: Bundle) -> None:
+    assert count_bundle(streaming.folder).listening == count_recipe(load_recipe("nano", SMALL)).listening
