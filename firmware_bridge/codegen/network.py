@@ -62,7 +62,7 @@ def network_config(plan: Plan) -> Config:
     return {
         "TENSORS": len(graph.tensors),
         "ARENA_BYTES": plan.arena_bytes,
-        "RUN_UNITS": sum(units * plan.schedule.turns(index) for index, units in enumerate(row_units(plan))),
+        "RUN_UNITS": sum(units * each.count for units, each in zip(row_units(plan), plan.schedule.access, strict=True)),
         "ROW_UNITS": max(row_units(plan)),
         "BY_TIME": int(plan.schedule.arriving),
         **({} if plan.schedule.arriving else {"INPUT": first_value(plan, graph.input.name)}),

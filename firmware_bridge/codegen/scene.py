@@ -15,7 +15,7 @@ from tinyscene.firmware_bridge.memory.planner import ALWAYS, Block, Plan, aligne
 from tinyscene.firmware_bridge.memory.schedule import FIRST
 
 STATE_WORDS = 7 + 1 + 2  # of struct tinyscene: its own, one of the progress of a run, those of a backlog
-FRAME_WORK = 3  # of each point and pass of the transform, in the multiplications that take as long
+FRAME_WORK = 4  # instructions of a Cortex-M4 by point and pass of the transform, all stages together
 
 
 def window_config(front_end: FrontEnd, start_frames: int, hop: float | None) -> dict[str, int]:

@@ -268,10 +268,10 @@ tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget)
     }
     if (!instance->running) {
         while (catch_up(instance)) {
-            budget -= TINYSCENE_FRAME_UNITS;
-            if (budget <= 0) {
+            if (budget < (2 * TINYSCENE_FRAME_UNITS)) {
                 return TINYSCENE_MORE;
             }
+            budget -= TINYSCENE_FRAME_UNITS;
         }
         if (!tinyscene_sound_complete(&instance->sound)) {
             return TINYSCENE_ERROR_NOT_READY;

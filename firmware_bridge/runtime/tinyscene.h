@@ -89,8 +89,9 @@ tinyscene_status tinyscene_push(tinyscene *instance, const int16_t *pcm, size_t 
 
 /* Do the next part of what is left to do: rows of the network, if a window is complete, or frames of the backlog.
  * TINYSCENE_MORE: call again. TINYSCENE_OK: there is a new decision. TINYSCENE_ERROR_NOT_READY: push more first.
- * The budget is in units of about a thousand multiplications, of which a run has TINYSCENE_RUN_UNITS; a part ends after
- * the row that exhausts it. A row has TINYSCENE_ROW_UNITS at most, and a frame TINYSCENE_FRAME_UNITS. */
+ * The budget is in units of about a thousand instructions of a Cortex-M4, of which a run has TINYSCENE_RUN_UNITS. A part
+ * ends before the row or frame that does not fit, but does one. A row has TINYSCENE_ROW_UNITS at most, and a frame
+ * TINYSCENE_FRAME_UNITS. */
 tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget);
 
 /* The same without a limit: classify the complete window. */

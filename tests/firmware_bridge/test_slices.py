@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests import ROOT
 from tests.firmware_bridge.test_network_c import STEP_HOOK, Poison, hook, traced
 from tests.firmware_bridge.test_scene_c import expected
-from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, make_network, write_sources
 from tinyscene.firmware_bridge.emulate import answers_of, job_of
@@ -126,3 +127,20 @@ def test_a_cortex_m4_decides_the_same_row_by_row(bundle: Bundle, tmp_path: Path)
     rows = [call.instructions for call in counted.calls if call.function != "tinyscene_step"]
     assert len(steps) in (len(rows), len(rows) + 2)  # at the end of a run, nothing may be left to do
     assert max(steps[1:-2]) < max(rows) + 2_000
+
+
+@pytest.mark.slow
+def test_no_part_of_a_hundredth_of_the_budget_takes_more_of_a_run_on_a_cortex_m4(tmp_path: Path) -> None:
+    bundle = open_bundle(ROOT / "tinyscene" / "bundled" / "sounds10")
+    settings = build_settings("cortex-m4")
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, (settings.kernels,))
+    budget = int(library.config["RUN_UNITS"]) // 100
+    image = build_image(library, settings, tmp_path, flags=[f"-DHARNESS_BUDGET={budget}"])
+    (image.parent / "job.bin").write_bytes(job_of(bundle.vectors.pcm[:1]))
+    counted = emulators.run(
+        image, settings.target, image.parent, "unicorn", counting=True, by_function="tinyscene_step"
+    )
+    parts = [call.instructions for call in counted.calls]
+    assert 100 <= len(parts) < 130
+    assert max(parts) < 0.0105 * sum(parts)
+    assert abs(sum(parts) / int(library.config["RUN_UNITS"]) - 1000) < 50  # what a unit is
