@@ -1,4 +1,5 @@
-"""The library on processors that no target names: big-endian, Cortex-M0+, and RISC-V without compressed instructions.
+"""The library on processors that no target names: big-endian, Cortex-M0+, Xtensa, and RISC-V without compressed
+instructions.
 
 Every answer is compared with the reference: the bundle's golden logits, which are its model's bit for bit.
 """
@@ -14,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import ROOT
 from tests.firmware_bridge.packaged import write
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.firmware_bridge.codegen.library import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import Library, make_library, write_sources
 from tinyscene.firmware_bridge.emulate import Image, job_of
 from tinyscene.firmware_bridge.packaging import package
 from tinyscene.firmware_bridge.targets.image import BuildSettings, build_image
@@ -82,4 +84,21 @@ def test_a_big_endian_machine_gives_the_golden_logits(
     pcm = bundle.vectors.pcm[:CLIPS].astype(">i2").tobytes()
     done = subprocess.run([emulator, tmp_path / "scene"], input=pcm, capture_output=True, check=True)
     logits = [[int(each) for each in line.split("\t")[2].split()] for line in done.stdout.decode().splitlines()]
+    np.testing.assert_array_equal(logits, bundle.vectors.logits[:CLIPS])
+
+
+def test_an_xtensa_gives_the_golden_logits(library: Library, bundle: Bundle, tmp_path: Path) -> None:
+    """The core of the ESP8266, which has no C library here: its own program, and the harness's memcpy."""
+    compiler, emulator = "xtensa-lx106-elf-gcc", "qemu-xtensa-static"
+    if shutil.which(compiler) is None or shutil.which(emulator) is None:
+        pytest.skip(f"{compiler} and {emulator} are needed: make tools")
+    harness = ROOT / "firmware_bridge" / "harness"
+    sources = [*write_sources(library, tmp_path), harness / "memory.c", Path(__file__).parent / "xtensa.c"]
+    command = [compiler, "-O2", "-std=gnu99", "-ffreestanding", "-mlongcalls", "-nostdlib", "-static"]
+    command += [f"-I{tmp_path}", f"-I{harness / 'include'}", *map(str, sources), "-lgcc", "-o", str(tmp_path / "scene")]
+    subprocess.run(command, check=True)
+    pcm = bundle.vectors.pcm[:CLIPS].astype("<i2").tobytes()
+    run = [emulator, "-cpu", "lx106", tmp_path / "scene"]
+    done = subprocess.run(run, input=pcm, capture_output=True, check=True)
+    logits = np.frombuffer(done.stdout, np.int8).reshape(CLIPS, -1)
     np.testing.assert_array_equal(logits, bundle.vectors.logits[:CLIPS])

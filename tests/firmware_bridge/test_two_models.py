@@ -14,6 +14,8 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.codegen.naming import require_prefix, with_prefix
 from tinyscene.firmware_bridge.firmware import write_firmware
+from tinyscene.firmware_bridge.targets import emulators
+from tinyscene.firmware_bridge.targets.toolchains import TARGETS, build, find_toolchain, harness_sources
 
 PROGRAM = """
 #include <stdio.h>
@@ -50,12 +52,44 @@ int main(void)
 """
 
 
+IMAGE = """
+#include "harness.h"
+#include "kitchen.h"
+#include "garage.h"
+
+#define DECIDE(name, NAME)                                                               \\
+    static int decide_##name(int32_t sounds, int32_t logits)                             \\
+    {                                                                                    \\
+        static NAME##_ALIGNED uint8_t memory[NAME##_BYTES];                              \\
+        static int16_t pcm[NAME##_CLIP_SAMPLES];                                         \\
+        int8_t scores[NAME##_CLASSES];                                                   \\
+        size_t taken;                                                                    \\
+        name *scene;                                                                     \\
+        return harness_read(sounds, pcm, sizeof pcm) != sizeof pcm ||                    \\
+               name##_init(memory, sizeof memory, &scene) != NAME##_OK ||                \\
+               name##_push(scene, pcm, NAME##_CLIP_SAMPLES, &taken) != NAME##_READY ||   \\
+               name##_run(scene) != NAME##_OK ||                                         \\
+               name##_scores(scene, scores, NAME##_CLASSES) != NAME##_OK ||              \\
+               harness_write(logits, scores, sizeof scores) != sizeof scores;            \\
+    }
+
+DECIDE(kitchen, KITCHEN)
+DECIDE(garage, GARAGE)
+
+int main(void)
+{
+    const int32_t sounds = harness_open("sounds.bin", 0), logits = harness_open("logits.bin", 1);
+    return decide_kitchen(sounds, logits) || decide_garage(sounds, logits);
+}
+"""
+
+
 def other_model() -> Bundle:
     return open_bundle(ROOT / "tinyscene" / "bundled" / "sounds10")
 
 
-def library_of(bundle: Bundle) -> Library:
-    return make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain",), rule=bundle.rule)
+def library_of(bundle: Bundle, kernels: str = "plain") -> Library:
+    return make_library(bundle.graph, bundle.front_end, bundle.labels, (kernels,), rule=bundle.rule)
 
 
 def run(command: Sequence[str | Path], folder: Path, **more: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -83,6 +117,27 @@ def test_two_models_in_one_program_give_their_own_golden_logits(bundle: Bundle, 
     said = run([tmp_path / "program"], tmp_path, input=b"".join(sounds)).stdout.decode().splitlines()
     expected = [f"{' '.join(map(str, each.vectors.logits[1].tolist()))} {each.labels[0]}" for each in models.values()]
     assert said == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("toolchain", "emulator"), [("gcc", "qemu"), ("zig", "unicorn")])
+def test_two_models_in_one_image_of_a_cortex_m4_give_their_own_golden_logits(
+    bundle: Bundle, tmp_path: Path, toolchain: str, emulator: str
+) -> None:
+    target, models = TARGETS["cortex-m4"], {"kitchen": bundle, "garage": other_model()}
+    for needed in {"gcc": (target.compiler, target.qemu[0]), "zig": ()}[toolchain]:
+        if shutil.which(needed) is None:
+            pytest.skip(f"{needed} is missing: make tools")
+    for prefix, model in models.items():
+        for name, text in with_prefix(library_of(model, target.kernels).files, prefix).items():
+            (tmp_path / name).write_text(text)
+    (tmp_path / "image.c").write_text(IMAGE)
+    sources = [*sorted(tmp_path.glob("*.c")), *harness_sources(target)]
+    image = build(find_toolchain(toolchain, target), target, sources, tmp_path / "image.elf", includes=[tmp_path])
+    (tmp_path / "sounds.bin").write_bytes(b"".join(model.vectors.pcm[1].tobytes() for model in models.values()))
+    emulators.run(image, target, tmp_path, emulator)
+    expected = b"".join(model.vectors.logits[1].tobytes() for model in models.values())
+    assert (tmp_path / "logits.bin").read_bytes() == expected
 
 
 def test_a_header_links_with_its_own_archive_only(bundle: Bundle, tmp_path: Path) -> None:
