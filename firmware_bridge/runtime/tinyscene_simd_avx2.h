@@ -6,8 +6,8 @@
 
 #if defined(__AVXVNNI__)
 enum { LANES = 8, FLIP = 0x80, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 1, AT_ONCE = 2, HAS_PAIRS = 0 };
-#else
-enum { LANES = 8, FLIP = 0, BIAS = 1 << 30, MOST_PIXELS = 6, MOST_BLOCKS = 1, AT_ONCE = 2, HAS_PAIRS = 0 };
+#else /* ten sums, four vectors of weights and two of inputs are in registers */
+enum { LANES = 8, FLIP = 0, BIAS = 1 << 30, MOST_PIXELS = 5, MOST_BLOCKS = 1, AT_ONCE = 2, HAS_PAIRS = 0 };
 #endif
 typedef __m256i vector;
 typedef __m256i wide_bytes;
