@@ -25,7 +25,8 @@
  * Guarantees, each of them tested:
  *   - logits equal those of the quantized model on a host bit for bit, on any machine with a C99 compiler, for any
  *     division of the PCM into pushes;
- *   - integers only; no heap, stdio or recursion; of libc only memcpy, memmove and memset, which compilers call anyway;
+ *   - integers only, but for the vectors of x86-64 if TINYSCENE_HOST asks for them, which round to nearest in float32;
+ *     no heap, stdio or recursion; of libc only memcpy, memmove and memset, which compilers call anyway;
  *   - all state is in the caller's memory, so several instances can run side by side; constants are const;
  *   - every function checks its arguments and the instance and returns a status. Whatever an instance's memory holds,
  *     nothing outside of it is written; changed bytes are noticed only where they would lead there;

@@ -78,7 +78,7 @@ INLINE scaling make_scaling(vector multiplier, vector shift, int32_t rounding, c
     };
 }
 
-#if defined(TINYSCENE_FLOATS)
+#if defined(TINYSCENE_FLOATS) /* in the rounding that a processor begins with: to nearest */
 INLINE scaling float_scaling(vector factor, vector addend)
 {
     const vector none = X86(set1_epi32)(0);
