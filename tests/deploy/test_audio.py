@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,17 @@ def test_a_flac_lasts_as_long_as_its_sound_whatever_its_header_says(total: int, 
     assert notes[0].startswith("damaged: " if total else "its header gives no length: 2.50 s are there")
 
 
+def test_a_flac_that_promises_too_much_is_used_up_to_where_it_is_damaged(tmp_path: Path) -> None:
+    path = with_total(write(tmp_path / "a.flac", noise(6), kind="FLAC"), 2**35)
+    content = bytearray(path.read_bytes())
+    content[len(content) * 3 // 4 :] = bytes(len(content) // 4)
+    path.write_bytes(content)
+    clips, notes = read(path)
+    assert len(clips) == 4
+    np.testing.assert_array_equal(clips, read(write(tmp_path / "a.wav", noise(6)))[0][:4])
+    assert notes[0].startswith("damaged: its header promises 1073741.82 s; the first 4.")
+
+
 @pytest.mark.parametrize("size", [0, 2**32 - 1])
 def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(size: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(2))
@@ -246,6 +258,19 @@ def test_an_ogg_that_was_cut_is_noted(subtype: str, tmp_path: Path) -> None:
     assert not any("truncated" in note for note in read(path)[1])
     _, notes = read(cut(path, 0.6))
     assert notes[0].startswith("truncated: ")
+
+
+def test_what_follows_the_last_page_of_an_ogg_is_neither_a_cut_nor_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ogg", noise(2, 48_000), 48_000, subtype="VORBIS", kind="OGG")
+    with path.open("ab") as handle:
+        handle.write(b"TAG")
+    assert not any("truncated" in note for note in read(path)[1])
+    os.truncate(path, 2**26)
+    tracemalloc.start()
+    read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23
 
 
 def test_a_channel_that_is_inverted_does_not_silence_the_other(tmp_path: Path) -> None:
