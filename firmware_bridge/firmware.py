@@ -84,7 +84,7 @@ def write_firmware(
         files = package(library, kind, version, costs, _home())
     else:
         files = library.files | {
-            "README.md": readme(report, clock_table(costs, library.config)),
+            "README.md": readme(report, library.config, clock_table(costs, library.config)),
             "LICENSE": license_text(),
         }
     files = with_prefix(files, prefix)

@@ -2,7 +2,7 @@
 
 report = describe(library, flash)             # report.as_json() is report.json
 plan_picture(library.plan)                    # SVG: memory upwards, time to the right
-readme(report)                                # README.md of the C sources
+readme(report, library.config)                # README.md of the C sources
 """
 
 import colorsys
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.firmware_bridge.codegen.library import Library
+from tinyscene.firmware_bridge.codegen.network import Config
 from tinyscene.firmware_bridge.cost import Cost
 from tinyscene.firmware_bridge.emulate import EmulationResult
 from tinyscene.firmware_bridge.memory.planner import Plan
@@ -235,7 +236,7 @@ def plan_picture(plan: Plan) -> str:
     return Xml.tostring(root, encoding="unicode") + "\n"
 
 
-def readme(report: LibraryReport, clock_table: str = "") -> str:
+def readme(report: LibraryReport, config: Config, clock_table: str = "") -> str:
     """README.md of the C sources, with the table of cost.py."""
     values = {
         "clock_table": clock_table,
@@ -244,6 +245,8 @@ def readme(report: LibraryReport, clock_table: str = "") -> str:
         "memory": _memory_line(report),
         "flash": _flash_line(report.flash),
         "kernels": ", ".join(report.kernels),
+        "sample_rate": config["SAMPLE_RATE"],
+        "decision": f"tinyscene_{'decision' if 'AVERAGE' in config else 'best'}(scene)",
         "columns": COLUMNS,
         "rows": [[cell.replace("|", "/") for cell in row.cells()] for row in report.plan],
     }

@@ -1,6 +1,7 @@
 """`tinyscene firmware`: what it writes, what it says, what it refuses."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -45,6 +46,21 @@ def test_the_report_says_what_the_library_takes_and_what_made_it(written: tuple[
     assert report["model"] == bundle.content["files"]["graph.safetensors"]
     assert report["flash"]["weights"] >= bundle.content["budget"]["deployed_bytes"]
     assert report["made_by"]["versions"]["tinyscene"]
+
+
+@pytest.mark.slow
+def test_the_readmes_program_decides_as_the_model_does_by_the_readmes_commands(
+    written: tuple[Path, dict], bundle: Bundle, tmp_path: Path
+) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("cc is missing: apt-get install gcc")
+    folder = shutil.copytree(written[0], tmp_path / "fw")
+    text = (folder / "README.md").read_text()
+    program, commands = re.search(r"^```c\n(.+?)^```\n\n    (.+?)\n", text, re.MULTILINE | re.DOTALL).groups()  # type: ignore[union-attr]
+    (folder / "main.c").write_text(program)
+    bundle.vectors.pcm.tofile(folder / "recording.raw")
+    done = subprocess.run(["sh", "-c", commands], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == [bundle.labels[index] for index in bundle.vectors.logits.argmax(1)]
 
 
 @pytest.mark.slow

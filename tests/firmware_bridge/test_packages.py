@@ -229,7 +229,31 @@ def test_cmake_builds_it_for_risc_v_by_its_preset(made: dict[str, Path], tmp_pat
 def test_the_presets_are_those_of_the_toolchain_files(made: dict[str, Path]) -> None:
     need("cmake")
     listed = re.findall(r'^  "(\S+)"', run("cmake", "--list-presets", cwd=made["cmake"]), re.MULTILINE)
-    assert listed == ["host", *CORES, "riscv32", "esp32", "esp32s2", "esp32s3", "esp32c3"]
+    assert [name for name in listed if name != "emulated"] == [
+        "host",
+        *CORES,
+        "riscv32",
+        "esp32",
+        "esp32s2",
+        "esp32s3",
+        "esp32c3",
+    ]
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_decide_on_this_machine_and_on_an_emulated_board(
+    made: dict[str, Path], bundle: Bundle, tmp_path: Path
+) -> None:
+    need("cmake", "gcc", "arm-none-eabi-gcc", "qemu-system-arm")
+    shutil.copytree(made["cmake"], tmp_path / "package")
+    commands = re.findall(
+        r"^    ((?:cmake --preset|qemu-).+)$", (tmp_path / "package/README.md").read_text(), re.MULTILINE
+    )
+    recording(bundle, tmp_path / "package/recording.raw")
+    outputs = [run("sh", "-c", command, cwd=tmp_path / "package") for command in commands]
+    words = [line.split("\t") for output in outputs for line in output.splitlines()]
+    assert [line[1] for line in words if len(line) == 3] == golden_lines(bundle)  # on this machine
+    assert [line[0] for line in words if line[0] in bundle.labels] == golden_lines(bundle)
 
 
 @pytest.mark.parametrize("toolchain", ["arm-none-eabi", "zig"])
