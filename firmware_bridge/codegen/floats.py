@@ -24,6 +24,8 @@ NEAR = 32  # float32 to either side of a real factor that are tried
 NEAR_IN_SUMS = 3  # of either factor of an addition
 EXACT_SUMS = 2**23  # whole numbers that float32 holds, and some room
 
+WHOLE = 2**31  # int32 are below
+
 Floats = NDArray[np.float64]  # every value is a float32
 
 
@@ -67,7 +69,7 @@ def sum_floats(operator: Add, sources: Sequence[Tensor], order: Sequence[int]) -
         addend = _middle(np.array([lowest]), np.array([highest]))
         partial = (a * factors[0] + addend).astype(np.float32)
         found = np.rint((b * factors[1] + partial).astype(np.float32))
-        if (np.clip(found, INT8_MIN, INT8_MAX) == expected).all():
+        if abs(found).max() < WHOLE and (np.clip(found, INT8_MIN, INT8_MAX) == expected).all():
             return np.array([*factors, addend[0]])
     return None
 
@@ -95,8 +97,8 @@ def _neighbours(values: NDArray[np.float32] | np.float32, steps: int) -> Floats:
 
 def _middle(lowest: Floats, highest: Floats) -> Floats:
     """A float32 between bounds of which one may be infinite."""
-    lowest, highest = np.maximum(lowest, highest - 2), np.minimum(highest, lowest + 2)
-    return ((lowest + highest) / 2).astype(np.float32).astype(np.float64)
+    least, most = np.where(np.isinf(lowest), highest - 2, lowest), np.where(np.isinf(highest), lowest + 2, highest)
+    return ((least + most) / 2).astype(np.float32).astype(np.float64)
 
 
 def _rounded(products: Floats, addend: Floats) -> Floats:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from tinyscene.deploy.graph.graph import Add, Quantization, Tensor
 from tinyscene.deploy.graph.reference import rescale
-from tinyscene.firmware_bridge.codegen.floats import convolution_floats
+from tinyscene.firmware_bridge.codegen.floats import convolution_floats, sum_floats
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
 
 LARGEST = 30_000
@@ -29,6 +30,18 @@ def test_every_sum_is_rescaled_as_by_integers(zero_point: int, least_proven: int
             found = np.clip(np.rint(fused(sums * floats[0], floats[1])), -128, 127)
             np.testing.assert_array_equal(found, expected)
     assert proven >= least_proven
+
+
+@pytest.mark.parametrize("scale", [0.75, 2.0**20])
+@pytest.mark.parametrize("zero_point", [-128, 127])
+def test_an_addition_ends_at_its_bounds_within_whole_numbers(scale: float, zero_point: int) -> None:
+    tensors = [Tensor(name, (1, 1, 1, 1), Quantization(each, 0)) for name, each in (("a", scale), ("b", scale / 2))]
+    output = Tensor("y", (1, 1, 1, 1), Quantization(2.0**-6, zero_point))
+    floats = sum_floats(Add(inputs=("a", "b"), output=output, relu=True), tensors, (0, 1))
+    if scale > 1:
+        assert floats is None
+    elif floats is not None:
+        assert np.isfinite(floats).all()
 
 
 def test_sums_that_float32_cannot_hold_are_left_to_integers() -> None:
