@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.firmware_bridge.codegen.network import Config
-from tinyscene.firmware_bridge.emulate import Image, job_of
+from tinyscene.firmware_bridge.emulate import Image, by_function, last_window, listening_job
 from tinyscene.firmware_bridge.targets.image import BuildSettings
 
 COUNTED_ON = "cortex-m4"
@@ -52,17 +52,16 @@ def measure_cost(image: Path, settings: BuildSettings, config: Config, clip: NDA
 
     `clip`: (samples,). Raises InputError if both are missing.
     """
-    clips = np.stack([clip, clip])  # the second for the pushes of later windows
+    job = listening_job(clip, config, 2)  # the second window for the pushes of later ones
     program = settings.target.qemu[0] if settings.target.qemu else ""
     if which(program):
-        answers = Image(image, _with_emulator(settings, "qemu")).run(job_of(clips))
+        answers = Image(image, _with_emulator(settings, "qemu")).run(job)
         run, push = answers.instructions[-1].tolist()
         return Cost(settings.kernels, _kilo(run), _kilo(push))
     counter = Image(image, _with_emulator(settings, "unicorn"))
-    windows = len(counter.run(job_of(clips)).logits)
-    total = counter.count("tinyscene_(run|push)")
-    hop = float(config["HOP_SAMPLES"]) / clips.size
-    return Cost(settings.kernels, _kilo(total["tinyscene_run"] / windows), _kilo(total["tinyscene_push"] * hop))
+    counter.run(job)
+    total = by_function(last_window(counter.calls("tinyscene_(run|push)")))
+    return Cost(settings.kernels, _kilo(total["tinyscene_run"]), _kilo(total["tinyscene_push"]))
 
 
 def sound_ms(cost: Cost | None, hop_ms: int, mips: float = MIPS) -> int:

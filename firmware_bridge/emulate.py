@@ -28,6 +28,7 @@ from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.firmware_bridge.codegen.library import make_library
+from tinyscene.firmware_bridge.codegen.network import Config
 from tinyscene.firmware_bridge.memory.by_time import Order, rows_first
 from tinyscene.firmware_bridge.profiling import ROW, ProfileRow, layer_counts, profile_image
 from tinyscene.firmware_bridge.targets import emulators
@@ -103,7 +104,7 @@ def emulate(
     library = make_library(*parts, rule=bundle.rule, order=settings.order)
     with temporary_folder() as folder:
         image, traced = (Image(build_image(library, settings, folder, trace), settings) for trace in (False, True))
-        clips, difference, counts = _compare(image, traced, bundle, pcm)
+        clips, difference, counts = _compare(image, traced, bundle, pcm, library.config)
         rows = profile_image(image.path, settings, bundle.graph) if profile else None
         flash = flash_bytes(image.path, library) if settings.target.bare else None
     config = library.config
@@ -144,14 +145,16 @@ def require_equal(differences: Mapping[str, str | None]) -> None:
 
 
 def _compare(
-    image: "Image", traced: "Image", bundle: Bundle, pcm: Iterable[NDArray[np.int16]]
+    image: "Image", traced: "Image", bundle: Bundle, pcm: Iterable[NDArray[np.int16]], config: Config
 ) -> tuple[int, str | None, "_Counts"]:
     """How many clips there are, the first difference, and the counts on the first clip."""
     rest, clips, difference, counts = iter(pcm), 0, None, None
     while batch := list(islice(rest, BATCH)):
         values = np.stack(batch)
-        counts = counts or _count(image, values[:1], bundle.front_end.hop_length)
-        if difference is None:
+        counts = counts or _count(image, values[0], config)
+        if difference is None and config["STREAMS"]:
+            difference = _first_window_that_differs(image, values.ravel(), bundle, config)
+        elif difference is None:
             tensors = run_all(bundle.graph, bundle.features(values))
             decisions = _decisions(bundle, tensors)
             if image.settings.order == "time":
@@ -193,12 +196,15 @@ class Image:
         )
         return counted.calls
 
-    def count(self, functions: str) -> Counter[str]:
-        """Instructions by function, of the last job."""
-        return _by_function(self.calls(functions))
+
+def last_window(calls: list[emulators.Call]) -> list[emulators.Call]:
+    """The calls, tinyscene_run among them, from the end of the last window but one on."""
+    ends = [0, *(number for number, call in enumerate(calls, 1) if call.function == "tinyscene_run")]
+    return calls[ends[-2] : ends[-1]]
 
 
-def _by_function(calls: list[emulators.Call]) -> Counter[str]:
+def by_function(calls: list[emulators.Call]) -> Counter[str]:
+    """Instructions by function."""
     total: Counter[str] = Counter()
     for call in calls:
         total[call.function] += call.instructions
@@ -208,7 +214,17 @@ def _by_function(calls: list[emulators.Call]) -> Counter[str]:
 def job_of(pcm: NDArray[np.int16], dump: int = NOTHING, chunk: int = CHUNK) -> bytes:
     """The input of harness/scene_main.c: clips (clip, samples), the number of an activation to write out, and how many
     samples are pushed at a time."""
-    return JOB.pack(b"TSGJ", VERSION, len(pcm), chunk, dump) + pcm.astype("<i2").tobytes()
+    return _job(pcm, len(pcm), chunk, dump)
+
+
+def listening_job(sound: NDArray[np.int16], config: Config, windows: int, chunk: int = CHUNK) -> bytes:
+    """The same of so many windows of sound (samples,), which is repeated if it is too short."""
+    hop, clip, delay = (int(config[f"{name}_SAMPLES"]) for name in ("HOP", "CLIP", "DELAY"))
+    return _job(np.resize(sound, (windows - 1) * hop + clip + delay), windows, chunk)
+
+
+def _job(pcm: NDArray[np.int16], windows: int, chunk: int, dump: int = NOTHING) -> bytes:
+    return JOB.pack(b"TSGJ", VERSION, windows, chunk, dump) + pcm.astype("<i2").tobytes()
 
 
 def answers_of(content: bytes) -> Answers:
@@ -281,17 +297,20 @@ class _Counts(NamedTuple):
     stack_bytes: int | None = None
 
 
-def _count(image: Image, pcm: NDArray[np.int16], hop_length: int) -> _Counts:
-    """Count on an image without checksums, a hop of samples pushed at a time."""
-    answers = image.run(job_of(pcm, chunk=hop_length))
+def _count(image: Image, sound: NDArray[np.int16], config: Config) -> _Counts:
+    """Count on an image without checksums, a frame's hop of samples pushed at a time: of the first window; or, where
+    columns are computed once, of the second, which adds a hop of sound to the first."""
+    windows = 2 if config["STREAMS"] else 1
+    answers = image.run(listening_job(sound, config, windows, int(config["HOP_LENGTH"])))
     stack = answers.stack or None
     if image.settings.emulator == "qemu":
-        run, push = answers.instructions[0].tolist()
+        run, push = answers.instructions[-1].tolist()
         parts = (run, push) if image.settings.order == "mel" else (None, None)
         return _Counts(*parts, push=push, run=run, stack_bytes=stack)
     if image.settings.emulator == "unicorn":
         calls = image.calls(rf"tinyscene_(run|push|network_step)|{ROW.pattern}")
-        total = _by_function(calls)
+        calls = last_window(calls)
+        total = by_function(calls)
         layers = {int(match[1]): count for name, count in total.items() if (match := ROW.fullmatch(name))}
         rows = [call.instructions for call in calls if ROW.fullmatch(call.function)]
         run, push = total["tinyscene_run"], total["tinyscene_push"]
@@ -308,3 +327,24 @@ def _count(image: Image, pcm: NDArray[np.int16], hop_length: int) -> _Counts:
             stack_bytes=stack,
         )
     return _Counts(stack_bytes=stack)
+
+
+def _first_window_that_differs(image: Image, sound: NDArray[np.int16], bundle: Bundle, config: Config) -> str | None:
+    """The first window of sound (samples,) whose logits or decision differ from the reference's, computed by itself."""
+    hop, clip, delay = (int(config[f"{name}_SAMPLES"]) for name in ("HOP", "CLIP", "DELAY"))
+    sound = np.pad(sound, (0, max(0, clip + delay - len(sound))))
+    starts = range(0, len(sound) - clip - delay + 1, hop)
+    pcm = np.stack([sound[start : start + clip] for start in starts])
+    tensors = run_all(bundle.graph, bundle.features(pcm))
+    decisions, logits = _decisions(bundle, tensors), tensors[bundle.graph.output.name]
+    answers = image.run(listening_job(sound, config, len(starts)))
+    for window, start in enumerate(starts):
+        expected = [*logits[window].tolist(), *decisions[window : window + 1]]
+        if answers.logits[window].tolist() != expected:
+            what = (
+                "scores"
+                if answers.logits[window].tolist()[: logits.shape[1]] != expected[: logits.shape[1]]
+                else "decision"
+            )
+            return f"the window from sample {start} on: the {what} are not the reference's of that window"
+    return None

@@ -12,11 +12,12 @@ WORDS = 6  # of tinyscene_rule, besides its sums and what it holds of decisions
 FILES = ("tinyscene_decision.h", "tinyscene_decision.c")
 
 
-def rule_blocks(rule: DecisionRule | None, graph: Graph) -> list[Block]:
-    """Memory in the arena: sums of the embedding, from the network's start until the decision."""
+def rule_blocks(rule: DecisionRule | None, graph: Graph, columns: int = 0) -> list[Block]:
+    """Memory in the arena: sums of the embedding, from the network's start until the decision; of a network that
+    listens without end, those of each of so many columns, too."""
     if rule is None or rule.unknown is None:
         return []
-    return [work_block(EMBEDDING, 4 * below_classifier(graph).output.shape[-1], FIRST, ALWAYS)]
+    return [work_block(EMBEDDING, 4 * below_classifier(graph).output.shape[-1] * (1 + columns), FIRST, ALWAYS)]
 
 
 def rule_bytes(rule: DecisionRule | None, classes: int) -> int:
@@ -40,6 +41,7 @@ def rule_config(rule: DecisionRule | None, plan: Plan) -> Config:
             "UNKNOWN_SHIFT": rule.unknown.shift,
             "DIRECTIONS": len(rule.unknown.rows),
             "EMBEDDING": plan.offsets[EMBEDDING],
+            "EMBEDDING_BYTES": plan.blocks[EMBEDDING].bytes,
             "EMBEDDING_CHANNELS": taken.shape[-1],
             "EMBEDDING_ZERO_POINT": f"({taken.q.zero_point})",
         }

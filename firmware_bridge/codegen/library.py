@@ -32,18 +32,24 @@ from tinyscene.firmware_bridge.codegen.frontend_simd_tables import simd_config, 
 from tinyscene.firmware_bridge.codegen.frontend_tables import frontend_config, frontend_tables
 from tinyscene.firmware_bridge.codegen.network import Config, network_config, network_files
 from tinyscene.firmware_bridge.codegen.ops import access_of
+from tinyscene.firmware_bridge.codegen.ops.mean import endless_access
 from tinyscene.firmware_bridge.codegen.scene import (
     front_end_blocks,
     labels_file,
     scene_config,
+    stream_config,
     window_config,
     work_bytes,
 )
+from tinyscene.firmware_bridge.codegen.turns import row_work
 from tinyscene.firmware_bridge.memory.arena_check import check_arena
 from tinyscene.firmware_bridge.memory.by_time import Order, by_time
+from tinyscene.firmware_bridge.memory.pace import Pace, is_streamable, lengthened, make_pace
 from tinyscene.firmware_bridge.memory.planner import Block, Plan, make_plan
+from tinyscene.firmware_bridge.memory.rows import AccessPattern
 
 RUNTIME = Path(__file__).parent.parent / "runtime"
+PERIODS = 16  # beyond a window, of the schedule of a network that listens without end
 DEVICE_KERNELS = ("plain", "dsp", "mve")  # the compiler's feature macros select one
 NETWORK_FILES = ("tinyscene_processor.h", "tinyscene_kernels.h", "tinyscene_network.h")
 FRONT_END_HEADERS = ("", "_stages", "_scalar", "_mels")
@@ -53,6 +59,7 @@ SCENE_FILES = (
 )
 PUBLIC = (  # constants that a program may use
     *("VERSION", "MODEL", "INIT", "BYTES", "SAMPLE_RATE", "CLIP_SAMPLES", "HOP_SAMPLES", "CLASSES"),
+    "DELAY_SAMPLES",
     *("LOGIT_SCALE", "LOGIT_ZERO_POINT", "RUN_UNITS", "ROW_UNITS", "FRAME_UNITS"),
     *("AVERAGE", "MARGIN", "PATIENCE", "UNKNOWN", "UNKNOWN_THRESHOLD"),
 )
@@ -88,11 +95,15 @@ def make_library(
     sizes = frontend_config(log_mel)
     vectors = simd_config(log_mel) if "simd" in kernels else {}
     sizes |= vectors
-    sizes |= window_config(front_end, sizes["START_FRAMES"], hop)
-    if order == "time" and sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]:
-        raise InputError(f"a hop of {hop:g} seconds: in the order by time windows do not overlap; leave out the hop")
-    extras = [*front_end_blocks(sizes, order), *rule_blocks(rule, graph)]
-    plan = _ordered_plan(graph, kernels, order, extras, work_bytes(sizes))
+    pace = pace_of(graph, kernels) if order == "time" and streams(graph, front_end) else None
+    sizes |= stream_config(front_end, pace, hop) if pace else window_config(front_end, sizes["START_FRAMES"], hop)
+    if order == "time" and not pace and sizes["HOP_SAMPLES"] < sizes["CLIP_SAMPLES"]:
+        raise InputError(
+            f"a hop of {hop:g} seconds: in the order by time, windows of a network that pads over time do not overlap"
+        )
+    columns = pace.columns if pace else 0
+    extras = [*front_end_blocks(sizes, order), *rule_blocks(rule, graph, columns)]
+    plan = _ordered_plan(graph, kernels, order, extras, work_bytes(sizes), pace)
     config: Config = {
         **sizes,
         **scene_config(sizes, plan, len(labels), rule_bytes(rule, len(labels))),
@@ -139,14 +150,41 @@ def write_sources(library: Library, folder: Path) -> list[Path]:
     return [folder / name for name in library.files if name.endswith(".c")]
 
 
+def streams(graph: Graph, front_end: FrontEnd) -> bool:
+    """Whether frames and columns are the same in every window, so that each is computed once."""
+    return front_end.edges == "none" and is_streamable(graph)
+
+
+def pace_of(graph: Graph, kernels: Sequence[str]) -> Pace:
+    """The pace of a streamable graph."""
+    ordered = by_time(graph)
+    access = access_of_all(ordered, kernels)
+    mean = ordered.sources(ordered.operators[-1])[0]
+    return make_pace(ordered, access, row_work(ordered, access), mean.shape[1])
+
+
+def access_of_all(graph: Graph, kernels: Sequence[str]) -> list[AccessPattern]:
+    """The access pattern of each operator."""
+    return [access_of(operator, graph.sources(operator), kernels) for operator in graph.operators]
+
+
 def _ordered_plan(
-    graph: Graph, kernels: Sequence[str], order: Order, extras: Sequence[Block] = (), frame_work: int = 0
+    graph: Graph,
+    kernels: Sequence[str],
+    order: Order,
+    extras: Sequence[Block] = (),
+    frame_work: int = 0,
+    pace: Pace | None = None,
 ) -> Plan:
     """A plan that was checked; `frame_work`: bytes of working memory that the front end needs for a frame."""
     if order == "time":
         graph = by_time(graph)
-    access = [access_of(operator, graph.sources(operator), kernels) for operator in graph.operators]
-    plan = make_plan(graph, access, extras, frame_work if order == "time" else None)
+    if pace:
+        graph = lengthened(graph, graph.input.shape[1] + PERIODS * pace.period)
+    access = access_of_all(graph, kernels)
+    if pace:
+        access[-1] = endless_access(graph.sources(graph.operators[-1])[0], pace.columns)
+    plan = make_plan(graph, access, extras, frame_work if order == "time" else None, pace)
     check_arena(plan)
     return plan
 

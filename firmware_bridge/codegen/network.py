@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.ops import code_of
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, comment, fill_row, row_address
-from tinyscene.firmware_bridge.codegen.turns import row_units, turns_code
-from tinyscene.firmware_bridge.memory.planner import Plan
+from tinyscene.firmware_bridge.codegen.turns import pass_units, row_units, turns_code
+from tinyscene.firmware_bridge.memory.planner import Plan, accumulator_block
 
 NETWORK_HEAD = """\
 #include "tinyscene_network.h"
@@ -57,14 +57,17 @@ Config = dict[str, int | float | str]  # constants of the C, without TINYSCENE_
 
 def network_config(plan: Plan) -> Config:
     """Constants of the network."""
-    graph = plan.schedule.graph
+    graph, pace = plan.schedule.graph, plan.schedule.pace
     first, last = plan.schedule.rows[graph.input.name], plan.schedule.rows[graph.output.name]
+    run = sum(units * each.count for units, each in zip(row_units(plan), plan.schedule.access, strict=True))
     return {
         "TENSORS": len(graph.tensors),
         "ARENA_BYTES": plan.arena_bytes,
-        "RUN_UNITS": sum(units * each.count for units, each in zip(row_units(plan), plan.schedule.access, strict=True)),
+        "RUN_UNITS": max(pass_units(plan)) if pace else run,
         "ROW_UNITS": max(row_units(plan)),
         "BY_TIME": int(plan.schedule.arriving),
+        "STREAMS": int(pace is not None),
+        **({"PASS_UNITS": max(pass_units(plan))} if plan.schedule.arriving else {}),
         **({} if plan.schedule.arriving else {"INPUT": first_value(plan, graph.input.name)}),
         "INPUT_ROWS": first.size[0],
         "INPUT_ROW_BYTES": first.bytes,
@@ -121,6 +124,7 @@ def _network_code(plan: Plan, codes: Sequence[Code], summed: str | None) -> str:
         *turns_code(plan),
         *([] if plan.schedule.arriving else [_clear_function(plan)]),
         _begin_function(plan, summed),
+        *([_output_function(plan)] if plan.schedule.pace else []),
         *([] if plan.schedule.arriving else [RUN]),
     ]
     return "\n".join(section if section.endswith("\n") else section + "\n" for section in sections)
@@ -142,14 +146,37 @@ def _begin_function(plan: Plan, summed: str | None) -> str:
         "    }",
         "#endif",
     ]
-    first = 0 if plan.schedule.arriving else 1
+    schedule = plan.schedule
+    first = 0 if schedule.arriving else 1
+    sums = accumulator_block(schedule.graph.operators[-1])
+    clear = (
+        [f"    tinyscene_fill(&arena[{plan.offsets[sums]}], 0, {plan.blocks[sums].bytes});"] if schedule.pace else []
+    )
     lines = [
         "void tinyscene_network_begin(int8_t *arena, tinyscene_progress *progress)",
         "{",
-        *([] if plan.schedule.arriving else trace),
+        *([] if schedule.arriving else trace),
+        *clear,
         *(["    tinyscene_embedding_clear(arena);"] if summed else ["    (void)arena;"]),
         f"    static const tinyscene_progress none = {{1, {first}, {{0}}}};",
         "    *progress = none;",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+def _output_function(plan: Plan) -> str:
+    """What the last columns say at any time."""
+    number = len(plan.schedule.graph.operators)
+    sums, channels = (
+        plan.offsets[accumulator_block(plan.schedule.graph.operators[-1])],
+        plan.schedule.graph.output.shape[-1],
+    )
+    lines = [
+        "void tinyscene_network_output(const int8_t *arena, int8_t *output)",
+        "{",
+        f"    const int32_t *sums = (const int32_t *)(const void *)&arena[{sums}];",
+        f"    tinyscene_mean_end(&mean_{number}, sums, {channels}, output);",
         "}",
     ]
     return "\n".join(lines)
@@ -159,7 +186,7 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
     """The function of an operator's step: it writes a row of padding, or a row of values with padding at its ends."""
     schedule, operator, number = plan.schedule, plan.schedule.graph.operators[index], index + 1
     name = operator.output.name
-    rows, access = schedule.rows[name], schedule.access[index]
+    rows, access, pace = schedule.rows[name], schedule.access[index], schedule.pace
     top, width = rows.padding[0], rows.size[1]
     zero, row_per_turn = operator.output.q.zero_point, schedule.turns(index) == rows.count
     turn = "turn" if row_per_turn else "0"
@@ -178,8 +205,11 @@ def _row_function(plan: Plan, index: int, code: Code, summed: str | None) -> str
     place = "row" if row_per_turn else "0"
     finished = [f"TRACE_ROW({number}, {place}, y, {rows.bytes});"]
     if name == summed:
-        finished.append(f"tinyscene_embedding_add(arena, y, {width});")
-    if row_per_turn:
+        add = f"slide(arena, y, {width}, row % {pace.columns})" if pace else f"add(arena, y, {width})"
+        finished.append(f"tinyscene_embedding_{add};")
+    if pace and not row_per_turn:  # the mean, which writes its sums only
+        body = [f"TRACE_STEP({number}, turn);", "const int32_t row = turn;", *code.step]
+    elif row_per_turn:
         body += finished
     else:
         body += [f"if (row == {access.count - 1}) {{", *(f"    {line}" for line in finished), "}"]

@@ -9,13 +9,43 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.firmware_bridge.codegen.frontend_tables import frame_spans
 from tinyscene.firmware_bridge.codegen.network import Config, first_value
-from tinyscene.firmware_bridge.codegen.turns import row_units
+from tinyscene.firmware_bridge.codegen.turns import pass_units
 from tinyscene.firmware_bridge.memory.by_time import Order
+from tinyscene.firmware_bridge.memory.pace import Pace
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Block, Plan, aligned, work_block
 from tinyscene.firmware_bridge.memory.schedule import FIRST
 
 STATE_WORDS = 7 + 1 + 2  # of struct tinyscene: its own, one of the progress of a run, those of a backlog
+MOST_HOP = 10  # seconds, of a network that listens without end
 FRAME_WORK = 4  # instructions of a Cortex-M4 by point and pass of the transform, all stages together
+
+
+def stream_config(front_end: FrontEnd, pace: Pace, hop: float | None) -> dict[str, int]:
+    """Constants of a network that listens without end and decides every `hop` seconds, by default about one.
+
+    The library's window is a clip with the frames of the delay; or as long as a hop, if that is longer: then it begins
+    with frames that the first decision does without. Raises InputError for a hop that is not a whole number of columns.
+    """
+    column = pace.period * front_end.hop_length  # samples
+    samples = (
+        column * max(1, round(front_end.sample_rate / column)) if hop is None else round(hop * front_end.sample_rate)
+    )
+    if not 0 < samples <= MOST_HOP * front_end.sample_rate or samples % column:
+        step = column / front_end.sample_rate
+        raise InputError(
+            f"a hop of {hop:g} seconds: it must be a multiple of {step:g} (a column), and at most {MOST_HOP}"
+        )
+    delay = pace.decision - front_end.frames
+    window = max(pace.decision, samples // front_end.hop_length)
+    return {
+        "HOP_SAMPLES": samples,
+        "LEAD": 0,
+        "PENDING": 0,
+        "DELAY_SAMPLES": delay * front_end.hop_length,
+        "WINDOW_FRAMES": window,
+        "WINDOW_SAMPLES": front_end.clip_samples + (window - front_end.frames) * front_end.hop_length,
+        "LEAD_FRAMES": window - pace.decision,
+    }
 
 
 def window_config(front_end: FrontEnd, start_frames: int, hop: float | None) -> dict[str, int]:
@@ -34,7 +64,15 @@ def window_config(front_end: FrontEnd, start_frames: int, hop: float | None) -> 
         )
     spans = frame_spans(front_end)
     due = np.arange(samples, clip + 1, samples)[:, None] + [span.due for span in spans[:start_frames]]
-    return {"HOP_SAMPLES": samples, "LEAD": -spans[0].at, "PENDING": int((due <= clip).sum())}
+    return {
+        "HOP_SAMPLES": samples,
+        "LEAD": -spans[0].at,
+        "PENDING": int((due <= clip).sum()),
+        "DELAY_SAMPLES": 0,
+        "WINDOW_FRAMES": front_end.frames,
+        "WINDOW_SAMPLES": clip,
+        "LEAD_FRAMES": 0,
+    }
 
 
 def work_bytes(sizes: dict[str, int]) -> int:
@@ -88,7 +126,7 @@ def scene_config(sizes: dict[str, int], plan: Plan, classes: int, rule_bytes: in
 def _frame_units(sizes: dict[str, int], plan: Plan) -> int:
     """What a frame takes of a budget; by time, with all rows that follow from it."""
     frame = max(1, FRAME_WORK * sizes["N_FFT"] * sizes["N_FFT"].bit_length() // 1000)
-    return frame + (sum(row_units(plan)) if plan.schedule.arriving else 0)
+    return frame + (max(pass_units(plan)) if plan.schedule.arriving else 0)
 
 
 def labels_file(labels: Sequence[str], unknown: str | None = None) -> str:

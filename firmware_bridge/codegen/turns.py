@@ -3,15 +3,20 @@
     turns_code(plan)      # functions of tinyscene_network.c
 
 The operators take turns exactly as in `schedule.py`, so the check of the plan covers them, wherever a run is divided.
-If the input arrives row by row, each arrival begins a pass.
+If the input arrives row by row, each arrival begins a pass. If it does so without end, the turns are counted back after
+a number of passes in which all rings come round.
 """
 
 import math
+from collections.abc import Sequence
 
-from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, MaxPool2D, Tensor
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Kind, MaxPool2D, Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import fill_row, row_address
+from tinyscene.firmware_bridge.memory.pace import Pace, rewind_passes
 from tinyscene.firmware_bridge.memory.planner import Plan
-from tinyscene.firmware_bridge.memory.schedule import Schedule
+from tinyscene.firmware_bridge.memory.rows import AccessPattern
+from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, Schedule
 
 PASSES = """\
 /* The operators of a part of the schedule take turns in order, pass after pass; then those of the next part do. */
@@ -69,6 +74,7 @@ int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t 
 }
 """
 
+MOST_TURNS = 2**16 - 1  # that are counted
 MOST_UNITS = 2**16 - 1  # in the table of the C: a row of more is as good as a part of its own
 
 # Instructions of a Cortex-M4, fitted to the rows of two networks (`emulate --profile`), most of them to 5 %.
@@ -81,11 +87,25 @@ SUMMED, OTHER = 14, 8  # a value of Add, and of what else there is
 
 def row_units(plan: Plan) -> list[int]:
     """What a row of each operator takes of a budget: about so many thousands of a Cortex-M4's instructions."""
-    schedule, units = plan.schedule, []
-    for index, operator in enumerate(schedule.graph.operators):
-        work = _work(operator, schedule.graph.sources(operator)[0]) / schedule.access[index].count / 1000
-        units.append(min(max(1, round(work)), MOST_UNITS))
-    return units
+    work = row_work(plan.schedule.graph, plan.schedule.access)
+    return [min(max(1, round(each / 1000)), MOST_UNITS) for each in work]
+
+
+def row_work(graph: Graph, access: Sequence[AccessPattern]) -> list[float]:
+    """What a row of each operator takes: about so many of a Cortex-M4's instructions."""
+    pairs = zip(graph.operators, access, strict=True)
+    return [_work(operator, graph.sources(operator)[0]) / pattern.count for operator, pattern in pairs]
+
+
+def pass_units(plan: Plan) -> list[int]:
+    """What each pass takes of a budget, where the input arrives row by row, but for the last, after which none does."""
+    passes, units = [], row_units(plan)
+    for step in plan.schedule.order:
+        if step.operator == ARRIVAL:
+            passes.append(0)
+        elif passes:
+            passes[-1] += units[step.operator]
+    return passes[:-1]
 
 
 def _work(operator: Kind, source: Tensor) -> float:
@@ -111,7 +131,8 @@ def _work(operator: Kind, source: Tensor) -> float:
 def turns_code(plan: Plan) -> list[str]:
     """The functions that decide whose turn it is, and `tinyscene_network_step`."""
     arrival = _arrival_functions(plan) if plan.schedule.arriving else []
-    return [*arrival, _turn_function(plan), PASSES, _order_function(plan), ARRIVING_STEP if arrival else STEP]
+    order = [_endless_order(plan, plan.schedule.pace)] if plan.schedule.pace else [PASSES, _order_function(plan)]
+    return [*arrival, _turn_function(plan), *order, ARRIVING_STEP if arrival else STEP]
 
 
 def _arrival_functions(plan: Plan) -> list[str]:
@@ -119,6 +140,7 @@ def _arrival_functions(plan: Plan) -> list[str]:
     schedule, name = plan.schedule, plan.schedule.graph.input.name
     rows, zero = schedule.rows[name], schedule.graph.input.q.zero_point
     top, height = rows.padding[0], rows.size[0]
+    waits_for = f"(progress->turns[0] >= {top}) && (progress->turns[0] < {top + height})"
     padding = [
         "/* A row of padding arrives. */",
         "static void pad_input(int8_t *arena, int32_t turn)",
@@ -130,7 +152,7 @@ def _arrival_functions(plan: Plan) -> list[str]:
     waits = [
         "int tinyscene_network_waits(const tinyscene_progress *progress)",
         "{",
-        f"    return (progress->next == 0) && (progress->turns[0] >= {top}) && (progress->turns[0] < {top + height});",
+        f"    return (progress->next == 0){'' if schedule.pace else f' && {waits_for}'};",
         "}",
     ]
     place = [
@@ -188,6 +210,9 @@ def _turn_function(plan: Plan) -> str:
             for name in dict.fromkeys(graph.operators[index].inputs):
                 available = "pass" if name in whole else f"turns[{numbers[name]}]"
                 conditions += _needs(schedule, index, name, available)
+            if schedule.pace:
+                stride, start = schedule.pace.strides[index], schedule.pace.starts[index]
+                conditions = [f"(turns[0] >= (({stride} * turns[{index + 1}]) + {start}))"]
             lines += [
                 f"    case {index + 1}:",
                 f"        if (!({' && '.join(conditions)})) {{",
@@ -212,6 +237,33 @@ def _order_function(plan: Plan) -> str:
             "        break;",
         ]
     return "\n".join([*lines, "    default:", "        break;", "    }", "}"])
+
+
+def _endless_order(plan: Plan, pace: Pace) -> str:
+    """Whose turn it is next, where passes never end."""
+    slots = [plan.slots[operator.output.name] for operator in plan.schedule.graph.operators]
+    slots[-1] = pace.columns  # of the mean, whose ring holds sums
+    passes = rewind_passes(pace, [*slots, plan.slots[plan.schedule.graph.input.name]])
+    turns = [passes, *(passes // stride for stride in pace.strides)]
+    at = passes + max(pace.starts)  # when each operator has taken as many
+    if at > MOST_TURNS:
+        raise InputError(f"a network whose rings come round after {passes:,} frames cannot listen without end")
+    lines = [
+        "static void move_on(tinyscene_progress *progress)",
+        "{",
+        f"    static const uint16_t round[TINYSCENE_TENSORS] = {{{', '.join(map(str, turns))}}};",
+        "    progress->next++;",
+        "    if (progress->next == TINYSCENE_TENSORS) {",
+        "        progress->next = 0;",
+        f"        if (progress->turns[0] == {at}) {{ /* every ring is where it was so many turns ago */",
+        "            for (int32_t tensor = 0; tensor < TINYSCENE_TENSORS; tensor++) {",
+        "                progress->turns[tensor] -= round[tensor];",
+        "            }",
+        "        }",
+        "    }",
+        "}",
+    ]
+    return "\n".join(lines)
 
 
 def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[str]:

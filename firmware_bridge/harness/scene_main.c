@@ -82,7 +82,7 @@ int main(void)
     const job_header job = job_open(JOB_SCENE, ANSWER_BYTES, (uint32_t)tinyscene_memory_bytes());
     job_expect(job.chunk <= BUFFER_SAMPLES, "the job's chunk is too large");
     if (job.count > 0)
-        pcm.to_come = (uint64_t)(job.count - 1) * TINYSCENE_HOP_SAMPLES + TINYSCENE_CLIP_SAMPLES;
+        pcm.to_come = (uint64_t)(job.count - 1) * TINYSCENE_HOP_SAMPLES + TINYSCENE_CLIP_SAMPLES + TINYSCENE_DELAY_SAMPLES;
     job_expect(tinyscene_init(memory.bytes, sizeof memory.bytes, &scene) == TINYSCENE_OK, "tinyscene_init failed");
     for (uint32_t window = 0; window < job.count; window++) {
         const uint64_t filling = fill_window(scene, job.chunk);

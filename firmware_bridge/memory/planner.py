@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Graph, Kind
+from tinyscene.firmware_bridge.memory.pace import Pace
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
-from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, Schedule, make_schedule
+from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, FIRST, Schedule, make_schedule
 
 ALIGNMENT, WORK_ALIGNMENT = 4, 16  # of rows; of the arena and of working memory, where vectors may lie
 ALWAYS = 2**30  # a time after all others: such a block persists from one inference to the next
@@ -94,17 +95,22 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, access: Sequence[AccessPattern], extras: Sequence[Block] = (), arrival: int | None = None
+    graph: Graph,
+    access: Sequence[AccessPattern],
+    extras: Sequence[Block] = (),
+    arrival: int | None = None,
+    pace: Pace | None = None,
 ) -> Plan:
     """The smallest arena that the search finds for a graph.
 
     `access` is the access pattern of each operator. `extras` are blocks besides the network's, such as the front
     end's. The network's first step is at time 0; the graph's input is available from time FIRST (`schedule.py`) on.
-    If it arrives row by row, `arrival` is the working memory in bytes that this takes.
+    If it arrives row by row, `arrival` is the working memory in bytes that this takes; with a pace, it does so without
+    end, and the graph is long enough to show all that repeats.
     """
 
     def place(cuts: tuple[int, ...]) -> Plan:
-        schedule = make_schedule(graph, access, cuts, arrival is not None)
+        schedule = make_schedule(graph, access, cuts, arrival is not None, pace)
         return _place([*_blocks(schedule), *_arrival_blocks(schedule, arrival or 0), *extras], schedule)
 
     best = place((0,))
@@ -148,6 +154,8 @@ def _blocks(schedule: Schedule) -> list[Block]:
     for index, (operator, access) in enumerate(zip(schedule.graph.operators, schedule.access, strict=True)):
         if access.accumulators:
             times = [time for time, step in enumerate(schedule.order) if step.operator == index]
+            if schedule.pace:  # sums of former windows
+                times = [FIRST, ALWAYS]
             blocks.append(work_block(accumulator_block(operator), access.accumulators, times[0], times[-1], 4))
     return blocks
 

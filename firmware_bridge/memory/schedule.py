@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.firmware_bridge.memory.pace import Pace
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, Rows, padded_rows
 
 FIRST = -1  # the time when the graph's input is available, unless it arrives row by row
@@ -40,6 +41,7 @@ class Schedule:
     rows: dict[str, Rows]  # of each activation, by name
     cuts: tuple[int, ...]  # the first operator of each part, 0 first
     arriving: bool  # whether the graph's input arrives row by row
+    pace: Pace | None  # of an input that arrives without end
     passes: list[int]  # of each part
     order: list[Step]
     first_use: dict[str, list[int]]
@@ -104,7 +106,11 @@ class Schedule:
 
 
 def make_schedule(
-    graph: Graph, access: Sequence[AccessPattern], cuts: tuple[int, ...] = (0,), arriving: bool = False
+    graph: Graph,
+    access: Sequence[AccessPattern],
+    cuts: tuple[int, ...] = (0,),
+    arriving: bool = False,
+    pace: Pace | None = None,
 ) -> Schedule:
     """Schedule the operators in turns, part by part. There are no cuts if the input arrives row by row."""
     rows = padded_rows(graph, access)
@@ -112,7 +118,7 @@ def make_schedule(
     last_use: dict[str, list[int]] = {name: [FIRST] * activation.count for name, activation in rows.items()}
     if not arriving:
         first_use[graph.input.name] = [FIRST] * rows[graph.input.name].count
-    schedule = Schedule(graph, access, rows, cuts, arriving, [0] * len(cuts), [], first_use, last_use)
+    schedule = Schedule(graph, access, rows, cuts, arriving, pace, [0] * len(cuts), [], first_use, last_use)
     for part in range(len(cuts)):
         _run_part(schedule, part)
     end = len(schedule.order)
@@ -143,6 +149,9 @@ def _run_part(schedule: Schedule, part: int) -> None:
 def _can_run(schedule: Schedule, operator: int, turn: int, available: dict[str, int]) -> bool:
     if turn == schedule.turns(operator):
         return False
+    if schedule.pace:
+        arrived = available[schedule.graph.input.name]
+        return schedule.pace.strides[operator] * turn + schedule.pace.starts[operator] <= arrived
     needs = ((name, *schedule.need(operator, name)) for name in schedule.graph.operators[operator].inputs)
     return all(min(a * turn + b, c) <= available.get(name, 0) for name, a, b, c in needs)
 

@@ -53,12 +53,6 @@ static int is_valid(const tinyscene *instance)
         return 0;
     }
 #endif
-#if TINYSCENE_BY_TIME
-    if (!instance->running && (instance->sound.frames < TINYSCENE_FRAMES) &&
-        !tinyscene_network_waits(&instance->progress)) {
-        return 0;
-    }
-#endif
     return tinyscene_sound_valid(&instance->sound);
 }
 
@@ -77,7 +71,6 @@ static void begin_window(tinyscene *instance)
 {
 #if TINYSCENE_BY_TIME
     tinyscene_network_begin(arena_of(instance), &instance->progress);
-    (void)tinyscene_network_step(arena_of(instance), &instance->progress, INT32_MAX);
 #else
     (void)instance;
 #endif
@@ -130,16 +123,29 @@ tinyscene_status tinyscene_reset(tinyscene *instance)
 static int advance(tinyscene *instance, const void *pcm, size_t samples, size_t *taken)
 {
     int8_t *arena = arena_of(instance);
-    if (!tinyscene_sound_take(&instance->sound, arena, pcm, samples, taken)) {
+    const size_t before = *taken;
+    const int due = tinyscene_sound_take(&instance->sound, arena, pcm, samples, taken);
+#if TINYSCENE_BY_TIME
+    /* what follows from the last frame is spread over the samples until the next */
+    const int32_t share = (int32_t)(((*taken - before) * TINYSCENE_PASS_UNITS) / TINYSCENE_HOP_LENGTH);
+    if (share > 0) {
+        (void)tinyscene_network_step(arena, &instance->progress, share);
+    }
+#else
+    (void)before;
+#endif
+    if (!due) {
         return 0;
     }
 #if TINYSCENE_BY_TIME
+    (void)tinyscene_network_step(arena, &instance->progress, INT32_MAX);
+    if (!tinyscene_network_waits(&instance->progress)) { /* the instance was written over */
+        instance->magic = 0;
+        return 0;
+    }
     int8_t *features = tinyscene_network_row(arena, &instance->progress);
     tinyscene_sound_frame(&instance->sound, arena, features);
     tinyscene_network_arrived(&instance->progress, features);
-    if (!tinyscene_sound_complete(&instance->sound)) {
-        (void)tinyscene_network_step(arena, &instance->progress, INT32_MAX);
-    }
 #else
     tinyscene_sound_frame(&instance->sound, arena, &arena[TINYSCENE_FEATURES + instance->sound.frames]);
 #endif
@@ -177,7 +183,8 @@ static int catch_up(tinyscene *instance)
         made = advance(instance, &backlog_of(instance)[instance->oldest], (size_t)stretch, &taken);
         instance->oldest = (instance->oldest + (int32_t)taken) % TINYSCENE_BACKLOG_SAMPLES;
         instance->waiting -= (int32_t)taken;
-    } while (!made && (instance->waiting > 0) && !tinyscene_sound_complete(&instance->sound));
+    } while (!made && (instance->waiting > 0) && !tinyscene_sound_complete(&instance->sound) &&
+             (instance->magic == MAGIC));
     return made;
 }
 
@@ -250,14 +257,20 @@ static void begin_run(tinyscene *instance)
 static void end_run(tinyscene *instance)
 {
     int8_t *arena = arena_of(instance);
+#if TINYSCENE_STREAMS
+    tinyscene_network_output(arena, instance->scores);
+#else
     memcpy(instance->scores, &arena[TINYSCENE_OUTPUT], TINYSCENE_CLASSES);
+#endif
     instance->decided = 1;
     instance->running = 0;
 #if defined(TINYSCENE_AVERAGE)
     tinyscene_rule_update(&instance->rule, instance->scores, arena);
 #endif
     tinyscene_sound_next(&instance->sound, arena);
+#if !TINYSCENE_STREAMS
     begin_window(instance);
+#endif
 }
 
 tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget)

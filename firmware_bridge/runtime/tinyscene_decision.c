@@ -24,12 +24,11 @@ void tinyscene_rule_reset(tinyscene_rule *rule)
 
 void tinyscene_embedding_clear(int8_t *arena)
 {
-    (void)memset(&arena[TINYSCENE_EMBEDDING], 0, TINYSCENE_EMBEDDING_CHANNELS * sizeof(int32_t));
+    (void)memset(&arena[TINYSCENE_EMBEDDING], 0, TINYSCENE_EMBEDDING_BYTES);
 }
 
-void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
+static void add_row(int32_t *sums, const int8_t *row, int32_t width)
 {
-    int32_t *sums = (int32_t *)(void *)&arena[TINYSCENE_EMBEDDING];
     for (; width > 0; width--) {
         for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++) {
             sums[channel] += row[channel] - TINYSCENE_EMBEDDING_ZERO_POINT;
@@ -37,6 +36,31 @@ void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
         row += TINYSCENE_EMBEDDING_CHANNELS;
     }
 }
+
+#if TINYSCENE_STREAMS
+
+void tinyscene_embedding_slide(int8_t *arena, const int8_t *row, int32_t width, int32_t slot)
+{
+    int32_t *sums = (int32_t *)(void *)&arena[TINYSCENE_EMBEDDING];
+    int32_t *column = &sums[(1 + slot) * TINYSCENE_EMBEDDING_CHANNELS];
+    for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++) {
+        sums[channel] -= column[channel];
+        column[channel] = 0;
+    }
+    add_row(column, row, width);
+    for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++) {
+        sums[channel] += column[channel];
+    }
+}
+
+#else
+
+void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
+{
+    add_row((int32_t *)(void *)&arena[TINYSCENE_EMBEDDING], row, width);
+}
+
+#endif
 
 static int32_t likeness_of(const int8_t *arena)
 {

@@ -30,9 +30,14 @@ void tinyscene_rule_update(tinyscene_rule *rule, const int8_t *logits, const int
 /* Of the classes, and after them that of digital silence. */
 extern const int8_t tinyscene_directions[TINYSCENE_DIRECTIONS][TINYSCENE_EMBEDDING_CHANNELS];
 
-/* Sums of the embedding: none so far, and those of one more row of what the classifier takes. */
+/* Sums of the embedding: none so far, and those of one more row of what the classifier takes; or, of a network that
+ * listens without end, that row in the place of one of the last columns. */
 void tinyscene_embedding_clear(int8_t *arena);
+#if TINYSCENE_STREAMS
+void tinyscene_embedding_slide(int8_t *arena, const int8_t *row, int32_t width, int32_t slot);
+#else
 void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width);
+#endif
 #endif
 
 #endif

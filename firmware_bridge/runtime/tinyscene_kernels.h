@@ -145,6 +145,10 @@ TINYSCENE_CODE void tinyscene_copy(const int8_t *x, int32_t count, int8_t *y);
 TINYSCENE_CODE void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums);
 TINYSCENE_CODE void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t channels, int8_t *y);
 
+/* The same of the last columns: sums (1 + columns, channel) hold those of all columns and of each, which are zero at first;
+ * x takes the place of column `slot`. */
+TINYSCENE_CODE void tinyscene_mean_slide(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums, int32_t slot);
+
 /* Fill `count` bytes with the zero point: padding. */
 TINYSCENE_CODE void tinyscene_fill(int8_t *y, int32_t zero_point, int32_t count);
 

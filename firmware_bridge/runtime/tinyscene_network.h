@@ -30,6 +30,11 @@ enum {
  * TINYSCENE_INPUT_ROW_BYTES of the input to where tinyscene_network_row says, and tell tinyscene_network_arrived.
  * Both are only for a network that waits. */
 int tinyscene_network_waits(const tinyscene_progress *progress);
+
+#if TINYSCENE_STREAMS
+/* Rows arrive without end. The output of the last window, whenever the network waits. */
+void tinyscene_network_output(const int8_t *arena, int8_t *output);
+#endif
 int8_t *tinyscene_network_row(int8_t *arena, const tinyscene_progress *progress);
 void tinyscene_network_arrived(tinyscene_progress *progress, const int8_t *row);
 

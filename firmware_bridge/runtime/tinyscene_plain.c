@@ -235,6 +235,19 @@ void tinyscene_mean_row(const int8_t *x, int32_t pixels, int32_t channels, int32
     }
 }
 
+void tinyscene_mean_slide(const int8_t *x, int32_t pixels, int32_t channels, int32_t *sums, int32_t slot)
+{
+    int32_t *column = &sums[(1 + slot) * channels];
+    for (int32_t channel = 0; channel < channels; channel++) {
+        sums[channel] -= column[channel];
+        column[channel] = 0;
+    }
+    tinyscene_mean_row(x, pixels, channels, column);
+    for (int32_t channel = 0; channel < channels; channel++) {
+        sums[channel] += column[channel];
+    }
+}
+
 SELDOM_CALLED
 void tinyscene_mean_end(const tinyscene_average *m, const int32_t *sums, int32_t channels, int8_t *y)
 {

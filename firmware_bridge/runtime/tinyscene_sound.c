@@ -24,16 +24,20 @@ static int32_t frame_due(int32_t frame)
     const int32_t at = frame_at(frame);
     const int32_t end = at + TINYSCENE_WIN_LENGTH;
     const int32_t due = (end > (1 - at)) ? end : (1 - at);
-    return (due < TINYSCENE_CLIP_SAMPLES) ? due : TINYSCENE_CLIP_SAMPLES;
+    return (due < TINYSCENE_WINDOW_SAMPLES) ? due : TINYSCENE_WINDOW_SAMPLES;
 }
 
 /* Frame f of the clip that begins `first` samples after the window does. */
 static void make_frame(const tinyscene_sound *sound, int8_t *arena, int32_t first, int32_t frame, int8_t *features,
                        ptrdiff_t stride)
 {
+    int32_t at = frame_at(frame);
+#if TINYSCENE_START_FRAMES == 0 /* no frame is reflected, and where the clip begins is the same to it */
+    first += at;
+    at = 0;
+#endif
     const int32_t start = (sound->start + first) % TINYSCENE_RING_SAMPLES;
-    tinyscene_frame((const int16_t *)(void *)&arena[TINYSCENE_PCM], start, frame_at(frame), &arena[TINYSCENE_WORK],
-                    features, stride);
+    tinyscene_frame((const int16_t *)(void *)&arena[TINYSCENE_PCM], start, at, &arena[TINYSCENE_WORK], features, stride);
 }
 
 #if TINYSCENE_PENDING > 0
@@ -57,9 +61,9 @@ static void make_pending(tinyscene_sound *sound, int8_t *arena)
 
 void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
 {
-    sound->samples = 0;
+    sound->samples = TINYSCENE_LEAD_FRAMES * TINYSCENE_HOP_LENGTH;
     sound->start = 0;
-    sound->frames = 0;
+    sound->frames = TINYSCENE_LEAD_FRAMES;
     sound->pending = 0;
     (void)arena;
 #if !TINYSCENE_OVERLAPS && !TINYSCENE_BY_TIME
@@ -69,14 +73,14 @@ void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
 
 int tinyscene_sound_valid(const tinyscene_sound *sound)
 {
-    return ((uint32_t)sound->samples <= TINYSCENE_CLIP_SAMPLES) &&
+    return ((uint32_t)sound->samples <= TINYSCENE_WINDOW_SAMPLES) &&
            ((uint32_t)sound->start < TINYSCENE_RING_SAMPLES) &&
-           ((uint32_t)sound->frames <= TINYSCENE_FRAMES) && ((uint32_t)sound->pending <= TINYSCENE_PENDING);
+           ((uint32_t)sound->frames <= TINYSCENE_WINDOW_FRAMES) && ((uint32_t)sound->pending <= TINYSCENE_PENDING);
 }
 
 int tinyscene_sound_complete(const tinyscene_sound *sound)
 {
-    return (sound->frames >= TINYSCENE_FRAMES) && (sound->samples >= TINYSCENE_CLIP_SAMPLES);
+    return (sound->frames >= TINYSCENE_WINDOW_FRAMES) && (sound->samples >= TINYSCENE_WINDOW_SAMPLES);
 }
 
 int32_t tinyscene_ring_fill(int16_t *ring, int32_t size, int32_t slot, int32_t room, const uint8_t *pcm, size_t samples,
@@ -101,13 +105,13 @@ int32_t tinyscene_ring_fill(int16_t *ring, int32_t size, int32_t slot, int32_t r
 /* How many samples of the window must have arrived for its next frame, or for its end. */
 static int32_t own_due(const tinyscene_sound *sound)
 {
-    return (sound->frames < TINYSCENE_FRAMES) ? frame_due(sound->frames) : TINYSCENE_CLIP_SAMPLES;
+    return (sound->frames < TINYSCENE_WINDOW_FRAMES) ? frame_due(sound->frames) : TINYSCENE_WINDOW_SAMPLES;
 }
 
 int tinyscene_sound_take(tinyscene_sound *sound, int8_t *arena, const void *pcm, size_t samples, size_t *taken)
 {
     int32_t due = own_due(sound);
-    int frame = sound->frames < TINYSCENE_FRAMES;
+    int frame = sound->frames < TINYSCENE_WINDOW_FRAMES;
 #if TINYSCENE_PENDING > 0
     if (pending_due(sound) <= due) {
         due = pending_due(sound);
@@ -138,14 +142,14 @@ void tinyscene_sound_next(tinyscene_sound *sound, int8_t *arena)
 {
     sound->samples -= TINYSCENE_HOP_SAMPLES;
     sound->start = (sound->start + TINYSCENE_HOP_SAMPLES) % TINYSCENE_RING_SAMPLES;
-    sound->frames = 0;
+    sound->frames = TINYSCENE_STREAMS ? (TINYSCENE_WINDOW_FRAMES - HOP_FRAMES) : 0;
     (void)arena;
-#if TINYSCENE_OVERLAPS && (TINYSCENE_FRAMES > HOP_FRAMES)
+#if TINYSCENE_OVERLAPS && (TINYSCENE_WINDOW_FRAMES > HOP_FRAMES)
     const int32_t shared = TINYSCENE_END_FRAME - HOP_FRAMES;
     const int32_t starts = (sound->pending < TINYSCENE_START_FRAMES) ? sound->pending : TINYSCENE_START_FRAMES;
     for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++) {
         int8_t *row = &arena[TINYSCENE_FEATURES + (mel * TINYSCENE_FEATURES_STRIDE)];
-        memmove(row, &row[HOP_FRAMES], TINYSCENE_FRAMES - HOP_FRAMES);
+        memmove(row, &row[HOP_FRAMES], TINYSCENE_WINDOW_FRAMES - HOP_FRAMES);
 #if TINYSCENE_PENDING > 0
         for (int32_t frame = 0; frame < starts; frame++) {
             row[frame] = arena[TINYSCENE_STARTS + (frame * TINYSCENE_MELS) + mel];

@@ -57,10 +57,11 @@ class CodegenContext:
         first = schedule.rows[name].padding[0] - access.padding[0] + below
         return row_address(self.plan, name, _scaled("row", access.stride, first), start)
 
-    def rows(self) -> list[str]:
-        """The declaration of `rows`: the addresses of a window's rows."""
-        tall = self.plan.schedule.access[self.number - 1].tall
-        lines = ",\n".join(f"    {self.source(0, below)}" for below in range(tall))
+    def rows(self, repeated: int = 1) -> list[str]:
+        """The declaration of `rows`: the addresses of a window's rows, each as often as it is to be read."""
+        below = [row for row in range(self.plan.schedule.access[self.number - 1].tall) for _ in range(repeated)]
+        tall = len(below)
+        lines = ",\n".join(f"    {self.source(0, row)}" for row in below)
         return [f"const int8_t *const rows[{tall}] = {{", *lines.splitlines(), "};"]
 
     def address(self, block: str, start: int = 0) -> str:

@@ -11,7 +11,10 @@ def access(operator: MaxPool2D, source: Tensor) -> AccessPattern:
 
 def emit(operator: MaxPool2D, context: CodegenContext) -> Code:
     top, _, left, _ = operator.padding
-    fields = [*operator.size, *operator.stride, top, left, *context.sources[0].shape[1:], context.width]
+    _, height, *size = context.sources[0].shape
+    if context.plan.schedule.pace:
+        height = 2**30  # rows come without end
+    fields = [*operator.size, *operator.stride, top, left, height, *size, context.width]
     name = f"windows_{context.number}"
     table = f"static const tinyscene_windows {name} = {{{', '.join(map(str, fields))}}};\n"
     return Code([*context.rows(), f"tinyscene_max_pool(&{name}, rows, row, y);"], declarations=table)
