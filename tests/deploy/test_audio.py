@@ -256,6 +256,8 @@ def test_an_ogg_that_was_cut_is_noted(subtype: str, tmp_path: Path) -> None:
     rate = 48_000
     path = write(tmp_path / "a.ogg", noise(6, rate), rate, subtype=subtype, kind="OGG")
     assert not any("truncated" in note for note in read(path)[1])
+    os.truncate(path, path.stat().st_size - 1)  # of its last page
+    assert any(note.startswith("truncated: ") for note in read(path)[1])
     _, notes = read(cut(path, 0.6))
     assert notes[0].startswith("truncated: ")
 
