@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
+from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.firmware_bridge.emulate import emulate, require_equal
 from tinyscene.firmware_bridge.targets.image import build_settings
@@ -36,17 +37,22 @@ NORMALIZED = 16  # clips
 COUNTED = ("instructions", "frontend_instructions", "memory_bytes", "flash_bytes", "toolchain", "emulator")
 
 
-def cost_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The costs of a recipe's network, of a decision on one golden clip."""
+def bundle_of(recipe: Recipe, folder: Path) -> Bundle:
+    """A recipe's network with random weights, quantized on the sample in a folder."""
     dataset, features = open_dataset(folder / "sample"), recipe.features
     clips = prepare(dataset, features.sample_rate, folder, clip_seconds=features.clip_seconds)
     weights = folder / f"{recipe.name}.safetensors"
     save_file(_network(recipe, clips).state_dict(), weights)
     run = import_weights(weights, recipe, folder / recipe.name)
-    bundle = quantize(run, dataset, clips, folder / f"{recipe.name}-int8", split="5", overrides=QUICK)
+    return quantize(run, dataset, clips, folder / f"{recipe.name}-int8", split="5", overrides=QUICK)
+
+
+def cost_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The costs of a recipe's network, of a decision on one golden clip."""
+    bundle = bundle_of(recipe, folder)
     result = emulate(bundle, bundle.vectors.pcm[:1], build_settings(TARGET, TOOLCHAIN))
     require_equal({recipe.name: result.difference})
-    return {"sample_rate": features.sample_rate} | {key: getattr(result, key) for key in COUNTED}
+    return {"sample_rate": recipe.features.sample_rate} | {key: getattr(result, key) for key in COUNTED}
 
 
 def _network(recipe: Recipe, clips: Clips) -> nn.Module:
