@@ -33,7 +33,13 @@ from tinyscene.train.runs.evaluate import predictor
 
 RunCli = Callable[..., tuple[int, str, str]]
 LABELS = ["wind", "bells", "rain"]
-FRONT_END: dict[str, Any] = {"sample_rate": 8_000, "n_fft": 512, "win_length": 400, "hop_length": 400, "n_mels": 16}  # 16 x 21
+FRONT_END: dict[str, Any] = {
+    "sample_rate": 8_000,
+    "n_fft": 512,
+    "win_length": 400,
+    "hop_length": 400,
+    "n_mels": 16,
+}  # 16 x 21
 CARD: dict[str, Any] = {"labels": LABELS, "front_end": FRONT_END}
 UNFIT_LABELS = (LABELS[:2], "abc", [1, 2, 3], ["wind", "wind", "rain"])
 UNFIT_SETTINGS = (

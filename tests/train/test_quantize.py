@@ -165,6 +165,7 @@ def test_the_same_seed_makes_the_same_graph(quantized: Quantized) -> None:
     assert graph_of(first.folder) != graph_of(other.folder)
 
 
+@pytest.mark.slow  # make test-portable runs it on several
 def test_every_processor_makes_the_same_bundle(tiny: Path, sample: Path, cache: Path, tmp_path: Path) -> None:
     made = []
     for index, environment in enumerate(available().values()):
