@@ -45,6 +45,7 @@ def frontend_config(log_mel: FixedPointLogMel) -> dict[str, int]:
         "HOP_LENGTH": front_end.hop_length,
         "MELS": front_end.n_mels,
         "FRAMES": front_end.frames,
+        "LEAD": -spans[0].at,  # samples of the first frame before the clip
         "FRACTION_BITS": log_mel.fraction_bits,
         "POWER_SHIFT": log_mel.power_shift,
         "MEL_BINS": len(_mel_weights(log_mel)),

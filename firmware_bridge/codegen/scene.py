@@ -39,7 +39,6 @@ def stream_config(front_end: FrontEnd, pace: Pace, hop: float | None) -> dict[st
     window = max(pace.decision, samples // front_end.hop_length)
     return {
         "HOP_SAMPLES": samples,
-        "LEAD": 0,
         "PENDING": 0,
         "DELAY_SAMPLES": delay * front_end.hop_length,
         "WINDOW_FRAMES": window,
@@ -66,7 +65,6 @@ def window_config(front_end: FrontEnd, start_frames: int, hop: float | None) -> 
     due = np.arange(samples, clip + 1, samples)[:, None] + [span.due for span in spans[:start_frames]]
     return {
         "HOP_SAMPLES": samples,
-        "LEAD": -spans[0].at,
         "PENDING": int((due <= clip).sum()),
         "DELAY_SAMPLES": 0,
         "WINDOW_FRAMES": front_end.frames,

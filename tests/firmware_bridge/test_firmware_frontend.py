@@ -107,7 +107,8 @@ def toolchain(name: str, target: str) -> Toolchain:
 
 def write_sources(log_mel: FixedPointLogMel, folder: Path) -> list[Path]:
     lead = log_mel.front_end.n_fft // 2 - (log_mel.front_end.n_fft - log_mel.front_end.win_length) // 2
-    sizes = frontend_config(log_mel) | {"LEAD": lead if log_mel.front_end.edges == "reflect" else 0}
+    sizes = frontend_config(log_mel)
+    assert sizes["LEAD"] == (lead if log_mel.front_end.edges == "reflect" else 0)
     config = "".join(f"#define TINYSCENE_{name} {value}\n" for name, value in sizes.items())
     (folder / "tinyscene_layout.h").write_text(config)
     (folder / "tinyscene_tables.c").write_text(frontend_tables(log_mel))

@@ -29,7 +29,7 @@ PROGRAM = r"""
 #include "harness.h"
 #include "tinyscene_kernels.h"
 
-enum { GUARD = 64, POISON = 0x5a, MOST = 1 << 16, OPERANDS = 6 };
+enum { GUARD = 64, POISON = 0x5a, MOST = 1 << 16, OPERANDS = 8 };
 
 static int32_t memory[OPERANDS][MOST / 4];
 
@@ -96,7 +96,7 @@ int main(void)
     return 0;
 }
 """
-END_OF_MEMORY, SAME = (0, 1), 6  # places: this operand lies there; y is an operand
+END_OF_MEMORY, SAME = (0, 1), 8  # places: this operand lies there; y is an operand
 
 
 @pytest.fixture(scope="module", params=MACHINES)
