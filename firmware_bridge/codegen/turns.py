@@ -98,14 +98,15 @@ def row_work(graph: Graph, access: Sequence[AccessPattern]) -> list[float]:
 
 
 def pass_units(plan: Plan) -> list[int]:
-    """What each pass takes of a budget, where the input arrives row by row, but for the last, after which none does."""
+    """What each pass takes of a budget, where the input arrives row by row; not the last of several, for its work is
+    done when nothing arrives any more."""
     passes, units = [], row_units(plan)
     for step in plan.schedule.order:
         if step.operator == ARRIVAL:
             passes.append(0)
         elif passes:
             passes[-1] += units[step.operator]
-    return passes[:-1]
+    return passes[:-1] or passes
 
 
 def _work(operator: Kind, source: Tensor) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.graphs import inputs_of, integer_graphs
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.deploy.graph.graph import Conv2D, DepthwiseConv2D, Graph, Kind
+from tinyscene.deploy.graph.graph import Conv2D, DepthwiseConv2D, Graph, Kind, Mean, Quantization, Tensor
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.firmware_bridge.codegen.library import Library, make_network
 from tinyscene.firmware_bridge.memory.by_time import Order, rows_first
@@ -84,6 +84,12 @@ def test_a_hundred_random_graphs_equal_the_reference(
     graph: Graph, kernels: tuple[str, ...], order: Order, seed: int
 ) -> None:
     require_equal(graph, kernels, seed, order)
+
+
+def test_an_input_of_one_row_is_run_in_the_order_by_time() -> None:
+    source = Tensor("x", (1, 3, 1, 2), Quantization(0.5, 0))
+    mean = Mean(inputs=("x",), output=Tensor("y", (1, 2), Quantization(0.25, 1)))
+    require_equal(Graph(source, (mean,)), ("plain",), 0, "time")
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
