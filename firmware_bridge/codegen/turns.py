@@ -37,7 +37,7 @@ int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t 
     int32_t left = (budget > 0) ? budget : 0;
     int begun = 0; /* a part computes a row at least */
     while (progress->next < TINYSCENE_TENSORS) {
-        const int32_t units = row_units[progress->next];
+@WAITS@        const int32_t units = row_units[progress->next];
         if (begun && (units > left)) {
             return TINYSCENE_NETWORK_MORE;
         }
@@ -51,27 +51,10 @@ int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t 
 }
 """
 
-ARRIVING_STEP = """\
-int tinyscene_network_step(int8_t *arena, tinyscene_progress *progress, int32_t budget)
-{
-    int32_t left = (budget > 0) ? budget : 0;
-    int begun = 0; /* a part computes a row at least */
-    while (progress->next < TINYSCENE_TENSORS) {
+WAITS = """\
         if (tinyscene_network_waits(progress)) {
             return TINYSCENE_NETWORK_WAITS;
         }
-        const int32_t units = row_units[progress->next];
-        if (begun && (units > left)) {
-            return TINYSCENE_NETWORK_MORE;
-        }
-        if (take_turn(arena, progress)) {
-            left -= units;
-            begun = 1;
-        }
-        move_on(progress);
-    }
-    return TINYSCENE_NETWORK_DONE;
-}
 """
 
 MOST_TURNS = 2**16 - 1  # that are counted
@@ -133,7 +116,7 @@ def turns_code(plan: Plan) -> list[str]:
     """The functions that decide whose turn it is, and `tinyscene_network_step`."""
     arrival = _arrival_functions(plan) if plan.schedule.arriving else []
     order = [_endless_order(plan, plan.schedule.pace)] if plan.schedule.pace else [PASSES, _order_function(plan)]
-    return [*arrival, _turn_function(plan), *order, ARRIVING_STEP if arrival else STEP]
+    return [*arrival, _turn_function(plan), *order, STEP.replace("@WAITS@", WAITS if arrival else "")]
 
 
 def _arrival_functions(plan: Plan) -> list[str]:

@@ -43,15 +43,6 @@ def is_streamable(graph: Graph) -> bool:
     return not padded and means == list(graph.operators[-1:])
 
 
-def column_frames(graph: Graph) -> int:
-    """Frames from one column of a streamable graph's last layer to the next."""
-    strides = {graph.input.name: 1}
-    for operator in graph.operators:
-        stride = operator.stride[1] if isinstance(operator, Window) else 1
-        strides[operator.output.name] = strides[operator.inputs[0]] * stride
-    return strides[graph.output.name]
-
-
 def lengthened(graph: Graph, frames: int) -> Graph:
     """A streamable graph by time for another number of frames."""
     tensors = {graph.input.name: replace(graph.input, shape=(1, frames, *graph.input.shape[2:]))}
