@@ -250,6 +250,17 @@ def test_a_bundle_without_variants_does_not_speak_of_them(bundle: Bundle) -> Non
     assert (bundle.variants, "variants" in bundle.content, bundle.variant("s1") is bundle) == ((), False, True)
 
 
+@pytest.mark.parametrize("digit", "0f")
+def test_a_variant_whose_hash_is_smaller_or_larger_than_the_index_says_is_refused(digit: str, folder: Path) -> None:
+    shutil.copytree(folder, folder / "variants" / "s1")
+    opened = open_bundle(folder)
+    opened.content["variants"] = {"s1": {"sha256": open_bundle(folder / "variants" / "s1").fingerprint}}
+    assert opened.variant("s1").folder == folder / "variants" / "s1"
+    opened.content["variants"] = {"s1": {"sha256": 64 * digit}}
+    with pytest.raises(InputError, match="not the variant"):
+        opened.variant("s1")
+
+
 def test_an_empty_folder_is_filled(bundle: Bundle, tmp_path: Path) -> None:
     assert write(bundle, tmp_path / "new").labels == open_bundle(tmp_path / "new").labels == SCENES
 
