@@ -151,7 +151,8 @@ def compile_native(
                 optimize=optimize,
                 shared=True,
             )
-            write_whole(path, (folder / path.name).read_bytes())
+            content = (folder / path.name).read_bytes()
+        write_whole(path, content)  # when the folder is gone: what is in the cache has no next time to remove it
     return path
 
 

@@ -89,9 +89,12 @@ def _held(make: Callable[[], Path]) -> Iterator[Path]:
         return
     while True:
         temporary = make()
-        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            handle = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:  # taken for an abandoned one
+            continue
         lock(handle)
-        if temporary.exists():  # and was not taken for an abandoned one before it was locked
+        if temporary.exists():  # and was not taken for one before it was locked
             break
         os.close(handle)
     try:
@@ -106,7 +109,7 @@ def remove_abandoned(folder: Path) -> None:
         return
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):  # in use, or somebody else's
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
             try:
                 lock(handle, wait=False)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tinyscene.deploy.common import files
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import (
     cache_folder,
@@ -164,6 +165,32 @@ def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(
         assert {*tmp_path.iterdir()} == {folder, other}
         assert left not in (folder, other)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_with_the_name_of_a_temporary_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".tinyscene-pipe")
+    program = "import sys; from tinyscene.deploy.common.files import Path, write_whole\n"
+    program += "write_whole(Path(sys.argv[1]), 'whole')"
+    subprocess.run([sys.executable, "-c", program, tmp_path / "a.txt"], cwd=ROOT, check=True, timeout=20)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["_new_file", "mkdtemp"])
+def test_what_another_process_takes_for_abandoned_before_it_is_locked_is_made_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = getattr(files, kind), []
+
+    def taken_at_first(*arguments: Any, **options: Any) -> Any:
+        made.append(Path(make(*arguments, **options)))
+        if len(made) == 1:
+            made[0].unlink() if made[0].is_file() else made[0].rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(files, kind, taken_at_first)
+    with (files.replacing if kind == "_new_file" else files.replacing_folder)(tmp_path / "new"):
+        pass
+    assert ([path.name for path in tmp_path.iterdir()], len(made)) == (["new"], 2)
 
 
 def test_without_locks_what_is_in_use_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
