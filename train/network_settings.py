@@ -28,6 +28,7 @@ Heads = Annotated[int, Field(ge=1, le=32)]
 BaseChannels = Annotated[int, Field(ge=8, le=512)]
 Blocks = Annotated[int, Field(ge=1, le=16)]
 STEM = ((3, 2), (3, 2))  # kernel and stride over time of CP-Mobile's first two convolutions
+LOW_PASS = (3, 1)  # the same of the filter before a stride
 Stride = tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]]  # mel, frame
 
 
@@ -74,6 +75,10 @@ class CPMobileModel(Network):
     clip must then be as long as whole columns need."""
     time_kernels: dict[str, Literal[1, 3]] = {}  # noqa: RUF012
     """Frames that the windows of single blocks span, 1 or 3, by block name; the others have 3."""
+    antialias: bool = False
+    """Whether a low-pass, (1, 2, 1) / 4 along the axes of the stride, comes before each stride, so that features
+    change less where a window is shifted. It costs two means of two values for each value that is strided over, which
+    are no MACs. R. Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019."""
     branches: bool = False
     """Whether convolutions have parallel branches during training, folded into one convolution afterwards.
     X. Ding et al., "RepVGG: Making VGG-Style ConvNets Great Again", CVPR 2021."""
@@ -85,15 +90,17 @@ class CPMobileModel(Network):
 
     @model_serializer(mode="wrap")
     def _without_new_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What says nothing new is left out, so that a recipe without padding over time alone differs from before."""
-        left_out = {"time_padding": "same", "time_kernels": {}}
+        """What says nothing new is left out, so that recipes without these keys are what they were before."""
+        left_out = {"time_padding": "same", "time_kernels": {}, "antialias": False}
         return {key: value for key, value in serialize(self).items() if key not in left_out or value != left_out[key]}
 
     @property
     def time_windows(self) -> list[tuple[int, int]]:
         """Kernel and stride over time of each layer that spans frames or skips them, in order."""
         blocks = [f"b{index + 1}" for index in range(sum(self.n_blocks))]
-        return [*STEM, *((self.time_kernels.get(name, 3), self.strides.get(name, (1, 1))[1]) for name in blocks)]
+        layers = [*STEM, *((self.time_kernels.get(name, 3), self.strides.get(name, (1, 1))[1]) for name in blocks)]
+        filtered = [(LOW_PASS, layer) if self.antialias and layer[1] > 1 else (layer,) for layer in layers]
+        return [window for windows in filtered for window in windows]
 
     @property
     def column_frames(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.models import build
-from tinyscene.train.models.cp_mobile import Block, ConvNorm, CPMobile, fold_branches, round_channels
+from tinyscene.train.models.cp_mobile import Block, ConvNorm, CPMobile, LowPass, fold_branches, round_channels
 from tinyscene.train.network_settings import CPMobileModel
 from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.runs.budget import count_network, count_recipe
@@ -135,6 +135,7 @@ FOLDED = pytest.mark.parametrize(
         ({"base_channels": 40, "expansion_rate": 3.3, "n_blocks": (2,), "strides": {"b1": (2, 2)}}, (37, 50)),
         ({"base_channels": 12, "channels_multiplier": 0.7, "n_blocks": (1, 2, 1), "strides": {"b3": (1, 3)}}, (33, 64)),
         ({"time_padding": "none", "strides": {"b3": (1, 2)}, "time_kernels": {"b4": 1, "b5": 1}}, (31, 63)),
+        ({"antialias": True, "n_blocks": (2,), "strides": {"b1": (1, 2), "b2": (2, 2)}}, (31, 63)),
     ],
 )
 
@@ -187,13 +188,30 @@ def test_an_identity_branch_needs_stride_one_and_equal_channels() -> None:
     assert identities == {f"stages.{block}.block.{part}" for block, parts in keeping.items() for part in parts}
 
 
+def test_the_low_pass_is_binomial_along_the_axes_of_the_stride() -> None:
+    impulse = torch.zeros(1, 1, 5, 7)
+    impulse[..., 2, 3] = 16
+    along = torch.tensor([0.0, 1.0, 2.0, 1.0, 0.0])
+    frames = torch.tensor([0.0, 0.0, 1.0, 2.0, 1.0, 0.0, 0.0])
+    assert torch.equal(LowPass((2, 2), pads_time=True)(impulse)[0, 0], torch.outer(along, frames))
+    assert torch.equal(LowPass((2, 1), pads_time=True)(impulse)[0, 0, :, 3], 4 * along)
+    assert torch.equal(LowPass((1, 2), pads_time=False)(impulse)[0, 0, 2], 4 * frames[1:-1])
+
+
+def test_a_low_pass_changes_no_name_shape_or_cost() -> None:
+    plain, filtered = (load_recipe("baseline", [f"model.antialias={on}"]) for on in ("false", "true"))
+    shapes = [{name: each.shape for name, each in build(r.model, 10).state_dict().items()} for r in (plain, filtered)]
+    assert shapes[0] == shapes[1]
+    assert count_recipe(plain).macs == count_recipe(filtered).macs
+
+
 def test_strides_of_an_unknown_block_are_refused() -> None:
     with pytest.raises(InputError, match="'b7'"):
         CPMobile(CPMobileModel(strides={"b7": (2, 2)}), 10)
 
 
 def test_a_strided_shortcut_averages_its_padding_too() -> None:
-    block = Block(8, 16, 8, True, (2, 2), branches=False).eval()
+    block = Block((8, 16, 8), True, "b1", CPMobileModel(strides={"b1": (2, 2)})).eval()
     norm = block.block[2].get_submodule("1")
     assert isinstance(norm, nn.BatchNorm2d)
     nn.init.zeros_(norm.weight)  # the convolutions add nothing: the shortcut is left

@@ -49,8 +49,21 @@ class TimeCrop(nn.Module):
         return x[..., self.frames : -self.frames] if self.frames else x
 
 
+class LowPass(nn.Sequential):
+    """The binomial filter (1, 2, 1) / 4 along the axes of a stride: two means of neighbours, which have no weights.
+
+    R. Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019. Without padding over time, it loses a
+    frame at each end.
+    """
+
+    def __init__(self, stride: Pair, pads_time: bool) -> None:
+        window = (2 if stride[0] > 1 else 1, 2 if stride[1] > 1 else 1)
+        padding = (window[0] - 1, window[1] - 1 if pads_time else 0)
+        super().__init__(nn.AvgPool2d(window, 1, padding), nn.AvgPool2d(window, 1))
+
+
 class ConvNorm(nn.Sequential):
-    """Convolution (0), BatchNorm (1), optional parallel branches, and ReLU."""
+    """Convolution (0), BatchNorm (1), optional parallel branches, and ReLU; optionally a low-pass before a stride."""
 
     def __init__(
         self,
@@ -62,6 +75,7 @@ class ConvNorm(nn.Sequential):
         relu: bool = True,
         branches: bool = False,
         pads_time: bool = True,
+        antialias: bool = False,
     ) -> None:
         super().__init__()
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -69,6 +83,7 @@ class ConvNorm(nn.Sequential):
         self.append(nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False))
         self.append(nn.BatchNorm2d(outputs))
         self.relu = relu
+        self.low_pass = LowPass(stride, pads_time) if antialias and stride != (1, 1) else nn.Identity()
         self.crop = TimeCrop(kernel[1] // 2 - padding[1])  # of what the branches read, whose kernels are smaller
         self.parallel = nn.ModuleList()
         if branches:
@@ -79,40 +94,40 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Sequential's name
         """(batch, inputs, mel, frame) -> (batch, outputs, mel', frame')."""
-        y = self[1](self[0](input))
+        x = self.low_pass(input)
+        y = self[1](self[0](x))
         for branch in self.parallel:
-            y = y + branch(self.crop(input))
+            y = y + branch(self.crop(x))
         return F.relu(y) if self.relu else y
 
 
 class Block(nn.Module):
     """Inverted residual: pointwise expansion, depthwise 3x3, pointwise projection; a shortcut where the stage goes on.
 
-    A strided block's shortcut is a 3x3 average pool that counts its padding, as published. Without padding over time, a
-    shortcut has the frames that the depthwise convolution makes, those in the middle.
+    `widths` are the channels that it reads, has inside and gives; `name` is what the settings call it. A strided
+    block's shortcut is a 3x3 average pool that counts its padding, as published. Without padding over time, a shortcut
+    has the frames that the depthwise convolution makes, those in the middle.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        wide: int,
-        outputs: int,
-        shortcut: bool,
-        stride: Pair,
-        branches: bool,
-        frames: int = 3,
-        pads_time: bool = True,
-    ) -> None:
+    def __init__(self, widths: tuple[int, int, int], shortcut: bool, name: str, model: CPMobileModel) -> None:
         super().__init__()
-        window, reach = (3, frames), frames // 2 if pads_time else 0
+        (inputs, wide, outputs), branches = widths, model.branches
+        stride, frames = model.strides.get(name, (1, 1)), model.time_kernels.get(name, 3)
+        pads_time, is_strided = model.time_padding == "same", stride != (1, 1)
+        depthwise = ConvNorm(
+            wide, wide, (3, frames), stride, wide, branches=branches, pads_time=pads_time, antialias=model.antialias
+        )
         self.block = nn.Sequential(
             ConvNorm(inputs, wide, 1, branches=branches),
-            ConvNorm(wide, wide, window, stride, groups=wide, branches=branches, pads_time=pads_time),
+            depthwise,
             ConvNorm(wide, outputs, 1, relu=False, branches=branches),
         )
         self.use_shortcut = shortcut
-        strided = nn.AvgPool2d(window, stride, padding=(1, reach))
-        self.shortcut = TimeCrop(frames // 2 - reach) if stride == (1, 1) else strided
+        reach = frames // 2 if pads_time else 0
+        pool = nn.AvgPool2d((3, frames), stride, padding=(1, reach))
+        filtered = int(model.antialias and stride[1] > 1 and not pads_time)  # frames at each end
+        crop = TimeCrop(filtered if is_strided else frames // 2 - reach)
+        self.shortcut = nn.Sequential(crop, pool) if is_strided else crop
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, inputs, mel, frame) -> (batch, outputs, mel', frame')
         y = self.block(x)
@@ -140,8 +155,8 @@ class CPMobile(nn.Module):
             raise InputError(f"model.channels: needs {len(planned.stages)} stages and {len(blocks)} expanded")
         inputs, planned_inputs = channels.stages[0], planned.stages[0]
         self.in_c = nn.Sequential(
-            ConvNorm(1, channels.stem, 3, (2, 2), pads_time=pads_time),
-            ConvNorm(channels.stem, inputs, 3, (2, 2), pads_time=pads_time),
+            ConvNorm(1, channels.stem, 3, (2, 2), pads_time=pads_time, antialias=model.antialias),
+            ConvNorm(channels.stem, inputs, 3, (2, 2), pads_time=pads_time, antialias=model.antialias),
         )
         self.stages = nn.Sequential()
         names = iter(zip(blocks, channels.expanded, strict=True))
@@ -149,10 +164,8 @@ class CPMobile(nn.Module):
             outputs, planned_outputs = channels.stages[stage], planned.stages[stage]
             members = nn.Sequential()
             for name, wide in itertools.islice(names, count):
-                stride, shortcut = model.strides.get(name, (1, 1)), planned_inputs == planned_outputs
-                frames = model.time_kernels.get(name, 3)
-                block = Block(inputs, wide, outputs, shortcut, stride, model.branches, frames, pads_time)
-                members.add_module(name, block)
+                shortcut = planned_inputs == planned_outputs
+                members.add_module(name, Block((inputs, wide, outputs), shortcut, name, model))
                 inputs, planned_inputs = outputs, planned_outputs
             self.stages.add_module(f"s{stage + 1}", members)
         self.feed_forward = nn.Sequential(
