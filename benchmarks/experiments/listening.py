@@ -23,7 +23,7 @@ from tinyscene.firmware_bridge.targets.image import build_image, build_settings
 from tinyscene.train.data.sample import write_sample
 from tinyscene.train.recipe import load_recipe
 
-RECIPES = ("baseline", "baseline-stream", "micro", "micro-stream")
+RECIPES = ("baseline", "baseline-stream", "micro", "micro-stream", "micro16k-stream")
 DECISIONS = (1, 2, 4, 8)  # a second
 PORTIONS = (4, 1)  # pushes for each frame, whose largest is counted
 

@@ -136,7 +136,7 @@ def test_the_seconds_that_fit_have_the_frames(rate: int, frames: int) -> None:
 # Cost
 
 
-@pytest.mark.parametrize("recipe", ["baseline-stream", "micro-stream"])
+@pytest.mark.parametrize("recipe", ["baseline-stream", "micro-stream", "micro16k-stream"])
 def test_a_second_of_columns_costs_what_its_layers_do(recipe: str) -> None:
     loaded = load_recipe(recipe)
     cost = stream_cost(lower(build(loaded.model, 10).eval(), loaded.features.shape))
