@@ -3,8 +3,9 @@
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests import ROOT
+from tests.firmware_bridge.test_listening import expected as windows_logits
+from tests.firmware_bridge.test_listening import front_end, library_of, noise
 from tests.firmware_bridge.test_network_c import STEP_HOOK, Poison, hook, traced
 from tests.firmware_bridge.test_scene_c import expected
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
@@ -25,15 +28,24 @@ from tinyscene.firmware_bridge.targets.image import build_image, build_settings
 
 PROGRAM = Path(__file__).parent / "interleavings.c"
 FLAGS = ["-std=c11", "-O1", "-g", "-DTINYSCENE_PLAIN", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-CASES = [  # seconds from one decision to the next; samples of the backlog
-    (1.0, 0),
-    (0.25, 7_001),
-    pytest.param((1.0, 7_001), marks=pytest.mark.slow),
-    (1.0, 7_001, "time"),
+CASES = [  # the order of a library, or a network that listens without end; seconds of a hop; samples of the backlog
+    ("mel", 1.0, 0),
+    ("mel", 0.25, 7_001),
+    pytest.param(("mel", 1.0, 7_001), marks=pytest.mark.slow),
+    ("time", 1.0, 7_001),
+    ("without end", 0.128, 0),
+    pytest.param(("without end", 0.128, 3_001), marks=pytest.mark.slow),
 ]
 CALLS = st.lists(st.one_of(st.integers(1, 40_000), st.integers(-300, 0)), max_size=12)
 
-Decide = Callable[[list[int]], list[list[int]]]
+
+@dataclass(frozen=True)
+class Built:
+    """A library in a program, sound for it, and the logits of its decisions on that."""
+
+    program: Path
+    pcm: NDArray[np.int16]
+    logits: list[list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +53,38 @@ def stream(bundle: Bundle) -> NDArray[np.int16]:
     return np.ascontiguousarray(np.concatenate([*bundle.vectors.pcm[3:7]])[:72_000])
 
 
+def made(bundle: Bundle, stream: NDArray[np.int16], kind: str, hop: float) -> tuple[Library, Any, list[list[int]]]:
+    """A library, sound for it, and the logits of its decisions on that."""
+    if kind != "without end":
+        library = make_library(
+            bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop, order="time" if kind == "time" else "mel"
+        )
+        return library, stream, expected(bundle, stream, hop)
+    sound, columns, pcm = front_end(31), 2, noise(20_000)
+    graph, library = library_of([(1, 1), (1, 2)], sound.frames, columns)
+    samples = int(library.config["HOP_SAMPLES"])
+    assert samples == hop * sound.sample_rate
+    decisions = (len(pcm) - sound.clip_samples - int(library.config["DELAY_SAMPLES"])) // samples + 1
+    return library, pcm, windows_logits(graph, sound, pcm, samples).tolist()[:decisions]
+
+
 @pytest.fixture(scope="module", params=CASES, ids=str)
-def built(request: pytest.FixtureRequest, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """The hop, and the program with its library."""
+def built(
+    request: pytest.FixtureRequest,
+    bundle: Bundle,
+    stream: NDArray[np.int16],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Built:
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("gcc is missing: apt-get install gcc")
-    hop, backlog, *order = request.param
+    kind, hop, backlog = request.param
     folder = tmp_path_factory.mktemp("slices")
-    parts = (bundle.graph, bundle.front_end, bundle.labels, ("plain",), hop)
-    sources = write_sources(make_library(*parts, order=order[0] if order else "mel"), folder)
+    library, pcm, logits = made(bundle, stream, kind, hop)
+    sources = write_sources(library, folder)
     command = [compiler, *FLAGS, f"-DTINYSCENE_BACKLOG_SAMPLES={backlog}", f"-I{folder}", str(PROGRAM)]
     subprocess.run([*command, *map(str, sources), "-o", str(folder / "program")], check=True)
-    return hop, folder / "program"
+    return Built(folder / "program", pcm, logits)
 
 
 def decide(program: Path, calls: list[int], pcm: NDArray[np.int16]) -> list[list[int]]:
@@ -69,15 +100,13 @@ def decide(program: Path, calls: list[int], pcm: NDArray[np.int16]) -> list[list
 @example([])
 @example([1, -1, 500, -1])
 @example([0, -100_000])
-def test_any_order_of_pushes_and_steps_decides_the_same(
-    bundle: Bundle, built: tuple[float, Path], stream: NDArray[np.int16], calls: list[int]
-) -> None:
-    hop, program = built
-    assert decide(program, [*calls, 777, -40], stream) == expected(bundle, stream, hop)
+def test_any_order_of_pushes_and_steps_decides_the_same(built: Built, calls: list[int]) -> None:
+    assert decide(built.program, [*calls, 777, -40], built.pcm) == built.logits
 
 
-def test_an_instance_that_was_written_over_touches_no_memory_but_its_own(built: tuple[float, Path]) -> None:
-    done = subprocess.run([built[1]], input=np.array([-2_000, 0], np.int32).tobytes(), capture_output=True, check=False)
+def test_an_instance_that_was_written_over_touches_no_memory_but_its_own(built: Built) -> None:
+    spoiled = np.array([-2_000, 0], np.int32).tobytes()
+    done = subprocess.run([built.program], input=spoiled, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     refused, used = map(int, done.stdout.split())
     assert refused > 300
