@@ -113,7 +113,7 @@ class Block(nn.Module):
         super().__init__()
         (inputs, wide, outputs), branches = widths, model.branches
         stride, frames = model.strides.get(name, (1, 1)), model.time_kernels.get(name, 3)
-        pads_time, is_strided = model.time_padding == "same", stride != (1, 1)
+        pads_time = model.time_padding == "same"
         depthwise = ConvNorm(
             wide, wide, (3, frames), stride, wide, branches=branches, pads_time=pads_time, antialias=model.antialias
         )
@@ -125,9 +125,9 @@ class Block(nn.Module):
         self.use_shortcut = shortcut
         reach = frames // 2 if pads_time else 0
         pool = nn.AvgPool2d((3, frames), stride, padding=(1, reach))
-        filtered = int(model.antialias and stride[1] > 1 and not pads_time)  # frames at each end
-        crop = TimeCrop(filtered if is_strided else frames // 2 - reach)
-        self.shortcut = nn.Sequential(crop, pool) if is_strided else crop
+        loses_frames = model.antialias and stride[1] > 1 and not pads_time  # to the low-pass
+        strided = nn.Sequential(TimeCrop(1), pool) if loses_frames else pool
+        self.shortcut = TimeCrop(frames // 2 - reach) if stride == (1, 1) else strided
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, inputs, mel, frame) -> (batch, outputs, mel', frame')
         y = self.block(x)
