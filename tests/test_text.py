@@ -107,6 +107,13 @@ def test_a_text_file_shows_an_unpaired_surrogate_as_an_escape(tmp_path: Path) ->
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == "half\\ud800 straße"
 
 
+def test_an_error_about_a_long_value_is_cut_and_keeps_what_to_do(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "long.yaml").write_text(f"seed: {'1:' * 100_000}0\n")
+    code, _, stderr = run_cli("budget", tmp_path / "long.yaml")
+    assert (code, len(stderr) < 2_100, stderr.startswith("tinyscene: recipe ")) == (2, True, True)
+    assert str(InputError(f"{'x' * 10_000}: choose another name")).endswith("xxx: choose another name")
+
+
 @pytest.mark.parametrize("label", ["", "half\ud800", 201 * "x"])
 def test_a_label_that_cannot_be_written_down_is_refused(label: str) -> None:
     with pytest.raises(InputError, match=r"must be 1 to 200 characters of Unicode text"):

@@ -4,17 +4,22 @@ import errno
 
 from tinyscene.deploy.common.text import printable
 
+LONGEST_LINE = 2_000  # characters of an error; of a longer one, the end says what to do
+
 
 class TinysceneError(Exception):
     """An error with one line that says what is wrong and what to do.
 
-    What comes from a hostile file into the line is shown escaped where it is not printable.
+    What comes from a hostile file into the line is shown escaped where it is not printable, and cut where it is long.
     """
 
     exit_code = 2
 
     def __init__(self, line: str) -> None:
-        super().__init__(printable(line))
+        shown = printable(line)
+        if len(shown) > LONGEST_LINE:
+            shown = f"{shown[: LONGEST_LINE // 2]} ... {shown[-LONGEST_LINE // 4 :]}"
+        super().__init__(shown)
 
 
 class InputError(TinysceneError, ValueError):
