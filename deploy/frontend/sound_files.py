@@ -24,7 +24,8 @@ ENDINGS = {  # of libsndfile's formats that say in their header what they hold
     "WAV": (".wav", ".wave"),
 }
 SUFFIXES = frozenset(ending for kind in soundfile.available_formats() for ending in ENDINGS.get(kind, ()))
-HIDDEN = ("__MACOSX",)  # made by an archiver; other hidden names begin with a dot
+# made by an archiver, Windows and network disks; other hidden names begin with a dot
+HIDDEN = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir", "#recycle", "@Recycle")
 
 
 @dataclass

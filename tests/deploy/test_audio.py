@@ -244,11 +244,27 @@ def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(size: int, tmp_path
     assert notes == ["its header gives no length: 2.00 s are there"]
 
 
-def test_a_wav_without_sound_but_with_other_chunks_is_empty(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "chunks", [b"LIST\x04\0\0\0INFO", b"LIST\x03\0\0\0INF", b"note\x01\0\0\0a\0LIST\x04\0\0\0INFO"]
+)
+def test_a_wav_without_sound_but_with_other_chunks_is_empty(chunks: bytes, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(0))
-    path.write_bytes(path.read_bytes() + b"LIST\x04\0\0\0INFO")
+    path.write_bytes(path.read_bytes() + chunks)  # the second's last byte, which pads it, is not there
     with pytest.raises(InputError, match="holds no samples"):
         read(path)
+
+
+def test_sound_that_begins_like_a_chunk_but_ends_before_it_is_sound(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(0))
+    path.write_bytes(path.read_bytes() + b"LIST\x06\0\0\0INFO")
+    assert read(path)[1] == ["its header gives no length: 0.00 s are there", "the last 0.00 s padded to one second"]
+
+
+def test_a_silence_of_few_bytes_is_as_long_as_it_says(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", np.zeros(12 * RATE, np.int16), kind="FLAC")
+    assert 16 * path.stat().st_size < 12 * RATE
+    clips, notes = read(path)
+    assert (len(clips), notes) == (12, [])
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])

@@ -201,6 +201,21 @@ def test_without_locks_what_is_in_use_stays(tmp_path: Path, monkeypatch: pytest.
             assert folder.exists()
 
 
+def test_a_folder_that_another_process_removes_meanwhile_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def and_remove(path: Path, target: Path) -> Path:
+        shutil.rmtree(renamed := rename(path, target))
+        return renamed
+
+    (tmp_path / "old").mkdir()
+    monkeypatch.setattr(Path, "rename", and_remove)
+    remove_folder(tmp_path / "old")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["replacing", "replacing_folder"])
 def test_a_folder_with_nothing_but_what_a_killed_process_left_is_free(kind: str, tmp_path: Path) -> None:
     leave_behind(tmp_path, kind)

@@ -45,12 +45,12 @@ def test_what_is_not_read_is_counted_by_its_kind(tmp_path: Path) -> None:
     write_sound(tmp_path / "street" / "a.WAV")
     for name in ("b.m4a", "c.m4a", "notes.txt", "LICENSE", "._a.wav", ".DS_Store"):
         (tmp_path / "street" / name).write_bytes(b"x")
-    for folder in (".ipynb_checkpoints", "__MACOSX"):
+    for folder in (".ipynb_checkpoints", "__MACOSX", "$RECYCLE.BIN"):
         (tmp_path / folder / "street").mkdir(parents=True)
         (tmp_path / folder / "street" / "a.wav").write_bytes(b"x")
     found = find_sound_files(tmp_path)
     assert [path.name for path in found.paths] == ["a.WAV"]
-    assert found.describe_ignored() == "2 .m4a, 1 .txt, 4 hidden, 1 without an ending"
+    assert found.describe_ignored() == "2 .m4a, 1 .txt, 5 hidden, 1 without an ending"
 
 
 def test_a_folder_names_the_recordings_in_it(tmp_path: Path) -> None:

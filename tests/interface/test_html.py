@@ -36,7 +36,7 @@ class Cells(HTMLParser):
 def evaluation(labels: tuple[str, ...]) -> ModelEvaluation:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
     result = score(probabilities, np.array([0, 1, 1, 0]), np.array(["a", "a", "b", "b"]), labels)
-    about = {"model": "runs/one", "data_hash": "0", "split": "25", "runner": "torch", "unknown": None}
+    about = {"model": "runs/one", "data_hash": "0", "split": "25", "runner": "torch", "left_out": 0, "unknown": None}
     return ModelEvaluation(**vars(result), **about, answers=cast("Any", None))  # which are not shown
 
 

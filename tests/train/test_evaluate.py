@@ -178,6 +178,20 @@ def test_the_command_prints_and_keeps_one_evaluation(
     assert (run / "evaluation.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_recordings_and_classes_that_the_figures_are_not_about_are_said_and_recorded(
+    small_dataset: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    run, tests = run_of(tmp_path / "run", SCENES), small_dataset / "evaluation_setup" / "test.csv"
+    buses = [name for name in tests.read_text().split()[1:] if "/bus-" in name]
+    for name in buses:
+        (small_dataset / name).write_bytes(b"")
+    code, _, err = run_cli("evaluate", run, "--data", small_dataset)
+    kept = json.loads((run / "evaluation.json").read_text())
+    assert (code, kept["left_out"], kept["clips"]) == (0, len(buses), 20 - len(buses))
+    assert f"split 5: {len(buses)} of 20 test recordings cannot be used and are not counted\n" in err
+    assert "split 5: no test recordings of bus: the averages are about the other classes\n" in err
+
+
 def test_a_model_of_other_labels_is_refused(
     small_dataset: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:

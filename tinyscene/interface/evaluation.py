@@ -20,6 +20,7 @@ require("torch", "train")  # so that what is missing is named with the remedy
 from tinyscene.train.data.cache import CachedRecording, Clips  # noqa: E402
 from tinyscene.train.runs.evaluate import (  # noqa: E402
     Evaluation,
+    count_left_out,
     open_evaluated_model,
     score_answers,
     score_recordings,
@@ -46,6 +47,7 @@ class ModelEvaluation(Evaluation):
     data_hash: str
     split: str
     runner: str  # what computed the logits
+    left_out: int  # recordings of the list that could not be used and are not counted
     unknown: dict[str, Any] | None  # shares that a bundle's decision rule keeps and, of strangers, refuses
     answers: Answers = field(repr=False, compare=False)
 
@@ -56,6 +58,7 @@ class ModelEvaluation(Evaluation):
     def _repr_html_(self) -> str:
         summary = [
             ("data", f"split {self.split}, {self.clips:,} recordings"),
+            *([("left out", f"{self.left_out:,} recordings that could not be used")] if self.left_out else []),
             ("run by", self.runner),
             ("macro-average accuracy", f"{self.macro_accuracy:.2%}"),
             ("accuracy", f"{self.accuracy:.2%} ({self.correct:,} correct)"),
@@ -90,7 +93,7 @@ class ModelEvaluation(Evaluation):
         return Evaluation(**{each.name: getattr(self, each.name) for each in fields(Evaluation)})
 
     def _about(self) -> dict[str, Any]:
-        about = {"model": self.model, "data_hash": self.data_hash, "split": self.split, "runner": self.runner}
+        about = {name: getattr(self, name) for name in ("model", "data_hash", "split", "runner", "left_out")}
         return about | ({} if self.unknown is None else {"unknown": self.unknown})
 
 
@@ -123,12 +126,14 @@ def evaluate(
     if strangers is not None and not evaluated.kept:
         raise InputError(f"--strangers: {path} refuses none; make a bundle of it with `tinyscene quantize --keep 0.95`")
     recordings, probabilities = score_recordings(evaluated.predict, clips, test, evaluated.variants)
+    scores = score_answers(recordings, probabilities, clips.labels, groups)
     evaluation = ModelEvaluation(
-        **vars(score_answers(recordings, probabilities, clips.labels, groups)),
+        **vars(scores),
         model=str(path),
         data_hash=clips.data_hash,
         split=name,
         runner=evaluated.runner,
+        left_out=count_left_out(scores, name, test),
         unknown=_unknown(evaluated.kept, clips, strangers),
         answers=Answers(recordings, probabilities, clips, evaluated.front_end),
     )

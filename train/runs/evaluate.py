@@ -22,6 +22,7 @@ from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
 from tinyscene.deploy.common.files import replacing, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
+from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.common.text import json_text
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import OnnxClassifier, SceneClassifier, open_classifier
@@ -130,7 +131,7 @@ def record(model: Path, evaluation: Evaluation, about: dict[str, Any]) -> Path:
     content = asdict(evaluation) | about
     if (model / INDEX).exists():
         metrics = {key: content[key] for key in (*MEASURES, *DETAILS, "data_hash", "split", "runner")}
-        metrics |= {key: content[key] for key in ("unknown",) if key in content}
+        metrics |= {key: content[key] for key in ("left_out", "unknown") if key in content}
         open_bundle(model).record("metrics", metrics)
         path = model / "evaluation" / "evaluation"
     elif model.is_dir():
@@ -185,6 +186,19 @@ def score_answers(
     truth = np.array([labels.index(item.label) for item in recordings])
     devices = np.array([item.device for item in recordings])
     return score(probabilities, truth, devices, labels, groups)
+
+
+def count_left_out(evaluation: Evaluation, split: str, paths: tuple[str, ...]) -> int:
+    """How many recordings of a test list were not evaluated: they could not be decoded, or are silent.
+
+    Says in one line each that there are such, and which classes have no others.
+    """
+    left_out = len(set(paths)) - evaluation.clips
+    if left_out:
+        notice(f"split {split}: {left_out:,} of {len(set(paths)):,} test recordings cannot be used and are not counted")
+    if missing := [label for label in evaluation.labels if label not in evaluation.by_class]:
+        notice(f"split {split}: no test recordings of {', '.join(missing)}: the averages are about the other classes")
+    return left_out
 
 
 def _shares(

@@ -29,7 +29,7 @@ from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.quantize.quantize import quantize
 from tinyscene.train.runs.budget import count_target
-from tinyscene.train.runs.evaluate import EvaluatedModel, evaluate, open_evaluated_model, record
+from tinyscene.train.runs.evaluate import EvaluatedModel, count_left_out, evaluate, open_evaluated_model, record
 from tinyscene.train.runs.run import METRICS, RunFolder
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import Section
@@ -181,6 +181,7 @@ def _evaluate(path: Path, model: EvaluatedModel, data: TrainingData, seconds: fl
         "data_hash": data.clips.data_hash,
         "split": data.split,
         "runner": model.runner,
+        "left_out": count_left_out(evaluation, data.split, data.test),
         "parameters": count.parameters,
         "macs": count.macs,
         "seconds": seconds,
