@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.firmware_bridge.codegen.network import Config
+from tinyscene.firmware_bridge.codegen.scene import hop_limits
 from tinyscene.firmware_bridge.emulate import Image, by_function, last_window, listening_job
 from tinyscene.firmware_bridge.targets.image import BuildSettings
 
@@ -33,6 +34,7 @@ class Cost:
     kernels: str
     run_kilo: int  # tinyscene_run
     push_kilo: int  # tinyscene_push, for the sound between two decisions
+    frame_kilo: int = 0  # of those at most for one frame, where the network's rows are computed as sound comes
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,32 +59,41 @@ def measure_cost(image: Path, settings: BuildSettings, config: Config, clip: NDA
     if which(program):
         answers = Image(image, _with_emulator(settings, "qemu")).run(job)
         run, push = answers.instructions[-1].tolist()
-        return Cost(settings.kernels, _kilo(run), _kilo(push))
+        return _cost(settings.kernels, run, push, config)
     counter = Image(image, _with_emulator(settings, "unicorn"))
     counter.run(job)
     total = by_function(last_window(counter.calls("tinyscene_(run|push)")))
-    return Cost(settings.kernels, _kilo(total["tinyscene_run"]), _kilo(total["tinyscene_push"]))
+    return _cost(settings.kernels, total["tinyscene_run"], total["tinyscene_push"], config)
+
+
+def _cost(kernels: str, run: float, push: float, config: Config) -> Cost:
+    """The frame is estimated from the units that the library has for it; without end, all frames are much the same."""
+    uneven = config["BY_TIME"] and not config["STREAMS"]
+    frame = (run + push) * float(config["FRAME_UNITS"]) / float(config["RUN_UNITS"]) if uneven else 0
+    return Cost(kernels, _kilo(run), _kilo(push), _kilo(frame) if uneven else 0)
 
 
 def sound_ms(cost: Cost | None, hop_ms: int, mips: float = MIPS) -> int:
     """Milliseconds of sound that an example holds. A run may take as long as a hop if its cost is not known."""
-    run = math.inf if cost is None else cost.run_kilo / mips * 1.1
-    return int(min(run, hop_ms)) + RESERVE_MS
+    if cost is None:
+        return hop_ms + RESERVE_MS
+    return int(min(cost.run_kilo / mips * 1.1, hop_ms)) + math.ceil(cost.frame_kilo / mips) + RESERVE_MS
 
 
 def clock_rows(cost: Cost, config: Config) -> list[ClockRow]:
     """For each clock, how often it can decide at most, and the bytes of sound that wait then."""
-    rate, clip = float(config["SAMPLE_RATE"]), float(config["CLIP_SAMPLES"])
-    hop = float(config["HOP_SAMPLES"]) / rate
+    rate, hop = float(config["SAMPLE_RATE"]), float(config["HOP_SAMPLES"]) / float(config["SAMPLE_RATE"])
+    step, longest = hop_limits(config)
     rows = []
     for megahertz in CLOCKS_MHZ:
         run, push = cost.run_kilo / 1000 / megahertz, cost.push_kilo / 1000 / megahertz / hop  # seconds, share
-        shortest = run / (1 - push) if push < 1 else math.inf
-        if shortest > clip / rate:
+        shortest = rate * run / (1 - push) if push < 1 else math.inf  # samples
+        if shortest > longest:
             rows.append(ClockRow(megahertz, None, None))
             continue
-        held = sound_ms(cost, round(1000 * clip / rate), megahertz)
-        rows.append(ClockRow(megahertz, 1 / shortest, 2 * round(held * rate / 1000)))
+        possible = min(step * math.ceil(shortest / step), longest)
+        held = sound_ms(cost, round(1000 * longest / rate), megahertz)
+        rows.append(ClockRow(megahertz, rate / possible, 2 * round(held * rate / 1000)))
     return rows
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.firmware_bridge.codegen.library import Library
+from tinyscene.firmware_bridge.codegen.scene import hop_limits
 from tinyscene.firmware_bridge.cost import MIPS, Cost, clock_table
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, Kernels, Target, build, find_toolchain
 from tinyscene.firmware_bridge.templates import TEMPLATES, license_text, render, render_folder
@@ -109,6 +110,7 @@ def _values(library: Library, version: str, costs: Sequence[Cost]) -> dict[str, 
     """What the templates may use."""
     config = library.config
     rate = int(config["SAMPLE_RATE"])
+    step, longest = hop_limits(config)
     return {
         "version": version,
         "sample_rate": rate,
@@ -116,7 +118,10 @@ def _values(library: Library, version: str, costs: Sequence[Cost]) -> dict[str, 
         "classes": config["CLASSES"],
         "clip": _seconds(int(config["CLIP_SAMPLES"]) / rate),
         "hop": _seconds(int(config["HOP_SAMPLES"]) / rate),
-        "frame_samples": config["HOP_LENGTH"],
+        "delay": int(config["DELAY_SAMPLES"]) / rate,
+        "by_time": config["BY_TIME"],
+        "hop_step": step,
+        "longest_hop": longest,
         "costs": costs,
         "mips": MIPS,
         "clock_table": clock_table(costs, config),

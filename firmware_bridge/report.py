@@ -241,6 +241,7 @@ def readme(report: LibraryReport, config: Config, clock_table: str = "") -> str:
     values = {
         "clock_table": clock_table,
         "has_examples": False,
+        "by_time": config["BY_TIME"],
         "model": report.model,
         "memory": _memory_line(report),
         "flash": _flash_line(report.flash),

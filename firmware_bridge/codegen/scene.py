@@ -44,7 +44,17 @@ def stream_config(front_end: FrontEnd, pace: Pace, hop: float | None) -> dict[st
         "WINDOW_FRAMES": window,
         "WINDOW_SAMPLES": front_end.clip_samples + (window - front_end.frames) * front_end.hop_length,
         "LEAD_FRAMES": window - pace.decision,
+        "COLUMN_SAMPLES": column,
     }
+
+
+def hop_limits(config: Config) -> tuple[int, int]:
+    """Samples: what hops of a library are multiples of, and the longest hop, which need not be one."""
+    clip = int(config["CLIP_SAMPLES"])
+    if "COLUMN_SAMPLES" in config:
+        column = int(config["COLUMN_SAMPLES"])
+        return column, MOST_HOP * int(config["SAMPLE_RATE"]) // column * column
+    return (clip if config["BY_TIME"] else int(config["HOP_LENGTH"])), clip
 
 
 def window_config(front_end: FrontEnd, start_frames: int, hop: float | None) -> dict[str, int]:

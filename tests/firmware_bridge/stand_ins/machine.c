@@ -12,8 +12,8 @@ enum turn { MAIN, READER };
 static const uint64_t STEP_US = 500;
 
 static int16_t *sound;
-static uint64_t samples, rate, mips, run_instructions, push_instructions, failing_ms, lost;
-static uint64_t now_us, owed_instructions;
+static uint64_t samples, rate, mips, run_instructions, push_instructions, failing_ms, burst_instructions, lost;
+static uint64_t now_us, owed_instructions, gathered_instructions;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t turned = PTHREAD_COND_INITIALIZER;
@@ -39,6 +39,7 @@ void machine_start(int count, char **arguments)
     run_instructions = count > 4 ? strtoull(arguments[4], NULL, 10) : 0;
     push_instructions = count > 5 ? strtoull(arguments[5], NULL, 10) : 0;
     failing_ms = count > 6 ? strtoull(arguments[6], NULL, 10) : 0;
+    burst_instructions = count > 7 ? strtoull(arguments[7], NULL, 10) : 0;
     pushed = fopen("pushed.raw", "wb");
 }
 
@@ -167,11 +168,15 @@ tinyscene_status __wrap_tinyscene_reset(tinyscene *scene)
     return __real_tinyscene_reset(scene);
 }
 
-/* The instructions are those for a clip. */
+/* The instructions are those for a hop, and fall due in bursts. */
 tinyscene_status __wrap_tinyscene_push(tinyscene *scene, const int16_t *pcm, size_t count, size_t *taken)
 {
     const tinyscene_status status = __real_tinyscene_push(scene, pcm, count, taken);
     (void)fwrite(pcm, sizeof *pcm, *taken, pushed);
-    compute(push_instructions * *taken / TINYSCENE_CLIP_SAMPLES);
+    gathered_instructions += push_instructions * *taken / TINYSCENE_HOP_SAMPLES;
+    if (gathered_instructions >= burst_instructions || status == TINYSCENE_READY) {
+        compute(gathered_instructions);
+        gathered_instructions = 0;
+    }
     return status;
 }

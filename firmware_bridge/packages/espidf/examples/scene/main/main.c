@@ -107,18 +107,19 @@ static int measured_rate(void)
     return (int)(samples * INT64_C(1000000) / (esp_timer_get_time() - began));
 }
 
+static uint32_t now_ms(void)
+{
+    return (uint32_t)(esp_timer_get_time() / 1000);
+}
+
 /* Say whether this processor is fast enough, by a decision on silence. */
 static bool measure_cost(tinyscene *scene)
 {
     static char line[256];
-    const int64_t began = esp_timer_get_time();
-    const tinyscene_status status = scene_fill(scene);
-    const int64_t filled = esp_timer_get_time();
-    if (status != TINYSCENE_READY || tinyscene_run(scene) != TINYSCENE_OK)
+    uint32_t push_ms, run_ms;
+    if (!scene_measure(scene, now_ms, &push_ms, &run_ms))
         return false;
-    const int64_t ran = esp_timer_get_time();
-    (void)scene_is_fast_enough(line, sizeof line, (uint32_t)((filled - began) / 1000),
-                               (uint32_t)((ran - filled) / 1000));
+    (void)scene_is_fast_enough(line, sizeof line, push_ms, run_ms);
     printf("%s\n", line);
     return true;
 }

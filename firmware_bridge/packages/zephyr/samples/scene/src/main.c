@@ -111,16 +111,19 @@ static int measured_rate(void)
     return passed > 0 ? (int)(INT64_C(1000) * BLOCKS_TO_MEASURE * BLOCK_SAMPLES / passed) : -EIO;
 }
 
+static uint32_t now_ms(void)
+{
+    return (uint32_t)k_uptime_get();
+}
+
 /* Say whether this processor is fast enough, by a decision on silence. */
 static bool measure_cost(tinyscene *scene)
 {
     static char line[256];
-    const int64_t began = k_uptime_get();
-    const tinyscene_status status = scene_fill(scene);
-    const int64_t filled = k_uptime_get();
-    if (status != TINYSCENE_READY || tinyscene_run(scene) != TINYSCENE_OK)
+    uint32_t push_ms, run_ms;
+    if (!scene_measure(scene, now_ms, &push_ms, &run_ms))
         return false;
-    (void)scene_is_fast_enough(line, sizeof line, (uint32_t)(filled - began), (uint32_t)(k_uptime_get() - filled));
+    (void)scene_is_fast_enough(line, sizeof line, push_ms, run_ms);
     printk("%s\n", line);
     return tinyscene_reset(scene) == TINYSCENE_OK;
 }
