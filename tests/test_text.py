@@ -52,7 +52,7 @@ def test_a_console_shows_text_as_it_is(text: str, where: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_recording_is_named_in_any_encoding(bundle: Bundle, encoding: str, tmp_path: Path) -> None:
-    names = [b"b[red]x.wav", b"14:bus:03.wav", b"\xff\xfe.wav", "straße.wav".encode(), b"\x1b]0;owned.wav"]
+    names = [b"b[red]x.wav", b"14:bus:03.wav", b"\xff\xfe.wav", "straße.wav".encode(), b"\x1b]0;owned.wav", b"a\nb.wav"]
     soundfile.write(tmp_path / "plain.wav", np.zeros(16_000), 16_000)
     for name in names:
         shutil.copy(tmp_path / "plain.wav", os.fsdecode(bytes(tmp_path) + b"/" + name))
@@ -68,6 +68,7 @@ def test_a_recording_is_named_in_any_encoding(bundle: Bundle, encoding: str, tmp
     for shown in (b"b[red]x.wav", b"14:bus:03.wav", b"\\udcff\\udcfe.wav", b"\\x1b]0;owned.wav", street):
         assert shown in done.stdout
     assert b"\x1b" not in done.stdout
+    assert len(done.stdout.splitlines()) == len(names)
 
 
 def test_a_folder_named_like_markup_is_written_and_said(bundle: Bundle, run_cli: RunCli, tmp_path: Path) -> None:
@@ -114,9 +115,9 @@ def test_an_error_about_a_long_value_is_cut_and_keeps_what_to_do(run_cli: RunCli
     assert str(InputError(f"{'x' * 10_000}: choose another name")).endswith("xxx: choose another name")
 
 
-@pytest.mark.parametrize("label", ["", "half\ud800", 201 * "x"])
+@pytest.mark.parametrize("label", ["", "half\ud800", 201 * "x", "two\nlines", "two\u2028lines"])
 def test_a_label_that_cannot_be_written_down_is_refused(label: str) -> None:
-    with pytest.raises(InputError, match=r"must be 1 to 200 characters of Unicode text"):
+    with pytest.raises(InputError, match=r"must be 1 to 200 characters of Unicode text, on one line"):
         read_labels(["bus", label])
 
 

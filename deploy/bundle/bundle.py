@@ -329,8 +329,10 @@ def read_labels(labels: object) -> tuple[str, ...]:
     if not isinstance(labels, list) or not labels or not all(type(label) is str for label in labels):
         raise InputError("labels must be a list of names")
     for label in labels:
-        if not 1 <= len(label) <= LONGEST_LABEL or not is_unicode(label):
-            raise InputError(f"label {label[:40]!r}: must be 1 to {LONGEST_LABEL} characters of Unicode text")
+        if not 1 <= len(label) <= LONGEST_LABEL or not is_unicode(label) or label.splitlines() != [label]:
+            raise InputError(
+                f"label {label[:40]!r}: must be 1 to {LONGEST_LABEL} characters of Unicode text, on one line"
+            )
     if len(set(labels)) < len(labels):
         raise InputError("a label stands twice")
     return tuple(labels)

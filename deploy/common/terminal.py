@@ -45,7 +45,7 @@ def show_what_cannot_be_encoded() -> None:
 def notice(line: str) -> None:
     """Say something of what goes on, on stderr. Of the processes of torchrun only the first speaks."""
     if os.environ.get("RANK", "0") == "0":
-        messages.print(line, soft_wrap=True)
+        messages.print(printable(line), soft_wrap=True)
 
 
 def show(result: object, as_json: bool, shown: str | Group) -> None:

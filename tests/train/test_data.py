@@ -33,6 +33,11 @@ FAULTS = {  # the file, what it holds, and what is said of it
     "nothing": ("meta.csv", "", "lacks the column 'filename'"),
     "no row": ("meta.csv", HEADER, "names no recording"),
     "a row twice": ("meta.csv", META + "audio/b.wav\ttram\tparis-2\ts1\n", "twice"),
+    "a label of two lines": (
+        "meta.csv",
+        META + 'audio/d.wav\t"tram\nbus"\ta-1-d\ta\n',
+        "line 6: scene_label has characters",
+    ),
     "a short row": ("meta.csv", META + "audio/d.wav\ttram\n", "line 5: identifier is empty"),
     "a long field": ("meta.csv", META + 200_000 * "d" + "\ttram\tparis-2\ts1\n", "cannot be read"),
     "an absolute path": ("meta.csv", META.replace("audio/b", "/etc/b"), "line 3: '/etc/b.wav' leads out"),

@@ -12,6 +12,7 @@ from tinyscene.deploy.bundle.bundle import EXPORTS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
 from tinyscene.deploy.common.terminal import Json, messages, show
+from tinyscene.deploy.common.text import printable
 from tinyscene.deploy.frontend.sound_files import recordings_of
 from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
 from tinyscene.interface.bundle import Bundle, is_bundle
@@ -123,7 +124,7 @@ def _scene_line(result: dict[str, Any]) -> str:
     if result["scene"] not in result["scores"]:
         scores = f"{result['scene']}; {scores}"
     notes = f" ({'; '.join(result['notes'])})" if result["notes"] else ""
-    return f"{result['file']}: {scores}{notes}"
+    return printable(f"{result['file']}: {scores}{notes}")
 
 
 @app.command(rich_help_panel=DEPLOY)

@@ -40,4 +40,6 @@ def _fields(row: dict[str, str], columns: tuple[str, ...], place: str) -> dict[s
             raise InputError(f"{place}: {column} is empty")
         if len(row[column]) > (most := MAX_LENGTH if column == "filename" else MAX_NAME):
             raise InputError(f"{place}: {column} has more than {most} characters")
+        if not row[column].isprintable():
+            raise InputError(f"{place}: {column} has characters that are no text, such as a line's end")
     return {column: row[column] for column in {*columns, LABEL} if row.get(column)}
