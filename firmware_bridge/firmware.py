@@ -58,11 +58,13 @@ def write_firmware(
     hop: float | None = None,
     prefix: str = DEFAULT,
     order: Order = "mel",
+    band_offsets: bool = False,
 ) -> WrittenFirmware:
     """Write C sources, or a package of a kind, whole or not at all. Names in them begin with a prefix.
 
-    `order` is that of the network's rows: "time" spreads the work over the clip. Raises InputError for unknown kernels,
-    an unknown kind or order, an impossible hop, or a prefix that names cannot begin with.
+    `order` is that of the network's rows: "time" spreads the work over the clip. With `band_offsets` the microphone's
+    colour is learned. Raises InputError for unknown kernels, an unknown kind or order, an impossible hop, a prefix that
+    names cannot begin with, or a bundle that offsets cannot be learned from.
     """
     require_free(out)
     require_prefix(prefix)
@@ -75,7 +77,10 @@ def write_firmware(
     model = bundle.content["files"][f"{GRAPH}.safetensors"]
     if kind == "wasm":
         kernels = tuple(dict.fromkeys([*kernels, *WASM_KERNELS]))
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model, bundle.rule, order)
+    bands = bundle.bands if band_offsets else None
+    library = make_library(
+        bundle.graph, bundle.front_end, bundle.labels, kernels, hop, model, bundle.rule, order, bands
+    )
     plain = kind in LISTENING or "dsp" not in kernels  # which takes a build more
     flash, costs = _measure(library, bundle.vectors.pcm[-1], ("dsp", "plain") if plain else ("dsp",))
     report = describe(library, flash, costs)

@@ -88,6 +88,13 @@ class NativeScene:
         heard = [(self._clip(np.ascontiguousarray(clip)), sums.copy()) for clip in pcm]
         return np.stack([logits for logits, _ in heard]), np.stack([each for _, each in heard])
 
+    def of_features(self, features: Int8) -> Int8:
+        """Features (batch, mel, frame, 1), in place of clips -> logits (batch, classes)."""
+        logits = np.empty((len(features), int(self.config["CLASSES"])), np.int8)
+        arena = ctypes.c_void_p(self._memory.ctypes.data + int(self.config["STATE_BYTES"]))
+        self.c.tinyscene_native_batch(arena, _pointer(np.ascontiguousarray(features)), _pointer(logits), len(logits))
+        return logits
+
     def push(self, pcm: NDArray[np.int16]) -> tuple[int, int]:
         """Samples (samples,) -> the library's status, and how many samples it consumed."""
         consumed = ctypes.c_size_t()

@@ -14,7 +14,8 @@ A bundle may hold variants of its network for single recording devices, each a b
 
 Its index names their devices and the hash of each one's index, which is checked when the variant is opened.
 
-It may hold a decision rule (`decision.py`); without one, a decision is the class of the highest logit.
+It may hold a decision rule (`decision.py`); without one, a decision is the class of the highest logit. It may hold the
+means of its mel bands, from which a device learns offsets (`deploy/frontend/band_offsets.py`).
 
 What is measured later is recorded in the index, and the model card, which tells it, is written anew. Two files
 cannot change at once, so until both have the index takes the card as it was, too: whoever is killed between leaves a
@@ -43,6 +44,7 @@ from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
 from tinyscene.deploy.common.text import is_unicode, json_text
+from tinyscene.deploy.frontend.band_offsets import Bands, read_means
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
 from tinyscene.deploy.graph.graph import Graph
@@ -54,6 +56,7 @@ INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
 GRAPH, FLOAT_GRAPH = "graph", "float"
 VARIANTS = "variants"  # folder, and key of the index
 DECISION = "decision"  # key of the index: the decision rule
+BAND_MEANS = "band_means"  # key of the index: the means of the mel bands, by class
 ATTRIBUTION = "attribution"  # key of the index: who made the recordings
 RECORDS = ("metrics", "bench", ATTRIBUTION)  # keys of the index that may be written later
 FORMER_CARD = "former_card_sha256"  # key of the index while the card is being written anew
@@ -127,6 +130,16 @@ class Bundle:
     def rule(self) -> DecisionRule | None:
         """The decision rule; none where a decision is the class of the highest logit."""
         return DecisionRule.read(self.content[DECISION]) if DECISION in self.content else None
+
+    @property
+    def bands(self) -> Bands:
+        """What offsets of the mel bands are learned from. Raises InputError if the bundle lacks it."""
+        if BAND_MEANS not in self.content:
+            raise InputError(
+                f"{self.folder}: has no means of its mel bands to learn offsets from; make it again with "
+                "`tinyscene quantize`"
+            )
+        return Bands.of(self.content[BAND_MEANS], self.log_mel)
 
     @cached_property
     def float_graph(self) -> Graph:
@@ -313,8 +326,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
             if rule.unknown is not None and UNKNOWN_LABEL in labels:
                 raise InputError(f"its label {UNKNOWN_LABEL!r} is what the decision rule says of strangers")
         content["files"] = dict(content["files"])
-        if content["front_end_sha256"] != _hash(FrontEnd(**content["front_end"]).as_dict()):
+        front_end = FrontEnd(**content["front_end"])
+        if content["front_end_sha256"] != _hash(front_end.as_dict()):
             raise InputError("its front end was changed after the bundle was made")
+        if BAND_MEANS in content:
+            read_means(content[BAND_MEANS], len(labels), front_end.n_mels)
         _check_variants(content.get(VARIANTS, {}))
         _fingerprint(content)  # raises where it is nested too deep to be hashed later, or lists no files
     except InputError as error:

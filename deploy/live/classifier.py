@@ -14,6 +14,7 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +30,13 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import MissingPackageError, missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.common.terminal import messages
-from tinyscene.deploy.frontend.audio import Recording, make_clip, mix_down, source_samples
-from tinyscene.deploy.frontend.log_mel import CLIP_SECONDS, FrontEnd, float_pcm
-from tinyscene.deploy.frontend.resample import SOURCE_RATES
+from tinyscene.deploy.frontend.audio import Recording
+from tinyscene.deploy.frontend.band_offsets import BandOffsets, OffsetWindows
+from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.graph.embedding import embed
+from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.live.onnx_embedding import onnx_embedder
+from tinyscene.deploy.live.stream import SceneStream
 
 PREFERRED, DEFINITION = "native", "reference"  # runners: of the first the results are those of the second
 BATCH = 16  # clips of a recording classified at once
@@ -44,12 +47,6 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits (batch, classes) -> probabilities (batch, classes)."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def require_hop(hop: float, sample_rate: int, clip_seconds: float = CLIP_SECONDS[1]) -> None:
-    """Raise InputError for a hop, in seconds, that no stream can have, or none of clips of this length."""
-    if not 0 < hop <= clip_seconds or round(hop * sample_rate) < 1:
-        raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most {clip_seconds:g}, a clip's length")
 
 
 class Heard(NamedTuple):
@@ -134,12 +131,24 @@ class SceneClassifier(ABC):
         while batch := list(islice(clips, BATCH)):
             yield np.stack(batch)
 
-    def stream(self, sample_rate: int, hop: float | None = None) -> "SceneStream":
+    def stream(self, sample_rate: int, hop: float | None = None, offsets: BandOffsets | None = None) -> SceneStream:
         """A stream of samples at `sample_rate` Hz, to be decided on every `hop` seconds.
 
         With a hop of a clip's length, which is the default, the decisions are those of `classify` on the same samples.
+        With `offsets`, those of `band_offsets`, the microphone's colour is learned and taken away.
         """
-        return SceneStream(self, sample_rate, hop)
+        return SceneStream(self, sample_rate, hop, offsets)
+
+    def band_offsets(self, file: Path | str | None = None) -> BandOffsets:  # noqa: ARG002
+        """Offsets of the mel bands, learned while listening: those of a file that their `save` wrote, or none yet.
+
+        Raises InputError for a model that has nothing to learn them from, and for a file that is no state of its.
+        """
+        raise InputError(f"{self!r} learns no band offsets: only a bundle does; see `tinyscene quantize`")
+
+    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:
+        """As `hear`, of a stream's next clip (1, samples), with offsets of the mel bands. Of a bundle."""
+        raise NotImplementedError
 
     def decider(self) -> Callable[[NDArray[np.float32], int], str]:
         """A function of a stream's logits (classes,) and likeness, one decision after another: the scene decided on."""
@@ -149,68 +158,13 @@ class SceneClassifier(ABC):
         """Probabilities (classes,) by label."""
         return {label: float(score) for label, score in zip(self.labels, scores, strict=True)}
 
+    def scores(self, logits: NDArray[np.float32]) -> dict[str, float]:
+        """Probabilities by label, of logits (classes,)."""
+        return self.named(softmax(logits[None])[0])
+
     def _scene(self, heard: Heard, scores: NDArray[np.float32]) -> str:  # noqa: ARG002
         """The scene of a recording by what was heard in its clips, and their probabilities (clip, classes)."""
         return self.labels[int(scores.mean(axis=0).argmax())]
-
-
-class SceneStream:
-    """Samples pushed in as they come; a decision on the last clip of them each hop."""
-
-    def __init__(self, classifier: SceneClassifier, sample_rate: int, hop: float | None) -> None:
-        low, high = SOURCE_RATES
-        if type(sample_rate) is not int or not low <= sample_rate <= high:
-            raise InputError(f"a sample rate of {sample_rate} Hz: it must be a whole number in {low:,} to {high:,}")
-        front_end = classifier.front_end
-        self.classifier, self.sample_rate = classifier, sample_rate
-        self._clip = source_samples(front_end.clip_samples, sample_rate, front_end.sample_rate)
-        self._hop = float(self._clip)  # samples, and not always a whole number of them
-        if hop is not None and hop != front_end.clip_seconds:
-            require_hop(hop, sample_rate, front_end.clip_seconds)
-            self._hop = hop * sample_rate
-        self._decided = 0  # clips
-        self._buffer = np.zeros(0, np.float32)
-        self._decider = classifier.decider()
-
-    def push(self, samples: NDArray[Any]) -> list[dict[str, Any]]:
-        """Take more samples, (samples,) or (samples, channels), int16 or float within +-1, of any number.
-
-        Returns a decision (start in seconds, scene, scores) for each clip that is complete.
-        """
-        self._buffer = np.concatenate([self._buffer, mix_down(samples)])
-        decisions = []
-        while len(self._buffer) >= self._clip:
-            decisions.append(self._decide(self._buffer[: self._clip]))
-            former, self._decided = self._start, self._decided + 1
-            self._buffer = self._buffer[self._start - former :]
-        return decisions
-
-    def finish(self) -> list[dict[str, Any]]:
-        """End the stream: what is left is padded and decided on if half a hop of it is new, or if it is all.
-
-        What is pushed after that is a new stream.
-        """
-        left = self._buffer
-        new = len(left) - (self._clip - self._hop if self._decided else 0)
-        is_all = self._decided == 0 and len(left) > 0
-        decisions = [self._decide(left)] if is_all or (self._decided and 2 * new >= self._hop) else []
-        self._buffer, self._decided, self._decider = left[:0], 0, self.classifier.decider()
-        return decisions
-
-    @property
-    def _start(self) -> int:
-        """Where the buffer starts in the stream, in samples: rounded anew for each decision, so that none drifts."""
-        return round(self._decided * self._hop)
-
-    def _decide(self, samples: NDArray[np.float32]) -> dict[str, Any]:
-        front_end = self.classifier.front_end
-        clip, _ = make_clip(samples, self.sample_rate, front_end.sample_rate, front_end.clip_samples)
-        logits, likeness = self.classifier.hear(clip[None])
-        return {
-            "start": self._start / self.sample_rate,
-            "scene": self._decider(logits[0], likeness[0]),
-            "scores": self.classifier.named(softmax(logits)[0]),
-        }
 
 
 class BundleClassifier(SceneClassifier):
@@ -222,8 +176,9 @@ class BundleClassifier(SceneClassifier):
         scene_runner = scene_runners().get(runner)
         if scene_runner:  # it has a front end of its own
             self._run = scene_runner(bundle)
+            self._network = getattr(self._run, "of_features", partial(run, bundle.graph))
         else:
-            network = make_runner(runner, bundle)
+            self._network = network = make_runner(runner, bundle)
             self._run = lambda pcm: network(bundle.features(pcm))
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -237,6 +192,18 @@ class BundleClassifier(SceneClassifier):
             return super().hear(pcm)
         logits, sums = self._run_with_sums(pcm)
         return Heard(self.bundle.graph.output.q.dequantize(logits), self.rule.unknown.of(sums))
+
+    def band_offsets(self, file: Path | str | None = None) -> BandOffsets:
+        offsets = BandOffsets(self.bundle.bands)
+        if file is not None and Path(file).exists():
+            offsets.load(Path(file))
+        return offsets
+
+    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:
+        graph, unknown = self.bundle.graph, self.rule and self.rule.unknown
+        features = windows.take(self.bundle.log_mel(clip)[0])[None, ..., None]
+        logits = graph.output.q.dequantize(self._network(features))
+        return Heard(logits, unknown.of(run_with_sums(graph, features)[1]) if unknown else np.zeros(1, np.int64))
 
     def decider(self) -> Callable[[NDArray[np.float32], int], str]:
         if self.rule is None:

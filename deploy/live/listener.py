@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.frontend.audio import mix_down, source_samples
+from tinyscene.deploy.frontend.band_offsets import BandOffsets
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE
 from tinyscene.deploy.live.classifier import SceneClassifier
 from tinyscene.deploy.live.sound import SoundSource
@@ -26,6 +27,7 @@ class Listener:
     sound: SoundSource
     hop: float  # seconds
     title: str
+    offsets: BandOffsets | None = None  # of the mel bands, to be learned
     decisions: int = 0
     samples: int = 0  # of the sound so far
     level: float | None = None  # dBFS, of the last block; none for digital silence
@@ -35,7 +37,7 @@ class Listener:
     times: deque[float] = field(default_factory=lambda: deque(maxlen=50))  # ms, of the last decisions
 
     def __post_init__(self) -> None:
-        self._stream = self.classifier.stream(self.sound.sample_rate, self.hop)
+        self._stream = self.classifier.stream(self.sound.sample_rate, self.hop, self.offsets)
         self.clip = np.zeros(0, np.float32)  # the last one, at the sound's own rate
         front_end = self.classifier.front_end
         self.clip_samples = source_samples(front_end.clip_samples, self.sound.sample_rate, front_end.sample_rate)

@@ -17,8 +17,11 @@ from pathlib import Path
 from tinyscene.deploy.bundle.decision import DecisionRule
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.band_offsets import Bands
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.firmware_bridge.codegen.bands import FILES as BANDS_FILES
+from tinyscene.firmware_bridge.codegen.bands import bands_bytes, bands_config, bands_tables
 from tinyscene.firmware_bridge.codegen.decision import FILES as RULE_FILES
 from tinyscene.firmware_bridge.codegen.decision import (
     rule_blocks,
@@ -61,6 +64,7 @@ PUBLIC = (  # constants that a program may use
     *("VERSION", "MODEL", "INIT", "BYTES", "SAMPLE_RATE", "CLIP_SAMPLES", "HOP_SAMPLES", "CLASSES"),
     "DELAY_SAMPLES",
     *("LOGIT_SCALE", "LOGIT_ZERO_POINT", "RUN_UNITS", "ROW_UNITS", "FRAME_UNITS"),
+    "BANDS",
     *("AVERAGE", "MARGIN", "PATIENCE", "UNKNOWN", "UNKNOWN_THRESHOLD"),
 )
 
@@ -84,11 +88,12 @@ def make_library(
     model: str = "",
     rule: DecisionRule | None = None,
     order: Order = "mel",
+    bands: Bands | None = None,
 ) -> Library:
     """The library of a network with its front end, which decides every `hop` seconds on the last clip.
 
     Without a hop clips do not overlap, nor in the order by time. `model` identifies the model in a firmware image: the
-    hash of the bundle's graph. With a decision `rule` there is tinyscene_decision.
+    hash of the bundle's graph. With a decision `rule` there is tinyscene_decision; with `bands`, offsets are learned.
     Raises InputError for a hop that is not a whole number of frames.
     """
     log_mel = input_log_mel(graph, front_end)
@@ -106,9 +111,10 @@ def make_library(
     plan = _ordered_plan(graph, kernels, order, extras, work_bytes(sizes), pace)
     config: Config = {
         **sizes,
-        **scene_config(sizes, plan, len(labels), rule_bytes(rule, len(labels))),
+        **scene_config(sizes, plan, len(labels), (rule_bytes(rule, len(labels)), bands_bytes(bands))),
         **network_config(plan),
         **rule_config(rule, plan),
+        **bands_config(bands),
         "LOGIT_SCALE": graph.output.q.scale,
         "LOGIT_ZERO_POINT": graph.output.q.zero_point,
         "MODEL": f'"{model}"',
@@ -118,6 +124,7 @@ def make_library(
         **network_files(plan, kernels, summed_activation(rule, graph)),
         **_runtime_files([*NETWORK_FILES, *_files_of("tinyscene", kernels), *(RULE_FILES if rule else ())]),
         **rule_tables(rule),
+        **(_runtime_files(BANDS_FILES) | bands_tables(bands) if bands else {}),
         **_runtime_files([*SCENE_FILES, *_files_of("tinyscene_frontend", kernels)]),
         "tinyscene_tables.c": frontend_tables(log_mel),
         **({"tinyscene_tables_simd.c": simd_tables(log_mel)} if vectors else {}),

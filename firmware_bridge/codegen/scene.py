@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.frame_spans import frame_spans
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.firmware_bridge.codegen.frontend_tables import frame_spans
 from tinyscene.firmware_bridge.codegen.network import Config, first_value
 from tinyscene.firmware_bridge.codegen.turns import pass_units
 from tinyscene.firmware_bridge.memory.by_time import Order
@@ -108,8 +108,8 @@ def front_end_blocks(sizes: dict[str, int], order: Order) -> list[Block]:
     ]
 
 
-def scene_config(sizes: dict[str, int], plan: Plan, classes: int, rule_bytes: int = 0) -> Config:
-    """Constants of the instance, and where the front end's memory is in the arena."""
+def scene_config(sizes: dict[str, int], plan: Plan, classes: int, parts: Sequence[int] = ()) -> Config:
+    """Constants of the instance, whose state has parts of so many bytes, and where the front end's memory is."""
     name = plan.schedule.graph.input.name
     if plan.schedule.arriving:
         features = {"FEATURES_STRIDE": 1}
@@ -118,7 +118,7 @@ def scene_config(sizes: dict[str, int], plan: Plan, classes: int, rule_bytes: in
     else:
         features = {"FEATURES": first_value(plan, name), "FEATURES_STRIDE": plan.schedule.rows[name].stride}
     turns = len(plan.schedule.graph.tensors)
-    state = aligned(4 * STATE_WORDS + 2 * turns + classes + (3 + rule_bytes if rule_bytes else 0))
+    state = aligned(4 * STATE_WORDS + 2 * turns + classes + sum(3 + size for size in parts if size))
     return {
         "CLASSES": classes,
         "STATE_BYTES": state,

@@ -105,6 +105,9 @@ tinyscene_status tinyscene_init(void *memory, size_t bytes, tinyscene **instance
         return TINYSCENE_ERROR_SIZE;
     }
     *instance = memory;
+#if defined(TINYSCENE_BANDS)
+    tinyscene_offsets_reset(&(*instance)->sound.offsets);
+#endif
     start(*instance);
     return TINYSCENE_OK;
 }
@@ -267,6 +270,9 @@ static void end_run(tinyscene *instance)
 #if defined(TINYSCENE_AVERAGE)
     tinyscene_rule_update(&instance->rule, instance->scores, arena);
 #endif
+#if defined(TINYSCENE_BANDS)
+    tinyscene_offsets_learn(&instance->sound.offsets, tinyscene_best(instance));
+#endif
     tinyscene_sound_next(&instance->sound, arena);
 #if !TINYSCENE_STREAMS
     begin_window(instance);
@@ -351,5 +357,28 @@ int tinyscene_decision(const tinyscene *instance)
         return status;
     }
     return instance->decided ? (int)instance->rule.decided : TINYSCENE_ERROR_NOT_READY;
+}
+#endif
+
+#if defined(TINYSCENE_BANDS)
+tinyscene_status tinyscene_bands_save(const tinyscene *instance, tinyscene_bands *bands)
+{
+    tinyscene_status status = check(instance);
+    if ((status == TINYSCENE_OK) && (bands == NULL)) {
+        status = TINYSCENE_ERROR_NULL;
+    }
+    if (status == TINYSCENE_OK) {
+        tinyscene_offsets_save(&instance->sound.offsets, bands);
+    }
+    return status;
+}
+
+tinyscene_status tinyscene_bands_restore(tinyscene *instance, const tinyscene_bands *bands)
+{
+    const tinyscene_status status = check(instance);
+    if (status != TINYSCENE_OK) {
+        return status;
+    }
+    return (bands == NULL) ? TINYSCENE_ERROR_NULL : tinyscene_offsets_restore(&instance->sound.offsets, bands);
 }
 #endif

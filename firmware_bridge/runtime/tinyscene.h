@@ -61,7 +61,8 @@ typedef enum {
     TINYSCENE_ERROR_ALIGNMENT = -2,  /* memory is not aligned to TINYSCENE_ALIGNMENT */
     TINYSCENE_ERROR_SIZE = -3,       /* memory is smaller than TINYSCENE_BYTES, or scores not TINYSCENE_CLASSES */
     TINYSCENE_ERROR_INSTANCE = -4,   /* not an instance that tinyscene_init made, or one that was written over */
-    TINYSCENE_ERROR_NOT_READY = -5   /* not enough PCM for a decision yet, or no decision yet */
+    TINYSCENE_ERROR_NOT_READY = -5,  /* not enough PCM for a decision yet, or no decision yet */
+    TINYSCENE_ERROR_BANDS = -6       /* band offsets that are spoiled, or of another model or version */
 } tinyscene_status;
 
 #define TINYSCENE_ALIGNMENT 16
@@ -98,7 +99,7 @@ tinyscene_status tinyscene_step(tinyscene *instance, int32_t budget);
 /* The same without a limit: classify the complete window. */
 tinyscene_status tinyscene_run(tinyscene *instance);
 
-/* Discard all samples and the decision. */
+/* Discard all samples and the decision, but not what was learned of the microphone. */
 tinyscene_status tinyscene_reset(tinyscene *instance);
 
 /* The last decision's logits, one per class: real = TINYSCENE_LOGIT_SCALE * (logit - TINYSCENE_LOGIT_ZERO_POINT). */
@@ -112,6 +113,22 @@ int tinyscene_best(const tinyscene *instance);
  * after each tinyscene_run or less often. TINYSCENE_UNKNOWN, where it is defined, is "none of these". Or a negative
  * status. */
 int tinyscene_decision(const tinyscene *instance);
+#endif
+
+#if defined(TINYSCENE_BANDS)
+/* What an instance has learned of the microphone's colour by its decisions: plain data, for a program to keep where it
+ * outlives the power, and to give back after tinyscene_init. */
+typedef struct {
+    uint32_t version;
+    uint32_t model; /* what it was learned with */
+    int32_t frames;
+    int32_t missing[TINYSCENE_BANDS];
+} tinyscene_bands;
+
+tinyscene_status tinyscene_bands_save(const tinyscene *instance, tinyscene_bands *bands);
+
+/* TINYSCENE_ERROR_BANDS: it cannot be used, and nothing is changed. */
+tinyscene_status tinyscene_bands_restore(tinyscene *instance, const tinyscene_bands *bands);
 #endif
 
 /* The name of a class, or NULL if there is no such class. */

@@ -28,16 +28,23 @@ static int32_t frame_due(int32_t frame)
 }
 
 /* Frame f of the clip that begins `first` samples after the window does. */
-static void make_frame(const tinyscene_sound *sound, int8_t *arena, int32_t first, int32_t frame, int8_t *features,
+static void make_frame(tinyscene_sound *sound, int8_t *arena, int32_t first, int32_t frame, int8_t *features,
                        ptrdiff_t stride)
 {
     int32_t at = frame_at(frame);
+#if defined(TINYSCENE_BANDS) /* once in all windows, and not where it is reflected */
+    const int hear = (first == 0) && (frame >= TINYSCENE_START_FRAMES) &&
+                     (TINYSCENE_STREAMS || (frame < TINYSCENE_END_FRAME));
+#endif
 #if TINYSCENE_START_FRAMES == 0 /* no frame is reflected, and where the clip begins is the same to it */
     first += at;
     at = 0;
 #endif
     const int32_t start = (sound->start + first) % TINYSCENE_RING_SAMPLES;
     tinyscene_frame((const int16_t *)(void *)&arena[TINYSCENE_PCM], start, at, &arena[TINYSCENE_WORK], features, stride);
+#if defined(TINYSCENE_BANDS)
+    tinyscene_offsets_frame(&sound->offsets, features, stride, hear);
+#endif
 }
 
 #if TINYSCENE_PENDING > 0
@@ -66,6 +73,9 @@ void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
     sound->frames = TINYSCENE_LEAD_FRAMES;
     sound->pending = 0;
     (void)arena;
+#if defined(TINYSCENE_BANDS)
+    tinyscene_offsets_drop(&sound->offsets);
+#endif
 #if !TINYSCENE_OVERLAPS && !TINYSCENE_BY_TIME
     tinyscene_network_clear(arena);
 #endif
@@ -73,6 +83,11 @@ void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena)
 
 int tinyscene_sound_valid(const tinyscene_sound *sound)
 {
+#if defined(TINYSCENE_BANDS)
+    if (!tinyscene_offsets_valid(&sound->offsets)) {
+        return 0;
+    }
+#endif
     return ((uint32_t)sound->samples <= TINYSCENE_WINDOW_SAMPLES) &&
            ((uint32_t)sound->start < TINYSCENE_RING_SAMPLES) &&
            ((uint32_t)sound->frames <= TINYSCENE_WINDOW_FRAMES) && ((uint32_t)sound->pending <= TINYSCENE_PENDING);

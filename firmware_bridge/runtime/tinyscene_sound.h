@@ -6,6 +6,9 @@
 #include <stdint.h>
 
 #include "tinyscene_layout.h"
+#if defined(TINYSCENE_BANDS)
+#include "tinyscene_bands.h"
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,6 +22,9 @@ typedef struct {
     int32_t start;   /* place in the ring of the window's first sample, which may be overwritten already */
     int32_t frames;  /* computed of this window */
     int32_t pending; /* computed at the starts of later windows */
+#if defined(TINYSCENE_BANDS)
+    tinyscene_offsets offsets;
+#endif
 } tinyscene_sound;
 
 void tinyscene_sound_reset(tinyscene_sound *sound, int8_t *arena);

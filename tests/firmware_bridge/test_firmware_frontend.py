@@ -13,8 +13,9 @@ from tests import ROOT
 from tinyscene.deploy.bundle.golden import probe_sounds
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel, mulr
+from tinyscene.deploy.frontend.frame_spans import frame_spans
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.firmware_bridge.codegen.frontend_tables import frame_spans, frontend_config, frontend_tables
+from tinyscene.firmware_bridge.codegen.frontend_tables import frontend_config, frontend_tables
 from tinyscene.firmware_bridge.targets import emulators
 from tinyscene.firmware_bridge.targets.toolchains import TARGETS, Toolchain, build, find_toolchain, harness_sources
 

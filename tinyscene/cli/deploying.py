@@ -72,12 +72,15 @@ def firmware(
         str, typer.Option(help="First part of all names in the C, for several models in one program.")
     ] = "tinyscene",
     order: RowOrder = "mel",
+    band_offsets: Annotated[
+        bool, typer.Option("--band-offsets", help="Learn the microphone's colour while listening.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a bundle as C99 with a planned arena, or as a package for a build system."""
     from tinyscene.firmware_bridge.report import report_tables
 
-    written = Bundle(folder).firmware(out, package, kernels.split(","), hop, prefix, order)
+    written = Bundle(folder).firmware(out, package, kernels.split(","), hop, prefix, order, band_offsets)
     show(written.as_json(), as_json, report_tables(written.report))
     messages.print(f"{out}: {len(written.files)} files written", soft_wrap=True)
 
@@ -134,18 +137,26 @@ def listen(
     card: Annotated[str | None, typer.Option("--input", help="Sound card: its number, or part of its name.")] = None,
     hop: Annotated[float, typer.Option(help="Seconds between decisions.")] = 0.25,
     fast: Annotated[bool, typer.Option("--fast", help="Read a recording faster than real time.")] = False,
+    band_offsets: Annotated[
+        Path | None,
+        typer.Option(help="Learn the microphone's colour: a file to go on from, if it is there, and to keep it in."),
+    ] = None,
     runner: Runner = None,
     device: RecordingDevice = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line for each decision.")] = False,
 ) -> None:
     """Classify live sound from a sound card until Ctrl-C."""
-    from tinyscene.deploy.live.classifier import require_hop
     from tinyscene.deploy.live.listen import listen as run_listening
     from tinyscene.deploy.live.listener import Listener
     from tinyscene.deploy.live.sound import open_sound
+    from tinyscene.deploy.live.stream import require_hop
 
     sound = open_sound(source, card, fast)
     require_hop(hop, sound.sample_rate)  # before a bundle is compiled
     classifier = load(model, runner, device)
-    listener = Listener(classifier, sound, hop, f"{model}, {classifier.runner}")
-    raise typer.Exit(run_listening(listener, as_json))
+    offsets = None if band_offsets is None else classifier.band_offsets(band_offsets)
+    listener = Listener(classifier, sound, hop, f"{model}, {classifier.runner}", offsets=offsets)
+    code = run_listening(listener, as_json)
+    if offsets is not None and band_offsets is not None:
+        offsets.save(band_offsets)
+    raise typer.Exit(code)

@@ -186,6 +186,7 @@ class Bundle(files.Bundle):
         hop: float | None = None,
         prefix: str = "tinyscene",
         order: "Order" = "mel",
+        band_offsets: bool = False,
     ) -> "WrittenFirmware":
         """Write it as C99 with a planned arena into a new folder, or as a package for a build system.
 
@@ -197,12 +198,13 @@ class Bundle(files.Bundle):
             prefix: first part of all names in the C, for several models in one program.
             order: "mel" holds the features of a clip and needs the least memory; "time" computes the network's rows
                 as sound comes, which leaves little to do at the clip's end.
+            band_offsets: learn the microphone's colour while listening, as an offset for each mel band.
         """
         from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
         from tinyscene.firmware_bridge.firmware import write_firmware
 
         chosen = DEVICE_KERNELS if kernels is None else kernels
-        return write_firmware(self, Path(out), package, chosen, hop, prefix, order)
+        return write_firmware(self, Path(out), package, chosen, hop, prefix, order, band_offsets)
 
     def web(self, out: "str | os.PathLike[str]") -> "Site":
         """Write a web page that classifies the microphone and sound files in the browser, into a new folder."""

@@ -27,6 +27,7 @@ from torch import nn
 
 from tinyscene.deploy.bundle.bundle import (
     ATTRIBUTION,
+    BAND_MEANS,
     DECISION,
     INDEX,
     Bundle,
@@ -47,6 +48,7 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit
+from tinyscene.train.quantize.band_means import band_means
 from tinyscene.train.quantize.calibrate import Ranges, Scales, calibrate, to_integers
 from tinyscene.train.quantize.clips import warnings
 from tinyscene.train.quantize.correct import correct
@@ -198,6 +200,7 @@ def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: Ru
         },
         "budget": budget_of(count, integer),
         "errors": {name: asdict(error) for name, error in errors.items()},
+        BAND_MEANS: band_means([integer.input.q.quantize(batch) for batch in batches], clips, indices),
     }
     if method.rule.asked:
         rule = method.rule.rule(integer, recipe.features, clips.pcm[indices], clips.label[indices])

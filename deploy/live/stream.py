@@ -1,0 +1,109 @@
+"""Streams of sound: samples pushed in as they come, a decision each hop."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.frontend.audio import make_clip, mix_down, source_samples
+from tinyscene.deploy.frontend.band_offsets import BandOffsets, OffsetWindows
+from tinyscene.deploy.frontend.log_mel import CLIP_SECONDS
+from tinyscene.deploy.frontend.resample import SOURCE_RATES
+
+if TYPE_CHECKING:
+    from tinyscene.deploy.live.classifier import Heard, SceneClassifier
+
+
+def require_hop(hop: float, sample_rate: int, clip_seconds: float = CLIP_SECONDS[1]) -> None:
+    """Raise InputError for a hop, in seconds, that no stream can have, or none of clips of this length."""
+    if not 0 < hop <= clip_seconds or round(hop * sample_rate) < 1:
+        raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most {clip_seconds:g}, a clip's length")
+
+
+class SceneStream:
+    """Samples pushed in as they come; a decision on the last clip of them each hop."""
+
+    def __init__(
+        self,
+        classifier: "SceneClassifier",
+        sample_rate: int,
+        hop: float | None,
+        offsets: BandOffsets | None = None,
+    ) -> None:
+        low, high = SOURCE_RATES
+        if type(sample_rate) is not int or not low <= sample_rate <= high:
+            raise InputError(f"a sample rate of {sample_rate} Hz: it must be a whole number in {low:,} to {high:,}")
+        front_end = classifier.front_end
+        self.classifier, self.sample_rate = classifier, sample_rate
+        self._clip = source_samples(front_end.clip_samples, sample_rate, front_end.sample_rate)
+        self._hop = float(self._clip)  # samples, and not always a whole number of them
+        if hop is not None and hop != front_end.clip_seconds:
+            require_hop(hop, sample_rate, front_end.clip_seconds)
+            self._hop = hop * sample_rate
+        self._decided = 0  # clips
+        self._buffer = np.zeros(0, np.float32)
+        self._decider = classifier.decider()
+        self._offsets = offsets
+        self._windows = self._new_windows()
+
+    def push(self, samples: NDArray[Any]) -> list[dict[str, Any]]:
+        """Take more samples, (samples,) or (samples, channels), int16 or float within +-1, of any number.
+
+        Returns a decision (start in seconds, scene, scores) for each clip that is complete.
+        """
+        self._buffer = np.concatenate([self._buffer, mix_down(samples)])
+        decisions = []
+        while len(self._buffer) >= self._clip:
+            decisions.append(self._decide(self._buffer[: self._clip]))
+            former, self._decided = self._start, self._decided + 1
+            self._buffer = self._buffer[self._start - former :]
+        return decisions
+
+    def finish(self) -> list[dict[str, Any]]:
+        """End the stream: what is left is padded and decided on if half a hop of it is new, or if it is all.
+
+        What is pushed after that is a new stream.
+        """
+        left = self._buffer
+        new = len(left) - (self._clip - self._hop if self._decided else 0)
+        is_all = self._decided == 0 and len(left) > 0
+        decisions = [self._decide(left, padded=True)] if is_all or (self._decided and 2 * new >= self._hop) else []
+        self._buffer, self._decided, self._decider = left[:0], 0, self.classifier.decider()
+        self._windows = self._new_windows()
+        return decisions
+
+    @property
+    def _start(self) -> int:
+        """Where the buffer starts in the stream, in samples: rounded anew for each decision, so that none drifts."""
+        return round(self._decided * self._hop)
+
+    def _decide(self, samples: NDArray[np.float32], padded: bool = False) -> dict[str, Any]:
+        front_end = self.classifier.front_end
+        clip, _ = make_clip(samples, self.sample_rate, front_end.sample_rate, front_end.clip_samples)
+        logits, likeness = self._heard(clip[None], padded)
+        return {
+            "start": self._start / self.sample_rate,
+            "scene": self._decider(logits[0], int(likeness[0])),
+            "scores": self.classifier.scores(logits[0]),
+        }
+
+    def _heard(self, clip: NDArray[np.int16], padded: bool) -> "Heard":
+        """A clip (1, samples) with offsets, if there are any; they are learned from it, unless it is padded."""
+        if self._offsets is None or self._windows is None:
+            return self.classifier.hear(clip)
+        heard = self.classifier.hear_moved(clip, self._windows)
+        if not padded:
+            self._offsets.learn(int(heard.logits[0].argmax()))
+        return heard
+
+    def _new_windows(self) -> OffsetWindows | None:
+        """The windows of a new stream, where there are offsets. What a former one did not decide on is forgotten."""
+        if self._offsets is None:
+            return None
+        if self._offsets.bands != self.classifier.band_offsets().bands:
+            raise InputError("band offsets of another model: take those that the classifier's own band_offsets() gives")
+        self._offsets.drop()
+        front_end = self.classifier.front_end
+        hop = round(self._hop * front_end.sample_rate / self.sample_rate)
+        return OffsetWindows(self._offsets, front_end, max(1, hop))
