@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.graph.embedding import embed
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.live.onnx_embedding import onnx_embedder
-from tinyscene.deploy.live.stream import SceneStream
+from tinyscene.deploy.live.stream import Heard, SceneStream
 
 PREFERRED, DEFINITION = "native", "reference"  # runners: of the first the results are those of the second
 BATCH = 16  # clips of a recording classified at once
@@ -47,13 +47,6 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits (batch, classes) -> probabilities (batch, classes)."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-class Heard(NamedTuple):
-    """What a model makes of clips."""
-
-    logits: NDArray[np.float32]  # (batch, classes)
-    likeness: NDArray[np.int64]  # (batch,), to the known classes; 0 where no rule asks for it
 
 
 class SceneClassifier(ABC):

@@ -1,6 +1,7 @@
 """Streams of sound: samples pushed in as they come, a decision each hop."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +9,8 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.audio import make_clip, mix_down, source_samples
 from tinyscene.deploy.frontend.band_offsets import BandOffsets, OffsetWindows
-from tinyscene.deploy.frontend.log_mel import CLIP_SECONDS
+from tinyscene.deploy.frontend.log_mel import CLIP_SECONDS, FrontEnd
 from tinyscene.deploy.frontend.resample import SOURCE_RATES
-
-if TYPE_CHECKING:
-    from tinyscene.deploy.live.classifier import Heard, SceneClassifier
 
 
 def require_hop(hop: float, sample_rate: int, clip_seconds: float = CLIP_SECONDS[1]) -> None:
@@ -21,12 +19,35 @@ def require_hop(hop: float, sample_rate: int, clip_seconds: float = CLIP_SECONDS
         raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most {clip_seconds:g}, a clip's length")
 
 
+class Heard(NamedTuple):
+    """What a model makes of clips."""
+
+    logits: NDArray[np.float32]  # (batch, classes)
+    likeness: NDArray[np.int64]  # (batch,), to the known classes; 0 where no rule asks for it
+
+
+class Hearer(Protocol):
+    """What a stream takes of a classifier."""
+
+    front_end: FrontEnd
+
+    def hear(self, pcm: NDArray[np.int16]) -> Heard: ...
+
+    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard: ...
+
+    def band_offsets(self) -> BandOffsets: ...
+
+    def decider(self) -> Callable[[NDArray[np.float32], int], str]: ...
+
+    def scores(self, logits: NDArray[np.float32]) -> dict[str, float]: ...
+
+
 class SceneStream:
     """Samples pushed in as they come; a decision on the last clip of them each hop."""
 
     def __init__(
         self,
-        classifier: "SceneClassifier",
+        classifier: Hearer,
         sample_rate: int,
         hop: float | None,
         offsets: BandOffsets | None = None,
@@ -88,7 +109,7 @@ class SceneStream:
             "scores": self.classifier.scores(logits[0]),
         }
 
-    def _heard(self, clip: NDArray[np.int16], padded: bool) -> "Heard":
+    def _heard(self, clip: NDArray[np.int16], padded: bool) -> Heard:
         """A clip (1, samples) with offsets, if there are any; they are learned from it, unless it is padded."""
         if self._offsets is None or self._windows is None:
             return self.classifier.hear(clip)
