@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import read_bounded
 from tinyscene.train.runs.run import METRICS
 
 Curves = dict[str, list[float]]  # by run, its mean training loss after each epoch, over splits and seeds
@@ -33,12 +34,9 @@ def read_curves(sweep: Path) -> Curves:
 
 
 def _losses(path: Path) -> list[float]:
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
     try:
-        if len(content) > MAX_BYTES:
-            raise ValueError
-        return [_Epoch.model_validate_json(line).loss for line in content.splitlines()]
+        lines = read_bounded(path, MAX_BYTES).splitlines()
+        return [_Epoch.model_validate_json(line).loss for line in lines]
     except (ValidationError, ValueError):
         raise InputError(f"{path}: not the metrics of a training; run the sweep again") from None
 

@@ -202,6 +202,20 @@ def cache_folder() -> Path:
     return folder
 
 
+def read_bounded(path: Path, most: int) -> bytes:
+    """The bytes of a file that may come from anywhere.
+
+    Raises InputError where it has more than `most`, or is no file, such as a pipe, which would be waited for.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a file")
+    with path.open("rb") as handle:
+        content = handle.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path}: larger than {most:,} bytes")
+    return content
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as handle:

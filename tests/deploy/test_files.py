@@ -22,6 +22,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import (
     cache_folder,
     lock,
+    read_bounded,
     remove_folder,
     replacing,
     replacing_folder,
@@ -109,6 +110,15 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_read_up_to_a_size(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    assert read_bounded(tmp_path / "a.txt", 3) == b"abc"
+    with pytest.raises(InputError, match=r"a.txt: larger than 2 bytes"):
+        read_bounded(tmp_path / "a.txt", 2)
+    with pytest.raises(InputError, match=r": not a file"):
+        read_bounded(tmp_path, 2)
+
+
 def test_sha256_of_abc_is_the_standards(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -167,6 +177,7 @@ def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
 def test_a_pipe_with_the_name_of_a_temporary_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".tinyscene-pipe")
     program = "import sys; from tinyscene.deploy.common.files import Path, write_whole\n"

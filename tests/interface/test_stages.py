@@ -72,6 +72,8 @@ def test_an_attribution_is_taken_up_and_refused_before_the_work(
     attribution.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not UTF-8"):
         tinyscene.quantize(run, tmp_path / "no data", attribution=attribution)
+    with pytest.raises(InputError, match="not a file"):
+        tinyscene.quantize(run, tmp_path / "no data", attribution=tmp_path)
 
 
 def test_a_bundle_of_clips_that_were_given_is_evaluated_on_the_default_split(

@@ -325,8 +325,9 @@ def test_an_evaluation_on_something_else_is_not_taken_for_the_runs(
     for key, value in (("split", "10"), ("data_hash", "0")):
         path.write_text(json.dumps(result | {key: value}))
         assert not sweep.is_done(out, job)
-    path.write_text("{")
-    assert not sweep.is_done(out, job)
+    for content in ("{", "[]", 100_000 * "["):
+        path.write_text(content)
+        assert not sweep.is_done(out, job)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,7 @@ def test_the_picture_has_a_panel_a_split(tmp_path: Path) -> None:
     ("text", "line"),
     [
         (None, "cannot be read; the folder of a sweep has it"),
+        (f"run\n{200_000 * 'x'}\n", "cannot be read; the folder of a sweep has it"),  # a field beyond csv's limit
         ("", "lacks the column 'run'"),
         ("run,split\nbaseline,5\n", "lacks the column 'recipe'"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import require_free, temporary_folder
+from tinyscene.deploy.common.files import read_bounded, require_free, temporary_folder
 from tinyscene.deploy.common.installation import require
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.bundle import Bundle
@@ -147,12 +147,11 @@ def _quantize_network(
 def read_attribution(path: Path) -> list[str]:
     """The lines of a text that says who made the recordings, without empty ones. Raises InputError."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST_ATTRIBUTION + 1)
+        content = read_bounded(path, LONGEST_ATTRIBUTION)
         lines = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise InputError(f"--attribution {path}: cannot be read as text ({reason})") from None
-    if not lines or len(content) > LONGEST_ATTRIBUTION:
-        raise InputError(f"--attribution {path}: has to hold text, at most {LONGEST_ATTRIBUTION:,} bytes")
+    if not lines:
+        raise InputError(f"--attribution {path}: has to hold text")
     return lines

@@ -21,7 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError, disk_error
-from tinyscene.deploy.common.files import lock
+from tinyscene.deploy.common.files import lock, read_bounded
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
@@ -40,6 +40,7 @@ from tinyscene.train.teachers.probe import probe
 
 SWEEP = "sweep.json"
 EVALUATION = "evaluation.json"
+MAX_BYTES = 64_000_000  # of a record; a sweep of 1,000 jobs has 2 MB
 
 
 class Source(Section):
@@ -86,8 +87,10 @@ class SweepRecord(Section):
         """What a run or bundle was evaluated to; none where it is not done, or was evaluated on something else."""
         folder = out / job.name / ("evaluation" if isinstance(job, QuantizeJob) else "")
         try:
-            result = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            result = json.loads(read_bounded(folder / EVALUATION, MAX_BYTES))
+            if not isinstance(result, dict):
+                return None
+        except (OSError, ValueError, RecursionError):
             return None
         data_hash = self.data_hash[job.data][clips_key(job.recipe.features)]
         is_ours = (result.get("split"), result.get("data_hash")) == (job.split, data_hash) and "macs" in result
@@ -100,7 +103,7 @@ class SweepRecord(Section):
 def read_record(out: Path) -> SweepRecord:
     """The record of a sweep's folder. Raises InputError if it holds none."""
     try:
-        return SweepRecord.model_validate_json((out / SWEEP).read_bytes())
+        return SweepRecord.model_validate_json(read_bounded(out / SWEEP, MAX_BYTES))
     except OSError:
         raise InputError(f"{out}: holds no {SWEEP}; it is not the folder of a sweep") from None
     except ValidationError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import read_bounded
 from tinyscene.train.sweep.published import (
     PUBLISHED_MACRO,
     PUBLISHED_SOURCE,
@@ -22,6 +23,7 @@ SIZES = ("parameters", "macs", "clips", "seconds")
 ACCURACIES = ("accuracy", "macro_accuracy", "log_loss")
 NEEDED = ("parameters", "macs", "macro_accuracy")  # of every run that is done
 ALL_FOLDS = "all folds"
+MAX_BYTES = 64_000_000  # of a table; a row has 300
 TAU_TEST_CLIPS = 20_000  # at least, of TAU's test list, which holds nearly 30,000; any other is far smaller
 
 Numbers = dict[str, float]  # of one run, by column
@@ -112,8 +114,8 @@ def read_summary(folder: Path) -> SweepSummary:
 
 def _read(path: Path) -> list[dict[str, str]]:
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError):
+        rows = list(csv.DictReader(io.StringIO(read_bounded(path, MAX_BYTES).decode())))
+    except (OSError, ValueError, csv.Error):
         raise InputError(
             f"{path}: cannot be read; the folder of a sweep has it, once `tinyscene sweep` began"
         ) from None
