@@ -96,9 +96,9 @@ lock:
 
 tools:
 	apt-get update --quiet
-	apt-get install --yes --quiet --no-install-recommends gcc g++ cmake gcc-arm-none-eabi gcc-riscv64-unknown-elf \
-		gcc-xtensa-lx106 qemu-system-arm qemu-system-misc qemu-user-static cppcheck clang clang-tidy \
-		libclang-rt-dev chromium libportaudio2 tmux
+	apt-get install --yes --quiet --no-install-recommends gcc g++ cmake ninja-build gcc-arm-none-eabi gcc-riscv64-unknown-elf \
+		gcc-xtensa-lx106 qemu-system-arm qemu-system-misc qemu-user-static arduino-builder nodejs esbuild \
+		node-typescript cppcheck clang clang-tidy libclang-rt-dev chromium libportaudio2 tmux
 
 clean:
 	rm -rf $(VENV) $(VENV)-device $(VENV)-lock $(VENV)-numpy1 build demo .hypothesis .pytest_cache .ruff_cache *.egg-info

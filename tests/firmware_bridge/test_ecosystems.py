@@ -1,6 +1,7 @@
-"""Packages held to the ecosystems' own tools, as far as package registries have them (extra `boards`).
+"""Packages held to the ecosystems' own tools, as far as package registries have them (extra `boards`, `make tools`).
 
-What is compiled is compiled with stand-ins (test_examples.py): the tools here read manifests and options only.
+Arduino's builder compiles for a platform that consists of stand-ins (test_examples.py). The other tools here read
+manifests and options only.
 """
 
 import json
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.firmware_bridge.packaged import COSTS, run, write
+from tests.firmware_bridge.packaged import COSTS, SKETCHES, need, run, write
+from tests.firmware_bridge.test_examples import DECISIONS, STAND_INS, WRAPPED, answers, listen
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.packaging import package
@@ -36,12 +38,57 @@ def library(bundle: Bundle) -> Library:
     return make_library(bundle.graph, bundle.front_end, bundle.labels)
 
 
-def made(library: Library, kind: str, folder: Path) -> Path:
-    return write(package(library, kind, "1.2.3", COSTS, HOME), folder / "tinyscene")
+def made(library: Library, kind: str, folder: Path, home: str | None = HOME) -> Path:
+    return write(package(library, kind, "1.2.3", COSTS, home), folder / "tinyscene")
 
 
-def test_espressifs_component_manager_packs_the_component(library: Library, tmp_path: Path) -> None:
-    compote, folder = tool("compote"), made(library, "espidf", tmp_path)
+PLATFORM = """name=Stand-ins
+version=1.0.0
+flags=-c -O1 -Wall -Wextra -Werror -DARDUINO_ARCH_{build.name} {includes} "{source_file}" -o "{object_file}"
+recipe.c.o.pattern="gcc" -std=gnu11 {flags}
+recipe.cpp.o.pattern="g++" -std=c++11 {flags}
+recipe.ar.pattern="ar" rcs "{archive_file_path}" "{object_file}"
+recipe.c.combine.pattern="g++" -pthread {object_files} MACHINE "{archive_file_path}" WRAPPED -o "{build.path}/board"
+preproc.macros.flags=-w -x c++ -E -CC -DARDUINO_ARCH_{build.name}
+recipe.preproc.macros="g++" {preproc.macros.flags} {includes} "{source_file}" -o "{preprocessed_file_path}"
+"""  # in the format of Arduino's platforms; the program without the suffix .elf
+BUILDERS = "/usr/share/arduino-builder"  # the settings of Debian's package for it
+
+
+@pytest.mark.parametrize("sketch", SKETCHES)
+def test_arduinos_builder_finds_the_library_and_builds_the_sketch(
+    sketch: str, library: Library, bundle: Bundle, tmp_path: Path
+) -> None:
+    need("arduino-builder", "gcc", "g++")
+    folder, machine = made(library, "arduino", tmp_path / "libraries"), tmp_path / "machine.o"
+    name = SKETCHES[sketch].removeprefix("ARDUINO_ARCH_")
+    includes = (f"-I{folder / 'src'}", f"-I{STAND_INS}")
+    run("gcc", "-std=gnu11", "-O1", *includes, "-c", STAND_INS / "machine.c", "-o", machine)
+    platform = PLATFORM.replace("MACHINE", str(machine)).replace("WRAPPED", " ".join(WRAPPED))
+    for architecture in (name.lower(), "avr"):
+        home = tmp_path / "hardware/tests" / architecture
+        boards = f"board.name=Stand-ins\nboard.build.core=core\nboard.build.board=BOARD\nboard.build.name={name}\n"
+        write({"platform.txt": platform, "boards.txt": boards}, home)
+        shutil.copytree(STAND_INS / "arduino", home / "cores/core")
+        shutil.copy(STAND_INS / "machine.h", home / "cores/core")
+        for each in ("tools", f"build-{architecture}"):
+            (tmp_path / each).mkdir(exist_ok=True)
+        where = ("-hardware", BUILDERS, "-hardware", tmp_path / "hardware", "-tools", tmp_path / "tools")
+        where += ("-libraries", tmp_path / "libraries", "-build-path", tmp_path / f"build-{architecture}")
+        program = folder / "examples" / sketch / f"{sketch}.ino"
+        output = run("arduino-builder", "-compile", *where, "-fqbn", f"tests:{architecture}:board", program)
+        assert ("claims to run on" in output) == (architecture == "avr"), output
+        assert ("WARNING" in output) == (architecture == "avr"), output
+    rate = bundle.front_end.sample_rate
+    write({"sound.raw": bytes(2 * rate * (DECISIONS // 3))}, tmp_path)
+    heard = listen(tmp_path / f"build-{name.lower()}" / "board", tmp_path / "sound.raw", rate)
+    assert len(answers(heard)) > 3
+    assert "lost by the driver: 0\n" in heard
+
+
+@pytest.mark.parametrize("home", [HOME, None])
+def test_espressifs_component_manager_packs_the_component(home: str | None, library: Library, tmp_path: Path) -> None:
+    compote, folder = tool("compote"), made(library, "espidf", tmp_path, home)
     run(compote, "-W", "manifest", "lint", folder, cwd=folder)
     run(compote, "-W", "component", "pack", "--name", "tinyscene", "--dest-dir", tmp_path / "dist", cwd=folder)
     with tarfile.open(tmp_path / "dist/tinyscene_1.2.3.tgz") as archive:
@@ -108,8 +155,9 @@ print(PackagePacker(sys.argv[1]).pack(sys.argv[2]))
 """  # whose list of licenses it would fetch from the web
 
 
-def test_platformio_packs_the_library(library: Library, tmp_path: Path) -> None:
-    folder = made(library, "platformio", tmp_path)
+@pytest.mark.parametrize("home", [HOME, None])
+def test_platformio_packs_the_library(home: str | None, library: Library, tmp_path: Path) -> None:
+    folder = made(library, "platformio", tmp_path, home)
     command = [sys.executable, "-c", PLATFORMIO, folder, tmp_path / "packed.tar.gz"]
     settings = {"PLATFORMIO_CORE_DIR": str(tmp_path / "core"), "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no"}
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)

@@ -29,11 +29,6 @@ from tinyscene.firmware_bridge.packaging import PACKAGES, WASM_EXPORTS, WASM_KER
 from tinyscene.firmware_bridge.templates import TEMPLATES
 
 HOME = "https://example.org/tinyscene"
-MANIFESTS = ("library.properties", "library.json", "idf_component.yml")
-ARDUINO_CATEGORIES = {
-    *("Display", "Communication", "Signal Input/Output", "Sensors", "Device Control", "Timing", "Data Storage"),
-    *("Data Processing", "Other"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +87,6 @@ def _check_common(folder: Path, library: Library) -> None:
         assert not re.search(rb"\{\{ \w+ \}\}|\{[%#] ", content) or path.suffix == ".wasm", path
         assert path.suffix != ".j2"
         assert not re.search(rb"/tmp|/home/|/root/|" + re.escape(str(ROOT)).encode(), content), path
-
-
-@pytest.mark.parametrize("kind", ["arduino", "platformio", "espidf"])
-def test_a_manifest_has_the_projects_address_or_none(kind: str, made: dict[str, Path], library: Library) -> None:
-    files = package(library, kind, "1.2.3")
-    (name,) = files.keys() & set(MANIFESTS)
-    assert HOME in (made[kind] / name).read_text()
-    assert not re.search(r'"?(url|homepage|repository)"?\s*[=:]', str(files[name]))
 
 
 def test_a_readme_has_the_clock_and_the_sound_that_waits(made: dict[str, Path], library: Library) -> None:
@@ -265,37 +252,6 @@ def test_cmake_refuses_a_processor_that_it_has_no_flags_for(
     options = (f"-DCMAKE_TOOLCHAIN_FILE=cmake/{toolchain}.cmake", "-DTINYSCENE_CPU=cortex-m1")
     output = run("cmake", "-G", "Ninja", "-S", made["cmake"], "-B", tmp_path, *options, ok=False)
     assert f"it must be one of {', '.join(CORES)}" in " ".join(output.split())
-
-
-# Arduino
-
-
-def test_arduino_metadata_keeps_to_the_library_specification(made: dict[str, Path], library: Library) -> None:
-    lines = (made["arduino"] / "library.properties").read_text().splitlines()
-    fields = dict(line.split("=", 1) for line in lines)
-    assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url"} <= fields.keys()
-    assert all(fields.values())
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", fields["name"])
-    assert fields["version"] == "1.2.3"
-    assert fields["category"] in ARDUINO_CATEGORIES
-    assert "avr" not in fields["architectures"].split(",")  # whose int has 16 bits
-    assert {"esp32", "mbed_nano", "mbed_portenta"} <= set(fields["architectures"].split(","))
-    assert (made["arduino"] / "src" / fields["includes"]).is_file()
-    assert fields["url"] == HOME
-
-
-def test_arduino_keywords_are_of_the_header_and_tabbed(made: dict[str, Path], library: Library) -> None:
-    header = library.files["tinyscene.h"] + library.files["tinyscene_config.h"]
-    for line in (made["arduino"] / "keywords.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            keyword, kind = line.split("\t")
-            assert kind in ("KEYWORD1", "KEYWORD2", "LITERAL1")
-            assert re.search(rf"\b{keyword}\b", header)
-
-
-def test_arduino_sketches_are_named_as_their_folders(made: dict[str, Path]) -> None:
-    sketches = sorted((made["arduino"] / "examples").rglob("*.ino"))
-    assert [sketch.stem for sketch in sketches] == [sketch.parent.name for sketch in sketches] == sorted(SKETCHES)
 
 
 # PlatformIO
