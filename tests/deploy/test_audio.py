@@ -233,7 +233,7 @@ def test_a_flac_that_promises_too_much_is_used_up_to_where_it_is_damaged(tmp_pat
     assert notes[0].startswith("damaged: its header promises 1073741.82 s; the first 4.")
 
 
-@pytest.mark.parametrize("size", [0, 2**32 - 1])
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 2**32 - 1])
 def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(size: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(2))
     expected, content = read(path)[0], bytearray(path.read_bytes())
@@ -252,6 +252,14 @@ def test_a_wav_without_sound_but_with_other_chunks_is_empty(chunks: bytes, tmp_p
     path.write_bytes(path.read_bytes() + chunks)  # the second's last byte, which pads it, is not there
     with pytest.raises(InputError, match="holds no samples"):
         read(path)
+
+
+def test_a_wav_that_promises_less_than_encoders_do_to_a_pipe_is_truncated(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(2))
+    content = bytearray(path.read_bytes())
+    content[40:44] = (0x7FFFEFFF).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert read(path)[1] == ["truncated: 2.00 s are left"]
 
 
 def test_sound_that_begins_like_a_chunk_but_ends_before_it_is_sound(tmp_path: Path) -> None:
@@ -276,6 +284,14 @@ def test_an_ogg_that_was_cut_is_noted(subtype: str, tmp_path: Path) -> None:
     assert any(note.startswith("truncated: ") for note in read(path)[1])
     _, notes = read(cut(path, 0.6))
     assert notes[0].startswith("truncated: ")
+
+
+def test_an_ogg_whose_last_page_goes_on_in_another_is_truncated(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ogg", noise(2, 48_000), 48_000, subtype="VORBIS", kind="OGG")
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"OggS") + 5] = 1  # flags: begins with the rest of a packet, and is not the last
+    path.write_bytes(content)
+    assert any(note.startswith("truncated: ") for note in read(path)[1])
 
 
 def test_what_follows_the_last_page_of_an_ogg_is_neither_a_cut_nor_read(tmp_path: Path) -> None:
