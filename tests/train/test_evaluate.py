@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import SCENES, open_dataset
 from tinyscene.train.models import build
@@ -145,6 +146,11 @@ def test_only_the_recordings_of_the_list_are_scored(steps: Clips) -> None:
     result = evaluate(level, steps, ("low/2-one.wav", "high/1-short.wav"))
     assert result.confusion == [[1, 0], [0, 1]]
     assert result.log_loss == pytest.approx(-(math.log(0.8) + math.log(13_500 / FULL)) / 2, rel=1e-5)
+
+
+def test_a_model_that_answers_nan_is_not_evaluated(steps: Clips) -> None:
+    with pytest.raises(InputError, match="answers NaN"):
+        evaluate(lambda pcm: np.full((len(pcm), 2), np.nan, np.float32), steps, ("low/2-one.wav",))
 
 
 def test_the_confusion_plot_is_a_png(scored: Any, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
@@ -163,7 +164,10 @@ def evaluate(
 def score_recordings(
     predict: Predict, clips: Clips, paths: tuple[str, ...], variants: Mapping[str, Predict] | None = None
 ) -> tuple[list[CachedRecording], NDArray[np.float64]]:
-    """The recordings of a list that could be decoded, and their probabilities (recording, class)."""
+    """The recordings of a list that could be decoded, and their probabilities (recording, class).
+
+    Raises InputError if one is NaN or infinite.
+    """
     indices = clips.select(paths)
     numbers, position = np.unique(clips.recording[indices], return_inverse=True)
     scores = np.zeros((len(numbers), len(clips.labels)))  # (recording, class)
@@ -173,6 +177,10 @@ def score_recordings(
                 part = members[start : start + BATCH]
                 np.add.at(scores, position[part], ask(clips.pcm[indices[part]]))
                 advance(len(part))
+    if not np.isfinite(scores).all():
+        raise InputError(
+            "the model answers NaN or infinite values: its weights are damaged, or beyond what it can add up"
+        )
     return [clips.recordings[number] for number in numbers], scores / np.bincount(position)[:, None]
 
 
