@@ -108,14 +108,14 @@ class BandOffsets:
         """What was learned by decisions, as C's struct tinyscene_bands has it on a little-endian processor."""
         return HEAD.pack(VERSION, self.bands.identity, self.frames) + self._missing.astype("<i4").tobytes()
 
-    def save(self, file: Path) -> None:
-        """Write the state."""
-        write_whole(file, self.state)
+    def save(self, file: Path | str) -> None:
+        """Write the state, whole or not at all."""
+        write_whole(Path(file), self.state)
 
-    def load(self, file: Path) -> None:
+    def load(self, file: Path | str) -> None:
         """Go on from a file that `save` wrote. Raises InputError for any other."""
         try:
-            with file.open("rb") as opened:
+            with Path(file).open("rb") as opened:
                 self.restore(opened.read(len(self.state) + 1))
         except (InputError, OSError) as error:
             raise InputError(f"{file}: {error if isinstance(error, InputError) else error.strerror}") from None

@@ -189,7 +189,7 @@ class BundleClassifier(SceneClassifier):
     def band_offsets(self, file: Path | str | None = None) -> BandOffsets:
         offsets = BandOffsets(self.bundle.bands)
         if file is not None and Path(file).exists():
-            offsets.load(Path(file))
+            offsets.load(file)
         return offsets
 
     def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:

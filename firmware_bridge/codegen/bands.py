@@ -1,8 +1,10 @@
 """Offsets of the mel bands in C: their constants, their table, and their memory in the state."""
 
 from tinyscene.deploy.frontend.band_offsets import VERSION, Bands
+from tinyscene.firmware_bridge.codegen.frontend_tables import table
 from tinyscene.firmware_bridge.codegen.network import Config
 
+MEANING = "the means of the mel bands in training clips, by class, in steps of 1/256"
 FILES = ("tinyscene_bands.h", "tinyscene_bands.c")
 
 
@@ -29,6 +31,5 @@ def bands_tables(bands: Bands | None) -> dict[str, str]:
     """The generated file of the offsets, if there are any."""
     if bands is None:
         return {}
-    rows = "".join(f"    {{{', '.join(map(str, row))}}},\n" for row in bands.means)
-    head = '#include "tinyscene_bands.h"\n\nconst int16_t tinyscene_band_means'
-    return {"tinyscene_band_means.c": f"{head}[TINYSCENE_CLASSES][TINYSCENE_BANDS] = {{\n{rows}}};\n"}
+    means = table("int16_t", "band_means", MEANING, [mean for row in bands.means for mean in row])
+    return {"tinyscene_band_means.c": f'#include "tinyscene_bands.h"\n#include "tinyscene_processor.h"\n\n{means}'}

@@ -68,7 +68,7 @@ static void update(tinyscene_offsets *offsets)
 
 void tinyscene_offsets_learn(tinyscene_offsets *offsets, int32_t decided)
 {
-    const int16_t *means = tinyscene_band_means[decided];
+    const int16_t *means = &tinyscene_band_means[decided * TINYSCENE_BANDS];
     for (int32_t band = 0; band < TINYSCENE_BANDS; band++) {
         offsets->missing[band] += (offsets->heard * means[band]) - (STEPS * offsets->sums[band]);
     }

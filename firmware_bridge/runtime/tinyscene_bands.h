@@ -17,8 +17,7 @@ typedef struct {
     int8_t values[TINYSCENE_BANDS];   /* the offsets in force */
 } tinyscene_offsets;
 
-/* Of training clips, by class, in steps of 1/256. */
-extern const int16_t tinyscene_band_means[TINYSCENE_CLASSES][TINYSCENE_BANDS];
+extern const int16_t tinyscene_band_means[TINYSCENE_CLASSES * TINYSCENE_BANDS]; /* generated */
 
 /* Whether what is counted is in its range. */
 int tinyscene_offsets_valid(const tinyscene_offsets *offsets);

@@ -46,7 +46,8 @@ TIDY = [  # all that may be a mistake, but for matters of taste
 
 @pytest.fixture(scope="module")
 def library(bundle: Bundle) -> Library:
-    return make_library(bundle.graph, bundle.front_end, bundle.labels, ("plain", "dsp", "mve", "simd"))
+    kernels = ("plain", "dsp", "mve", "simd")
+    return make_library(bundle.graph, bundle.front_end, bundle.labels, kernels, bands=bundle.bands)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tinyscene.deploy.bundle.likeness import Likeness
 from tinyscene.deploy.graph.embedding import below_classifier
 from tinyscene.firmware_bridge.codegen.library import make_library, write_sources
 
-HOPS = (1.0, 0.25)  # seconds from one decision to the next: windows that overlap are kept otherwise, and have a rule
+HOPS = (1.0, 0.25)  # seconds from one decision to the next: windows that overlap are kept otherwise, have a rule, learn
 BACKLOG = 701  # samples, with the second
 FLAGS = [
     "-std=c11",
@@ -36,8 +36,8 @@ def build(bundle: Path, hop: float, folder: Path) -> Path | None:
         return None
     opened, place = open_bundle(bundle), folder / f"c_library_{hop}"
     place.mkdir()
-    rule = None if hop == HOPS[0] else _rule(opened)
-    library = make_library(opened.graph, opened.front_end, opened.labels, ("plain",), hop, rule=rule)
+    rule, bands = (None, None) if hop == HOPS[0] else (_rule(opened), opened.bands)
+    library = make_library(opened.graph, opened.front_end, opened.labels, ("plain",), hop, rule=rule, bands=bands)
     sources = write_sources(library, place)
     program = place / "fuzzer"
     harness = Path(__file__).with_name("c_library.c")

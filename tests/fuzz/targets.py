@@ -27,6 +27,7 @@ from tinyscene.deploy.bundle.golden import read_vectors
 from tinyscene.deploy.bundle.likeness import Likeness
 from tinyscene.deploy.common.errors import TinysceneError
 from tinyscene.deploy.frontend.audio import Recording
+from tinyscene.deploy.frontend.band_offsets import INT8_MAX, BandOffsets
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph import reference
 from tinyscene.deploy.graph.embedding import below_classifier
@@ -76,7 +77,7 @@ def targets(inputs: Inputs, work: Path) -> dict[str, Callable[[], Target]]:
     """What makes each target. `work` is a folder for the fuzzed files."""
     kinds = (
         *(bundle_index, graph, graph_tensors, run_tensors, golden, logits, recipe, sweep, metadata),
-        *(audio, onnx, tflite, pickled, checkpoint, cache),
+        *(audio, onnx, tflite, pickled, checkpoint, cache, band_offsets),
     )
     return {kind.__name__: lambda kind=kind: kind(inputs, work) for kind in kinds}
 
@@ -112,6 +113,21 @@ def _rehashed(index: bytes, files: dict[str, str]) -> bytes:
         content["files"] |= files
         return json.dumps(content).encode()
     return index
+
+
+def band_offsets(inputs: Inputs, work: Path) -> Target:
+    offsets = BandOffsets(bundles.open_bundle(inputs.bundle).bands)
+    silence = np.zeros((len(offsets.values), 50), np.int8)
+
+    def read(data: bytes) -> None:
+        offsets.load(_file(work / "band_offsets", data))
+        for _ in range(3):
+            offsets.hear(silence)
+            offsets.learn(0)
+        assert np.abs(offsets.values).max() <= INT8_MAX
+        offsets.restore(offsets.state)
+
+    return Target([offsets.state], read, 2 * len(offsets.state))
 
 
 def graph(inputs: Inputs, work: Path) -> Target:
