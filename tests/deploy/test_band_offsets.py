@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.deploy.folders import reindexed
-from tests.deploy.test_classifier import LISTENER, noise_of
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.band_offsets import BandOffsets, Bands, OffsetWindows, class_means, read_means
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.live.classifier import BundleClassifier
+from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 
 RunCli = Callable[..., tuple[int, str, str]]
 RATE, PRIOR, HORIZON, SILENCE = 32_000, 100, 1_000, -120
@@ -137,12 +136,27 @@ def test_means_that_are_none_are_refused(means: object) -> None:
 
 
 def sound(seconds: float) -> NDArray[np.int16]:
-    return noise_of(round(seconds * RATE), "int16", 1)
+    """Noise that grows."""
+    count = round(seconds * RATE)
+    noise = np.random.default_rng(0).standard_normal(count) * np.geomspace(10, 9_000, count)
+    return noise.clip(-32_768, 32_767).astype(np.int16)
+
+
+class Other(SceneClassifier):
+    """A model that is no bundle."""
+
+    labels, front_end = ("a", "b"), FRONT_END
+
+    def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        return np.zeros((len(pcm), 2), np.float32)
 
 
 def test_a_stream_decides_on_its_windows_with_the_offsets_that_it_learns(bundle: Bundle) -> None:
     scene, samples = BundleClassifier(bundle, "reference"), sound(2.5)
     offsets, expected = scene.band_offsets(), BandOffsets(bundle.bands)
+    for each in (offsets, expected):  # a quiet minute, so that they are large
+        each.hear(np.full((bundle.front_end.n_mels, 4_000), -100, np.int8))
+        each.learn(0)
     stream, windows = scene.stream(RATE, 0.5, offsets), OffsetWindows(expected, bundle.front_end, RATE // 2)
     found = [decision["scores"] for part in np.array_split(samples, 7) for decision in stream.push(part)]
     logits = []
@@ -182,7 +196,7 @@ def test_a_model_that_has_no_means_says_how_to_get_them(bundle: Bundle, tmp_path
     with pytest.raises(InputError, match=r"no means of its mel bands .* make it again with `tinyscene quantize`"):
         older.band_offsets()
     with pytest.raises(InputError, match="only a bundle does"):
-        LISTENER.stream(8_000, None, BandOffsets(BANDS))
+        Other().stream(8_000, None, BandOffsets(BANDS))
     with pytest.raises(InputError, match="band offsets of another model"):
         BundleClassifier(bundle, "reference").stream(RATE, None, BandOffsets(BANDS))
 
