@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from tests.train.test_streaming import streaming_bundle
 from tinyscene.benchmarks import boards
 from tinyscene.benchmarks.boards import measure_board, parse_line
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.emulate import emulate
+from tinyscene.firmware_bridge.memory.by_time import Order
 from tinyscene.firmware_bridge.packaging import package
 from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.firmware_bridge.targets.toolchains import HARNESS, TARGETS, build, find_toolchain, harness_sources
@@ -34,10 +36,10 @@ def model_of(bundle: Bundle) -> str:
     return bundle.content["files"]["graph.safetensors"]
 
 
-def board_image(bundle: Bundle, target: str, folder: Path) -> Path:
+def board_image(bundle: Bundle, target: str, folder: Path, order: Order = "mel") -> Path:
     """The package `board` as a user gets it, with QEMU's boards in place of bench_board.c."""
     chosen = TARGETS[target]
-    library = make_library(bundle.graph, bundle.front_end, bundle.labels, model=model_of(bundle))
+    library = make_library(bundle.graph, bundle.front_end, bundle.labels, model=model_of(bundle), order=order)
     for name, content in package(library, "board", "1.0.0").items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +91,14 @@ def test_a_board_gives_the_references_logits_and_says_what_it_counts(
     assert found.counter == ("mcycle" if target == "riscv32" else "timer")
     assert (found.clock_hz, found.network_ms) == (None, None)
     assert found.kernels == TARGETS[target].kernels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["same", "none"])
+def test_a_board_decides_in_the_order_by_time(padding: str, bundle: Bundle, tmp_path: Path, boot: Callable) -> None:
+    chosen = bundle if padding == "same" else streaming_bundle(tmp_path / "bundle")
+    found = measure_board(chosen, boot(board_image(chosen, "riscv32", tmp_path, "time"), "riscv32"))
+    assert (found.equal, found.difference, found.clips) == (True, None, 4)
 
 
 def test_a_board_counts_what_the_emulator_counts_from_outside(bundle: Bundle, on_m4: Path, boot: Callable) -> None:

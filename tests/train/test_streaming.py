@@ -181,7 +181,11 @@ def test_what_reads_a_mean_costs_by_decision() -> None:
 
 @pytest.fixture(scope="module")
 def streaming(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    recipe, out = load_recipe("nano", SMALL), tmp_path_factory.mktemp("streaming") / "bundle"
+    return streaming_bundle(tmp_path_factory.mktemp("streaming") / "bundle")
+
+
+def streaming_bundle(out: Path) -> Bundle:
+    recipe = load_recipe("nano", SMALL)
     assert isinstance(recipe.model, CPMobileModel)
     noise = probe_sounds(recipe.features)
     return quantize_network(trained(recipe.model, 3, (48, 55))[0], noise, SCENES, recipe.features, out)

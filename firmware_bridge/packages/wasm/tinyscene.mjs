@@ -57,7 +57,7 @@ export class Tinyscene {
 
     /** Push an Int16Array of any length. Returns the decisions that it completed, often none; each has `label`, its
      *  `index` (of none of these: the number of labels), both by the model's decision rule if it has one, the integer `logits` of all classes (Int8Array), their `probabilities`, and its `features`: an
-     *  Int8Array of `mels` bands, the lowest first, of `frames` values. */
+     *  Int8Array of `mels` bands, the lowest first, of `frames` values; or null if the module computes by time. */
     push(pcm) {
         if (!(pcm instanceof Int16Array)) throw new TypeError("tinyscene: push takes an Int16Array");
         const decisions = [];
@@ -81,7 +81,8 @@ export class Tinyscene {
         this.#check(this.#wasm.tinyscene_run(this.#scene));
         const scores = this.#wasm.tinyscene_wasm_scores();
         const logits = this.#bytes(scores, this.labels.length);
-        const features = this.#bytes(this.#wasm.tinyscene_wasm_features(), this.mels * this.frames);
+        const held = this.#wasm.tinyscene_wasm_features();
+        const features = held ? this.#bytes(held, this.mels * this.frames) : null;
         const best = this.#check(this.#wasm.tinyscene_best(this.#scene));
         const index = this.#check(this.#wasm.tinyscene_decision?.(this.#scene) ?? best);
         const scale = this.#wasm.tinyscene_wasm_logit_scale();

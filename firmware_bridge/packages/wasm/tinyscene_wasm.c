@@ -6,7 +6,9 @@ enum { PCM_SAMPLES = 4096 };
 
 static TINYSCENE_ALIGNED uint8_t memory[TINYSCENE_BYTES];
 static int16_t pcm[PCM_SAMPLES];
+#if !TINYSCENE_BY_TIME
 static int8_t features[TINYSCENE_MELS * TINYSCENE_FRAMES];
+#endif
 static int8_t scores[TINYSCENE_CLASSES];
 static size_t taken;
 static tinyscene *scene;
@@ -32,13 +34,15 @@ tinyscene *tinyscene_wasm_instance(void)
     return scene;
 }
 
-/* Copied before the network runs, which overwrites them. */
+/* Copied before the network runs, which overwrites them. In the order by time they are nowhere held. */
 static void keep_features(void)
 {
+#if !TINYSCENE_BY_TIME
     const int8_t *row = (const int8_t *)scene + TINYSCENE_STATE_BYTES + TINYSCENE_FEATURES;
     for (int32_t mel = 0; mel < TINYSCENE_MELS; mel++, row += TINYSCENE_FEATURES_STRIDE)
         for (int32_t frame = 0; frame < TINYSCENE_FRAMES; frame++)
             features[mel * TINYSCENE_FRAMES + frame] = row[frame];
+#endif
 }
 
 tinyscene_status tinyscene_wasm_push(int32_t from, int32_t samples)
@@ -57,10 +61,14 @@ int32_t tinyscene_wasm_taken(void)
     return (int32_t)taken;
 }
 
-/* Where the log-mel of the last complete window is, band by band, the lowest first. */
+/* Where the log-mel of the last complete window is, band by band, the lowest first; a null pointer if it is not held. */
 const int8_t *tinyscene_wasm_features(void)
 {
+#if TINYSCENE_BY_TIME
+    return NULL;
+#else
     return features;
+#endif
 }
 
 int32_t tinyscene_wasm_mels(void)

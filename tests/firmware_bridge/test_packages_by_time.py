@@ -1,5 +1,6 @@
-"""The examples of packages in the order by time: padded, where the work comes in bursts, and without end."""
+"""Packages in the order by time: padded, where the work comes in bursts, and without end."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +9,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.firmware_bridge.packaged import COSTS, SKETCHES, need, write
+from tests.firmware_bridge.packaged import COSTS, SKETCHES, need, run, write
 from tests.firmware_bridge.test_examples import answers, assert_unbroken, compiled, listen, program, sketch
 from tests.firmware_bridge.test_listening import LABELS, expected, front_end, library_of, noise, streamable
+from tests.firmware_bridge.test_packages import Module
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.reference import run as run_graph
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.cost import Cost, clock_rows
-from tinyscene.firmware_bridge.packaging import LISTENING, package
+from tinyscene.firmware_bridge.packaging import LISTENING, WASM_KERNELS, WASM_MODULES, package
 
 STRIDES, FRAMES = [(1, 1), (1, 2)], 31
+USE = """
+import { readFileSync } from "node:fs";
+import { Tinyscene } from "./tinyscene.mjs";
+const raw = readFileSync("sound.raw");
+const pcm = new Int16Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.length));
+const decisions = (await Tinyscene.open()).push(pcm);
+console.log(JSON.stringify(decisions.map(({ features, logits }) => [features, Array.from(logits)])));
+"""
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,30 @@ def test_no_sound_is_lost_where_the_work_is_done_while_sound_comes(case: Case, t
         )
         assert "too slow" in slower.partition("\n")[0], slower
         assert "sound was lost" in slower
+
+
+@pytest.mark.slow
+def test_a_wasm_module_decides_in_the_order_by_time_and_holds_no_features(tmp_path: Path) -> None:
+    pytest.importorskip("ziglang")
+    sound = front_end(FRAMES)
+    graph = streamable(sound, STRIDES, 0)
+    library = make_library(graph, sound, LABELS, WASM_KERNELS, order="time")
+    folder, pcm = write(package(library, "wasm", "1.2.3"), tmp_path), noise(40_000)
+    wanted = expected(graph, sound, pcm, int(library.config["HOP_SAMPLES"]))
+    for name in WASM_MODULES:
+        module = Module(folder / name)
+        assert module.call("tinyscene_wasm_start") == 0
+        decided = module.logits(pcm)
+        assert len(decided) >= 4
+        np.testing.assert_array_equal(decided, wanted[: len(decided)])
+        assert module.call("tinyscene_wasm_features") == 0
+    need("node")
+    pcm.tofile(folder / "sound.raw")
+    write({"use.mjs": USE}, folder)
+    found = json.loads(run("node", "use.mjs", cwd=folder))
+    assert found == [[None, row.tolist()] for row in wanted[: len(found)]]
+    assert len(found) >= 4
+    assert "features: null;" in (folder / "tinyscene.d.ts").read_text()
 
 
 def test_decisions_of_the_table_come_at_hops_that_a_library_can_have(case: Case) -> None:
