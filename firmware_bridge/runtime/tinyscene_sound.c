@@ -32,9 +32,8 @@ static void make_frame(tinyscene_sound *sound, int8_t *arena, int32_t first, int
                        ptrdiff_t stride)
 {
     int32_t at = frame_at(frame);
-#if defined(TINYSCENE_BANDS) /* once in all windows, and not where it is reflected */
-    const int hear = (first == 0) && (frame >= TINYSCENE_START_FRAMES) &&
-                     (TINYSCENE_STREAMS || (frame < TINYSCENE_END_FRAME));
+#if defined(TINYSCENE_BANDS) /* once, and not where it is reflected, as all frames of later windows are */
+    const int hear = (frame >= TINYSCENE_START_FRAMES) && (TINYSCENE_STREAMS || (frame < TINYSCENE_END_FRAME));
 #endif
 #if TINYSCENE_START_FRAMES == 0 /* no frame is reflected, and where the clip begins is the same to it */
     first += at;

@@ -176,6 +176,10 @@ def test_what_is_padded_teaches_nothing_and_a_new_stream_keeps_what_was_learned(
     stream.push(sound(1.7))
     state = offsets.state
     assert (len(stream.finish()), offsets.state, offsets.frames > 0) == (1, state, True)
+    other = scene.band_offsets()
+    other.restore(state)
+    assert scene.stream(RATE, None, other).push(sound(1)) == stream.push(sound(1))
+    assert other.state == offsets.state != state
 
 
 @pytest.mark.slow

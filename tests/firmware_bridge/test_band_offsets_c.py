@@ -184,6 +184,7 @@ def test_a_state_that_was_saved_in_a_window_and_restored_goes_on_equally(learner
 def require_new(scene: NativeScene) -> None:
     memory, size = pointer(scene._memory), ctypes.c_size_t(scene._memory.nbytes)
     scene.require(scene.init(memory, size, ctypes.byref(scene.instance)))
+    assert not any(state_of(scene)[8:])
 
 
 def changed(state: bytes, place: int, value: int) -> bytes:
@@ -231,6 +232,7 @@ def test_the_extremes_of_what_can_be_learned_stay_within_32_bits(learner: tuple[
         assert restored(scene, state) == OK
         scene.require(scene.c.tinyscene_reset(scene.instance))
         assert offsets.values.tolist() == [sign * 127] * 12
+        assert np.int8(sign * 127).tobytes() * 12 in scene._memory.tobytes()
         wanted = by_windows(padded(FRONT_END), FRONT_END, sound(), FRONT_END.clip_samples, offsets)
         assert heard(scene, sound(), [4_000]) == wanted
         assert state_of(scene) == offsets.state
