@@ -144,6 +144,8 @@ def test_a_newer_schema_asks_for_an_upgrade(folder: Path, refused: Callable[[Pat
 
 INDICES = {
     **{f"no {key}": {key: None} for key in ("schema", "labels", "front_end", "files")},
+    "an older schema": {"schema": 0},
+    **{f"a hash of {digit}": {"front_end_sha256": 64 * digit} for digit in "0f"},
     "nine labels": {"labels": list(SCENES[:9])},
     "a label twice": {"labels": [*SCENES[:9], SCENES[0]]},
     "numbers for labels": {"labels": list(range(10))},
