@@ -193,7 +193,7 @@ def read_mono(sound: soundfile.SoundFile, frames: int) -> tuple[NDArray[np.float
     block, done, peak, fault = max(1, BLOCK // sound.channels), 0, 0.0, ""
     while done < frames and not fault:
         samples, fault = _read_frames(sound, min(block, frames - done))
-        if fault and len(samples) == 0 and fault != SHORT:
+        if fault and fault != SHORT:
             done = 0
             break
         span = slice(done, done + len(samples))

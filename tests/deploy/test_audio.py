@@ -315,6 +315,10 @@ def test_a_channel_that_is_inverted_does_not_silence_the_other(tmp_path: Path) -
     np.testing.assert_array_equal(mix_down(np.stack([left, -left], 1)) * 32768, left)
 
 
+def test_silent_channels_do_not_cancel_each_other(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.wav", np.zeros((RATE, 2), np.int16)))[1] == ["2 channels mixed down"]
+
+
 def test_channels_that_differ_are_mixed_down_though_one_is_partly_inverted(tmp_path: Path) -> None:
     left, right = noise(1)[:, 0], np.random.default_rng(9).integers(-20_000, 20_000, RATE).astype(np.int16)
     mixed = np.stack([left, right - left // 2], 1)
