@@ -120,6 +120,7 @@ class Surroundings:
             {"tinyscene.interface.catalogue.CATALOGUE": self.given / "models.toml"},
             TINYSCENE_CACHE=place / "cache" if command.has_cache else self.cache,
             TMPDIR=place / "tmp",
+            ZIG_GLOBAL_CACHE_DIR=self.given / "zig",  # the compiler's own, which is not struck
             HF_ENDPOINT=self.address,
             HF_HOME=place / "hf",
             HF_TOKEN="hf_of_this_test",
