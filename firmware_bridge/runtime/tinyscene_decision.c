@@ -62,24 +62,28 @@ void tinyscene_embedding_add(int8_t *arena, const int8_t *row, int32_t width)
 
 #endif
 
-static int32_t likeness_of(const int8_t *arena)
+/* The greatest projection on the directions from `first` on, as far as `end`. */
+static int64_t projection_of(const int8_t *arena, int32_t first, int32_t end)
 {
     const int32_t *sums = (const int32_t *)(const void *)&arena[TINYSCENE_EMBEDDING];
-    int32_t nearest = 0;
     int64_t best = INT64_MIN;
-    for (int32_t index = 0; index < TINYSCENE_DIRECTIONS; index++) {
+    for (int32_t index = first; index < end; index++) {
         int64_t projection = 0;
         for (int32_t channel = 0; channel < TINYSCENE_EMBEDDING_CHANNELS; channel++) {
             projection += (int64_t)sums[channel] * tinyscene_directions[index][channel];
         }
-        if (projection > best) {
-            best = projection;
-            nearest = index;
-        }
+        best = (projection > best) ? projection : best;
     }
+    return best;
+}
+
+static int32_t likeness_of(const int8_t *arena)
+{
+    int64_t best = projection_of(arena, 0, TINYSCENE_CLASSES);
+    const int is_silence = projection_of(arena, TINYSCENE_CLASSES, TINYSCENE_DIRECTIONS) > best;
     best /= INT64_C(1) << TINYSCENE_UNKNOWN_SHIFT; /* truncated towards zero */
     best = (best > MOST_LIKENESS) ? MOST_LIKENESS : (best < -MOST_LIKENESS) ? -MOST_LIKENESS : best;
-    if ((nearest == TINYSCENE_CLASSES) && (best >= TINYSCENE_UNKNOWN_THRESHOLD)) { /* digital silence */
+    if (is_silence && (best >= TINYSCENE_UNKNOWN_THRESHOLD)) {
         best = TINYSCENE_UNKNOWN_THRESHOLD - 1;
     }
     return (int32_t)best;

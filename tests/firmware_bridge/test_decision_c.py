@@ -87,6 +87,8 @@ def test_any_logits_and_embeddings_are_decided_on_as_in_python(
     count, spread = data.draw(st.integers(1, 300)), data.draw(st.sampled_from([1, 5, 60, 2**31 - 1]))
     logits = rng.integers(-128, 128, (count, classes)) // data.draw(st.sampled_from([1, 20, 127]))
     sums = rng.integers(-spread, spread + 1, (count, len(rule.unknown.directions[0])))
+    silent = rng.random(count) < 0.3  # nearest to silence, at any distance from the classes
+    sums[silent] = np.outer(rng.integers(0, 1_000, silent.sum()), rule.unknown.silence)
     decider = Decider(rule, classes)
     likeness = rule.unknown.of(sums.astype(np.int32))
     expected = [decider.push(row, int(each)) for row, each in zip(logits.astype(np.int8), likeness, strict=True)]
@@ -95,11 +97,13 @@ def test_any_logits_and_embeddings_are_decided_on_as_in_python(
     start = int(scene.config["EMBEDDING"])
     state = np.zeros(4_096, np.int32)
     scene.c.tinyscene_rule_reset(pointer(state))
-    found = []
+    found, kept = [], []
     for row, embedding in zip(logits.astype(np.int8), sums.astype(np.int32), strict=True):
         arena[start : start + embedding.nbytes] = embedding.view(np.int8)
         scene.c.tinyscene_rule_update(pointer(state), pointer(np.ascontiguousarray(row)), pointer(arena))
+        kept.append(int(state[classes]))  # tinyscene_rule.likeness
         found.append(int(state[classes + 5]))  # tinyscene_rule.decided
+    assert kept == [int(likeness[max(0, end - rule.average) : end].sum()) for end in range(1, count + 1)]
     assert found == expected
 
 
