@@ -33,7 +33,7 @@ from tinyscene.deploy.frontend.band_offsets import (
     BandOffsets,
     OffsetWindows,
 )
-from tinyscene.deploy.graph.graph import INT8_MAX, INT8_MIN
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.native import KERNELS, NativeNetwork
 from tinyscene.train.data.cache import prepare

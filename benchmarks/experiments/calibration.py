@@ -24,8 +24,8 @@ from tinyscene.train.data.datasets import open_dataset
 from tinyscene.train.quantize.calibrate import to_integers
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.quantize.quantize import BATCH, post_training
-from tinyscene.train.recipe import Quantize
 from tinyscene.train.runs.run import load_model
+from tinyscene.train.training_settings import Quantize
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Float32 = NDArray[np.float32]

@@ -23,12 +23,12 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.report import plan_picture, plan_rows
 from tinyscene.train.data.datasets import SCENES
-from tinyscene.train.recipe import Budget
 from tinyscene.train.runs.budget import count_bundle
 from tinyscene.train.sweep.published import PUBLISHED_MACRO, PUBLISHED_SOURCE, published_baseline
 from tinyscene.train.sweep.report import PUBLISHED
 from tinyscene.train.sweep.status import RESULTS
 from tinyscene.train.sweep.summary import TAU_TEST_CLIPS, SweepSummary, read_summary
+from tinyscene.train.training_settings import Budget
 
 Content = dict[str, Any]
 
