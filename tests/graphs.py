@@ -11,19 +11,9 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import (
-    Add,
-    AveragePool2D,
-    Conv2D,
-    Crop,
-    DepthwiseConv2D,
-    Graph,
-    Kind,
-    MaxPool2D,
-    Mean,
-    Quantization,
-    Tensor,
-)
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, Crop, DepthwiseConv2D, Kind, MaxPool2D, Mean
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 INT8 = (-128, 127)
 MAX_CHANNELS, MAX_SIZE, MAX_WINDOW, MAX_STRIDE = 24, 12, 5, 3

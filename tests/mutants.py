@@ -26,6 +26,7 @@ TESTS = {  # of each file, the quickest that should fail
     "deploy/frontend/audio.py": ["tests/deploy/test_audio.py"],
     "deploy/frontend/audio_file.py": ["tests/deploy/test_audio.py"],
     "deploy/graph/graph.py": ["tests/deploy/test_graph.py"],
+    "deploy/graph/operators.py": ["tests/deploy/test_graph.py"],
     "deploy/graph/storage.py": ["tests/deploy/test_graph_file.py"],
     "firmware_bridge/runtime/tinyscene.c": ["tests/firmware_bridge/test_scene_c.py"],
 }

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.embedding import below_classifier
-from tinyscene.deploy.graph.graph import INT8_MAX, INT8_MIN, Graph
+from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.reference import run_keeping
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN
 
 UINT8_MAX, INT32_MAX = 2**8 - 1, 2**31 - 1
 MOST = 32_767  # of a likeness

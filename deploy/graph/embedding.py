@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Conv2D, Graph
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Conv2D
 from tinyscene.deploy.graph.reference import Values, run
 
 

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import (
-    INT8_MAX,
-    INT8_MIN,
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import (
     Activated,
     Add,
     AveragePool2D,
@@ -30,15 +29,12 @@ from tinyscene.deploy.graph.graph import (
     Convolution,
     Crop,
     DepthwiseConv2D,
-    Graph,
     Kind,
     MaxPool2D,
     Mean,
-    Quantization,
-    Tensor,
     Window,
-    quantize_multiplier,
 )
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Quantization, Tensor, quantize_multiplier
 
 Values = NDArray[Any]  # int8 or float32, (batch, mel, frame, channels) or (batch, channels)
 

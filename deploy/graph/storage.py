@@ -3,7 +3,7 @@
     save_graph(graph, folder, "graph")
     graph = load_graph(folder, "graph")
 
-The structure is the fields of the classes in `deploy/graph/graph.py`, by name; an array is `TENSOR/FIELD`. A file
+The structure is the fields of the operators (`deploy/graph/operators.py`), by name; an array is `TENSOR/FIELD`. A file
 is parsed, never executed, and what comes out has passed every check of the Graph.
 """
 
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
-from tinyscene.deploy.graph.graph import ARRAYS, Graph, Kind, Operator, Quantization, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import ARRAYS, Kind, Operator
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 FORMAT = 1
 MAX_BYTES = {".json": 2**22, ".safetensors": 2**26}

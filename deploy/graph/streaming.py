@@ -7,7 +7,8 @@ cost.frame * frames_a_second, cost.decision * decisions_a_second
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tinyscene.deploy.graph.graph import Graph, Mean, Window
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Mean, Window
 
 
 @dataclass(frozen=True)

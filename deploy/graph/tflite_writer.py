@@ -19,22 +19,20 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
-from tinyscene.deploy.graph.graph import (
-    INT8_MAX,
-    INT8_MIN,
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import (
     Activated,
     AveragePool2D,
     Convolution,
     Crop,
     DepthwiseConv2D,
-    Graph,
     Kind,
     MaxPool2D,
     Mean,
     Pool,
-    Tensor,
     Window,
 )
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Tensor
 
 try:
     import flatbuffers

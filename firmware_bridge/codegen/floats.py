@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import INT8_MAX, INT8_MIN, Add, Tensor
+from tinyscene.deploy.graph.operators import Add
 from tinyscene.deploy.graph.reference import rescale, run_integer
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Tensor
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
 
 OUTPUTS = np.arange(INT8_MIN + 1, INT8_MAX + 1)  # those that a sum can reach or miss

@@ -11,7 +11,9 @@ import math
 from collections.abc import Sequence
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Kind, MaxPool2D, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, MaxPool2D
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import fill_row, row_address
 from tinyscene.firmware_bridge.memory.pace import Pace, rewind_passes
 from tinyscene.firmware_bridge.memory.planner import Plan

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Add, Convolution, Crop, Graph, Kind, Mean, Pool, Tensor, Window
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, Convolution, Crop, Kind, Mean, Pool, Window
+from tinyscene.deploy.graph.tensor import Tensor
 
 Order = Literal["mel", "time"]  # of the rows
 

@@ -13,7 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tinyscene.deploy.graph.graph import Graph, Kind, Mean, Window
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Kind, Mean, Window
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
 
 

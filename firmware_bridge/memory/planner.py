@@ -19,7 +19,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import Graph, Kind
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Kind
 from tinyscene.firmware_bridge.memory.pace import Pace
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
 from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, FIRST, Schedule, make_schedule

@@ -8,7 +8,9 @@ so kernels need no special cases at borders.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tinyscene.deploy.graph.graph import Graph, Kind, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Kind
+from tinyscene.deploy.graph.tensor import Tensor
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
 

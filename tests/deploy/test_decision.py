@@ -21,7 +21,7 @@ from tinyscene.deploy.bundle.decision import NEVER, Decider, DecisionRule
 from tinyscene.deploy.bundle.likeness import MOST, Likeness, run_with_sums
 from tinyscene.deploy.bundle.model_card import decision_lines
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Conv2D
+from tinyscene.deploy.graph.operators import Conv2D
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.quantize.decide import few_kept, fit_likeness, threshold_to_keep

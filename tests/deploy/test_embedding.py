@@ -9,7 +9,7 @@ from tests.train.test_export import TINY, run_of
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.frontend.log_mel import float_pcm
 from tinyscene.deploy.graph.embedding import below_classifier, embed
-from tinyscene.deploy.graph.graph import Conv2D
+from tinyscene.deploy.graph.operators import Conv2D
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.deploy.live.classifier import OnnxClassifier, open_classifier
 from tinyscene.train.export import export_onnx

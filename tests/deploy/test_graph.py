@@ -8,19 +8,9 @@ import numpy as np
 import pytest
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import (
-    MAX_OPERATORS,
-    Add,
-    AveragePool2D,
-    Conv2D,
-    Crop,
-    DepthwiseConv2D,
-    Graph,
-    MaxPool2D,
-    Mean,
-    Quantization,
-    Tensor,
-)
+from tinyscene.deploy.graph.graph import MAX_OPERATORS, Graph
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, Crop, DepthwiseConv2D, MaxPool2D, Mean
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 Q = Quantization(0.5, 3)
 SHAPE = (1, 4, 5, 2)

@@ -16,20 +16,11 @@ from hypothesis import strategies as st
 
 from tests.graphs import float_graph, inputs_of, integer_graphs
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import (
-    Add,
-    AveragePool2D,
-    Conv2D,
-    Crop,
-    DepthwiseConv2D,
-    Graph,
-    MaxPool2D,
-    Mean,
-    Quantization,
-    Tensor,
-)
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, Crop, DepthwiseConv2D, MaxPool2D, Mean
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.storage import FORMAT, load_graph, save_graph
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 MB = 2**20
 JUNK: list[Any] = [None, True, 0, -1, 1, 2, 3, 2**31, 10**30, 0.5, 1e300, float("nan"), "", "a", "input", "Mean"]

@@ -20,7 +20,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import (
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.onnx_writer import write_onnx
+from tinyscene.deploy.graph.operators import (
     Activated,
     Add,
     AveragePool2D,
@@ -28,15 +30,12 @@ from tinyscene.deploy.graph.graph import (
     Convolution,
     Crop,
     DepthwiseConv2D,
-    Graph,
     Kept,
     MaxPool2D,
     Mean,
-    Quantization,
-    Tensor,
 )
-from tinyscene.deploy.graph.onnx_writer import write_onnx
 from tinyscene.deploy.graph.reference import run, run_all
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.train.runs.budget import count_onnx
 
 INTEGER_KERNELS = {"QLinearConv", "QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool", "MaxPool"}

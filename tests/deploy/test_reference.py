@@ -14,20 +14,10 @@ from numpy.typing import NDArray
 from tests.graphs import float32s, float_graph, inputs_of, integer_graphs, quantizations
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph import reference
-from tinyscene.deploy.graph.graph import (
-    Add,
-    AveragePool2D,
-    Conv2D,
-    DepthwiseConv2D,
-    Graph,
-    Kind,
-    MaxPool2D,
-    Mean,
-    Quantization,
-    Tensor,
-    Window,
-)
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, MaxPool2D, Mean, Window
 from tinyscene.deploy.graph.reference import EXACT_IN_FLOAT32, quantize_multiplier, rescale, run, run_all
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**16)

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from tests.graphs import float_graph, inputs_of, integer_graphs
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Add, Conv2D, Graph, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, Conv2D, Mean
 from tinyscene.deploy.graph.reference import run_all
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.deploy.graph.tflite_writer import write_tflite
 
 Values = dict[str, NDArray[Any]]  # tensors by name, a batch each

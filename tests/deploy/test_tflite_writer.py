@@ -16,20 +16,19 @@ from hypothesis import strategies as st
 
 from tests import ROOT
 from tests.graphs import float_graph, inputs_of, integer_graphs
-from tinyscene.deploy.graph.graph import (
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import (
     Add,
     AveragePool2D,
     Conv2D,
     Convolution,
     Crop,
     DepthwiseConv2D,
-    Graph,
     MaxPool2D,
     Mean,
-    Quantization,
-    Tensor,
 )
 from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.deploy.graph.tflite_writer import write_tflite
 from tinyscene.train.runs.budget import count_tflite
 

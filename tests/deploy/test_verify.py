@@ -23,7 +23,9 @@ from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.graph.graph import Conv2D, Graph, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Conv2D, Mean
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import open_dataset

@@ -18,8 +18,10 @@ from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.band_offsets import HEAD, MOST, BandOffsets, Bands, OffsetWindows
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.graph.graph import Conv2D, Graph, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Conv2D, Mean
 from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, pace_of
 from tinyscene.firmware_bridge.emulate import Image, listening_job
 from tinyscene.firmware_bridge.memory.by_time import Order

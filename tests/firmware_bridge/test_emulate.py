@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tests.graphs import inputs_of, integer_graphs
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.deploy.graph.graph import Conv2D, Graph
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Conv2D
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import make_network
 from tinyscene.firmware_bridge.emulate import (

@@ -15,7 +15,8 @@ import pytest
 from tests.conftest import ROOT
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.files import cache_folder
-from tinyscene.deploy.graph.graph import Conv2D, Graph
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Conv2D
 from tinyscene.firmware_bridge import native
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.emulate import emulate

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tinyscene.deploy.graph.graph import Add, Quantization, Tensor
+from tinyscene.deploy.graph.operators import Add
 from tinyscene.deploy.graph.reference import rescale
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.floats import convolution_floats, sum_floats
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
 

@@ -13,20 +13,10 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.graph.graph import (
-    Add,
-    AveragePool2D,
-    Conv2D,
-    Crop,
-    DepthwiseConv2D,
-    Graph,
-    Kind,
-    MaxPool2D,
-    Mean,
-    Quantization,
-    Tensor,
-)
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, Crop, DepthwiseConv2D, Kind, MaxPool2D, Mean
 from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.library import Library, access_of_all, make_library, pace_of
 from tinyscene.firmware_bridge.codegen.turns import row_work
 from tinyscene.firmware_bridge.memory.by_time import by_time

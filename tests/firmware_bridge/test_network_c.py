@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from tests.graphs import inputs_of, integer_graphs
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.deploy.graph.graph import Conv2D, DepthwiseConv2D, Graph, Kind, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Conv2D, DepthwiseConv2D, Kind, Mean
 from tinyscene.deploy.graph.reference import run, run_all
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.library import Library, make_network
 from tinyscene.firmware_bridge.memory.by_time import Order, rows_first
 from tinyscene.firmware_bridge.memory.planner import SCRATCH, accumulator_block

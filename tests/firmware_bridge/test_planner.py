@@ -8,7 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.graphs import integer_graphs
-from tinyscene.deploy.graph.graph import Add, Conv2D, DepthwiseConv2D, Graph, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, Conv2D, DepthwiseConv2D, Mean
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.ops import access_of
 from tinyscene.firmware_bridge.memory.arena_check import ArenaError, check_arena
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Plan, make_plan, work_block

@@ -21,8 +21,9 @@ from tests.firmware_bridge.test_kernels import (
     make_machine,
 )
 from tests.firmware_bridge.test_simd_kernels import Case, addition, gather, pool
-from tinyscene.deploy.graph.graph import MaxPool2D, Quantization, Tensor
+from tinyscene.deploy.graph.operators import MaxPool2D
 from tinyscene.deploy.graph.reference import rescale, run_integer
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 PROGRAM = r"""
 #define _DEFAULT_SOURCE /* for mmap */

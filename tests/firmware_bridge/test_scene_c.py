@@ -13,8 +13,10 @@ from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.graph.graph import Conv2D, Graph, Mean, Quantization, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Conv2D, Mean
 from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.library import Library, make_library
 from tinyscene.firmware_bridge.native import NativeScene, native_scene
 

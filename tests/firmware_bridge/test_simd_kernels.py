@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from tests import ROOT
 from tests.firmware_bridge.instruction_sets import ALL_MACHINES, compile_or_skip
-from tinyscene.deploy.graph.graph import Add, Quantization, Tensor, quantize_multiplier
+from tinyscene.deploy.graph.operators import Add
 from tinyscene.deploy.graph.reference import rescale, run_integer
+from tinyscene.deploy.graph.tensor import Quantization, Tensor, quantize_multiplier
 from tinyscene.firmware_bridge.codegen.floats import bits, convolution_floats, sum_floats
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling, pointwise_scratch, simd
 

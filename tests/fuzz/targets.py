@@ -31,8 +31,9 @@ from tinyscene.deploy.frontend.band_offsets import INT8_MAX, BandOffsets
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph import reference
 from tinyscene.deploy.graph.embedding import below_classifier
-from tinyscene.deploy.graph.graph import MAX_ELEMENTS, Graph
+from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.storage import load_graph
+from tinyscene.deploy.graph.tensor import MAX_ELEMENTS
 from tinyscene.deploy.live.classifier import OnnxClassifier
 from tinyscene.train.data import cache as caches
 from tinyscene.train.data.cache import prepare

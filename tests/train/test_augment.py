@@ -25,7 +25,7 @@ from tinyscene.train.data.augment import (
     on_waveform,
 )
 from tinyscene.train.data.augment import roll as roll_clips
-from tinyscene.train.recipe import Augment
+from tinyscene.train.training_settings import Augment
 
 FRONT_END = FrontEnd()
 ON: dict[str, Any] = {"roll_seconds": 0.1, "freq_mask": 48, "time_mask": 10, "mixstyle_p": 1.0, "dir_p": 1.0}

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from tests.graphs import conv, float_graph, inputs_of
 from tests.train.test_fake_quantize import extremes, nchw
-from tinyscene.deploy.graph.graph import AveragePool2D, Convolution, Crop, Graph, Quantization
-from tinyscene.deploy.graph.graph import Tensor as Activation
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import AveragePool2D, Convolution, Crop
 from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.graph.tensor import Quantization
+from tinyscene.deploy.graph.tensor import Tensor as Activation
 from tinyscene.train.quantize.calibrate import Ranges, calibrate, to_integers
 from tinyscene.train.quantize.correct import correct
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
-from tinyscene.train.recipe import Quantize
+from tinyscene.train.training_settings import Quantize
 
 MILLION = 1_000_000
 SIDE = 1000  # SIDE * SIDE values a batch

@@ -18,9 +18,10 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.models import build
-from tinyscene.train.recipe import Augment, Distill, Train, load_recipe
+from tinyscene.train.recipe import load_recipe
 from tinyscene.train.runs.run import Card, RunFolder, load_tensors, save_tensors
 from tinyscene.train.teachers.distill import Targets, consistency, cross_entropy, loss_of
+from tinyscene.train.training_settings import Augment, Distill, Train
 
 
 def log_softmax(values: np.ndarray) -> np.ndarray:

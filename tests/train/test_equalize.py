@@ -8,18 +8,10 @@ from numpy.typing import NDArray
 
 from tests.graphs import conv, depthwise, float_graph, inputs_of
 from tests.train.test_fake_quantize import lowered
-from tinyscene.deploy.graph.graph import (
-    Add,
-    AveragePool2D,
-    Convolution,
-    Crop,
-    DepthwiseConv2D,
-    Graph,
-    Kind,
-    Mean,
-    Tensor,
-)
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Convolution, Crop, DepthwiseConv2D, Kind, Mean
 from tinyscene.deploy.graph.reference import run, run_all
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.quantize.equalize import equalize
 
 Float32 = NDArray[np.float32]

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tests.graphs import float_graph, inputs_of
 from tests.train.test_lower import SMALL, trained
-from tinyscene.deploy.graph.graph import AveragePool2D, Conv2D, Convolution, DepthwiseConv2D, Graph
-from tinyscene.deploy.graph.graph import Tensor as Activation
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import AveragePool2D, Conv2D, Convolution, DepthwiseConv2D
 from tinyscene.deploy.graph.reference import run, run_all, run_float, run_integer
+from tinyscene.deploy.graph.tensor import Tensor as Activation
 from tinyscene.train.models import build
 from tinyscene.train.quantize.calibrate import Ranges, to_integers
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph, FakeQuantize

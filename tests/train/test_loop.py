@@ -28,9 +28,10 @@ from tinyscene.train.loop.loop import train
 from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.loop.trainer import Hardware, Ranks, Trainer
 from tinyscene.train.models import build
-from tinyscene.train.recipe import Recipe, Train, load_recipe
+from tinyscene.train.recipe import Recipe, load_recipe
 from tinyscene.train.runs.run import RunFolder, load_model, write_recipe
 from tinyscene.train.teachers.distill import cross_entropy
+from tinyscene.train.training_settings import Train
 
 QUICK = ["train.batch_size=32", "train.micro_batch=16", "features.n_mels=64", "features.hop_length=1000"]
 STILL = ["augment.roll_seconds=0", "augment.freq_mask=0", "augment.mixstyle_p=0"]  # no random numbers in a step

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import Convolution, Crop, Graph, Window
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Convolution, Crop, Window
 from tinyscene.deploy.graph.reference import run
 from tinyscene.train.models import build
 from tinyscene.train.quantize.lower import lower

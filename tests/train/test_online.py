@@ -28,11 +28,12 @@ from tinyscene.train.loop import loop
 from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.trainer import Hardware, Ranks, Trainer
 from tinyscene.train.models import build
-from tinyscene.train.recipe import Distill, load_recipe
+from tinyscene.train.recipe import load_recipe
 from tinyscene.train.runs.run import Card, RunFolder, load_model, load_tensors, save_tensors
 from tinyscene.train.teachers.answers import OnlineTeacher, teacher_of
 from tinyscene.train.teachers.distill import Loss, Targets, loss_of
 from tinyscene.train.teachers.logits import make_logits
+from tinyscene.train.training_settings import Distill
 
 AT_16K = ["features.sample_rate=16000", "features.n_fft=1024", "features.win_length=800", "features.hop_length=320"]
 CPU = torch.device("cpu")

@@ -21,8 +21,8 @@ from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.targets.image import build_settings
 from tinyscene.train.quantize.own_network import calibration_clips, quantize_network
-from tinyscene.train.recipe import Quantize
 from tinyscene.train.runs.budget import count_bundle
+from tinyscene.train.training_settings import Quantize
 
 FRONT_END = FrontEnd(sample_rate=16_000, n_fft=1024, win_length=1024, hop_length=1000, n_mels=32)
 LABELS = ("door", "rain", "speech")

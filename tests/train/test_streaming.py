@@ -18,9 +18,11 @@ from tinyscene.deploy.bundle.golden import probe_sounds
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.graph.graph import Crop, Graph, Mean, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Crop, Mean
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.streaming import stream_cost
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.native import READY, native_scene

@@ -7,12 +7,12 @@ from rich.console import Group
 from rich.table import Table
 
 from tinyscene.deploy.frontend.audio import describe_seconds
-from tinyscene.train.recipe import Budget
 from tinyscene.train.recipe_list import RecipeSummary
 from tinyscene.train.runs.budget import Count
 from tinyscene.train.runs.evaluate import Evaluation
 from tinyscene.train.runs.listening import Listening
 from tinyscene.train.sweep.cost import SweepCost
+from tinyscene.train.training_settings import Budget
 
 
 def evaluation_tables(evaluation: Evaluation, unknown: Mapping[str, Any] | None = None) -> Group:

@@ -15,12 +15,12 @@ from tinyscene.interface.run import Run
 from tinyscene.interface.settings import Settings, overrides_of
 
 if TYPE_CHECKING:
-    from tinyscene.train.recipe import Budget
     from tinyscene.train.recipe_list import RecipeSummary
     from tinyscene.train.runs.budget import Count
     from tinyscene.train.sweep.cost import SweepCost
     from tinyscene.train.sweep.status import SweepStatus
     from tinyscene.train.teachers.logits import Logits
+    from tinyscene.train.training_settings import Budget
 
 NamedDataset = Union[str, "os.PathLike[str]", DatasetOptions]
 

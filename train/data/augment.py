@@ -22,7 +22,7 @@ from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.frontend.sound_files import SUFFIXES
 from tinyscene.train.data.features import LogMel
 from tinyscene.train.data.kaldi_features import KaldiMel
-from tinyscene.train.recipe import Augment
+from tinyscene.train.training_settings import Augment
 
 Features = LogMel | KaldiMel
 

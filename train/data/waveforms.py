@@ -11,7 +11,7 @@ from torch import Tensor
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.data import augment
 from tinyscene.train.data.features import waveform
-from tinyscene.train.recipe import Augment
+from tinyscene.train.training_settings import Augment
 
 RESIDENT_SHARE = 0.7  # of the GPU's free memory that the clips may fill
 

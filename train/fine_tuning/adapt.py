@@ -24,10 +24,11 @@ from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit
-from tinyscene.train.recipe import Consistency, Recipe
+from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.recording_devices import DEVICES, part_of
 from tinyscene.train.runs.run import METRICS, MODEL, RunFolder, load_model, model_path, save_tensors, write_recipe
 from tinyscene.train.teachers.distill import loss_of
+from tinyscene.train.training_settings import Consistency
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 
-from tinyscene.train.recipe import Train
+from tinyscene.train.training_settings import Train
 
 
 def learning_rate(settings: Train, step: int, total_steps: int) -> float:

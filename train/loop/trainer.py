@@ -26,9 +26,10 @@ from tinyscene.train.loop.allocator import keep_memory
 from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.models import features_of
-from tinyscene.train.recipe import Recipe, Train
+from tinyscene.train.recipe import Recipe
 from tinyscene.train.teachers.answers import Teacher, doubted
 from tinyscene.train.teachers.distill import Loss, Targets, alternating, consistency
+from tinyscene.train.training_settings import Train
 
 CPU_MICRO_BATCH = 32  # clips
 

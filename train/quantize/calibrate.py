@@ -18,19 +18,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import (
-    INT8_MAX,
-    INT8_MIN,
-    WEIGHT_MAX,
-    Convolution,
-    Graph,
-    Kept,
-    Kind,
-    Quantization,
-    Tensor,
-)
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import WEIGHT_MAX, Convolution, Kept, Kind
 from tinyscene.deploy.graph.reference import run_all
-from tinyscene.train.recipe import Quantize
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Quantization, Tensor
+from tinyscene.train.training_settings import Quantize
 
 Float32 = NDArray[np.float32]
 Ranges = dict[str, tuple[float, float]]  # tensor -> lowest and highest real value, zero between them
@@ -40,7 +32,7 @@ LEVELS = INT8_MAX - INT8_MIN
 SMALLEST = 1e-6  # of a range and of a weight's scale: what is all zeros has a scale too
 BINS = 4096  # of a tensor's histogram
 MSE_STEPS = np.linspace(1.0, 0.3, 36)  # shares of the extremes that are tried
-MAX_BIAS, LEAST_MULTIPLIER = 2**30, 2**-30  # of an integer convolution: half of what deploy/graph/graph.py takes
+MAX_BIAS, LEAST_MULTIPLIER = 2**30, 2**-30  # of an integer convolution: half of what deploy/graph/operators.py takes
 UNSEEN = 1.0  # the range of a tensor that was zero throughout
 
 

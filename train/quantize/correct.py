@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.inspection import with_rounded_weights
-from tinyscene.deploy.graph.graph import Activated, Conv2D, Convolution, DepthwiseConv2D, Graph, Kind, Tensor
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Activated, Conv2D, Convolution, DepthwiseConv2D, Kind
 from tinyscene.deploy.graph.reference import activated, exact_mean, run_float, windows
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.quantize.calibrate import Ranges, Scales, to_integers
 from tinyscene.train.quantize.rounding import round_weights
 

@@ -20,7 +20,8 @@ from tinyscene.deploy.bundle.likeness import MOST, Likeness, run_with_sums
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.graph.graph import INT8_MAX, Graph
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.tensor import INT8_MAX
 
 BATCH = 8  # clips
 HEADROOM = 4  # how far a likeness may exceed the greatest of the calibration clips

@@ -20,7 +20,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import Activated, Add, Convolution, DepthwiseConv2D, Graph, Kept, Kind, Mean
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Activated, Add, Convolution, DepthwiseConv2D, Kept, Kind, Mean
 from tinyscene.deploy.graph.reference import run_all
 
 Float32 = NDArray[np.float32]

@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinyscene.deploy.graph.graph import (
-    INT8_MAX,
-    INT8_MIN,
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import (
     WEIGHT_MAX,
     Activated,
     Add,
@@ -29,12 +28,12 @@ from tinyscene.deploy.graph.graph import (
     Convolution,
     Crop,
     DepthwiseConv2D,
-    Graph,
     Kept,
     Kind,
     MaxPool2D,
     Window,
 )
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN
 from tinyscene.train.quantize.calibrate import LEVELS, SMALLEST, Ranges, not_empty
 
 

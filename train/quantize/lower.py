@@ -19,19 +19,19 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.graph import (
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import (
     Add,
     AveragePool2D,
     Conv2D,
     Convolution,
     Crop,
     DepthwiseConv2D,
-    Graph,
     Kind,
     MaxPool2D,
     Mean,
-    Tensor,
 )
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
 from tinyscene.train.quantize.trace import BATCH, Traced, called_layer, operands, place, trace
 

@@ -30,8 +30,9 @@ from tinyscene.train.quantize.calibrate import to_integers
 from tinyscene.train.quantize.clips import few_clips
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.quantize.quantize import INSPECTED_CLIPS, budget_of, log_mel_batches, post_training
-from tinyscene.train.recipe import Quantize, Recipe
+from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import Count, count_network
+from tinyscene.train.training_settings import Quantize
 
 GIVEN = "given by the caller"
 Sound = NDArray[np.int16] | NDArray[np.floating[Any]]

@@ -42,7 +42,8 @@ from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.deploy.graph.graph import Convolution, Graph
+from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operators import Convolution
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
@@ -56,12 +57,13 @@ from tinyscene.train.quantize.decide import RuleSettings, few_kept
 from tinyscene.train.quantize.equalize import equalize
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
-from tinyscene.train.recipe import Consistency, Distill, Quantize, Recipe
+from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import Count, count_network
 from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
 from tinyscene.train.runs.run import METRICS, Card, RunFolder, load_model, model_path
 from tinyscene.train.settings import first_change
 from tinyscene.train.teachers.distill import from_network, loss_of
+from tinyscene.train.training_settings import Consistency, Distill, Quantize
 
 BATCH = 8  # clips
 CORRECTION_CLIPS = 64  # for rounding and bias correction, which hold them in memory

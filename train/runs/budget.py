@@ -22,14 +22,15 @@ from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError, OverBudgetError
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND
-from tinyscene.deploy.graph.graph import Convolution
+from tinyscene.deploy.graph.operators import Convolution
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build, finish
-from tinyscene.train.recipe import Budget, Recipe, load_recipe, recipe_names
+from tinyscene.train.recipe import Recipe, load_recipe, recipe_names
 from tinyscene.train.runs.free_operators import ONNX_FREE
 from tinyscene.train.runs.listening import DECISIONS, Listening, listening_of, second_of_columns, window_by_window
 from tinyscene.train.runs.run import load_tensors, model_path, network_with, read_card
 from tinyscene.train.runs.tflite_layers import count_layers
+from tinyscene.train.training_settings import Budget
 
 MAX_FILE = 2**28  # bytes of a model that is counted
 BYTES = {"float32": 4, "float16": 2, "int8": 1}

@@ -26,13 +26,14 @@ from tinyscene.train.loop.loop import make_card
 from tinyscene.train.loop.trainer import Hardware, Trainer
 from tinyscene.train.models import build, features_of, finish
 from tinyscene.train.quantize.quantize import quantize
-from tinyscene.train.recipe import Distill, Recipe
+from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.evaluate import BATCH, Predict, predictor
 from tinyscene.train.runs.run import MODEL, save_tensors
 from tinyscene.train.settings import Section
 from tinyscene.train.sweep.job import SweepRecord, open_integers, read_record, stop_with
 from tinyscene.train.sweep.plan import EvaluatedJob, QuantizeJob
 from tinyscene.train.teachers.distill import loss_of
+from tinyscene.train.training_settings import Distill
 
 RATES = "rates.json"
 CPU_BATCH = 16  # clips of a step: one of a transformer takes half a minute

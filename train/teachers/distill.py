@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinyscene.train.recipe import Distill
+from tinyscene.train.training_settings import Distill
 
 
 @dataclass(frozen=True)

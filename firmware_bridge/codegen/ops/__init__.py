@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tinyscene.deploy.graph.graph import (
-    INT8_MAX,
-    INT8_MIN,
+from tinyscene.deploy.graph.operators import (
     Activated,
     Add,
     AveragePool2D,
@@ -15,8 +13,8 @@ from tinyscene.deploy.graph.graph import (
     Kind,
     MaxPool2D,
     Mean,
-    Tensor,
 )
+from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Tensor
 from tinyscene.firmware_bridge.codegen.ops import add, convolution, crop, depthwise, max_pool, mean, pool
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.rows import AccessPattern

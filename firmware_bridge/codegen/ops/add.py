@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinyscene.deploy.graph.graph import Add, Tensor
+from tinyscene.deploy.graph.operators import Add
 from tinyscene.deploy.graph.reference import ADD_SHIFT
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.firmware_bridge.codegen.floats import bits, sum_floats
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, for_floats, rescaling
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, row_access

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.graph import Convolution, DepthwiseConv2D, Kind, Tensor, quantize_multiplier
+from tinyscene.deploy.graph.operators import Convolution, DepthwiseConv2D, Kind
+from tinyscene.deploy.graph.tensor import Tensor, quantize_multiplier
 from tinyscene.firmware_bridge.codegen.floats import bits, convolution_floats
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
 from tinyscene.firmware_bridge.memory.planner import Plan

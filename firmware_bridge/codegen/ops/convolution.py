@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from tinyscene.deploy.graph.graph import Conv2D, Tensor
+from tinyscene.deploy.graph.operators import Conv2D
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import (
     Code,
     CodegenContext,

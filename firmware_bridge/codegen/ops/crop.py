@@ -1,6 +1,6 @@
 """SLICE: rows without those at the top and bottom, and without the pixels at their ends."""
 
-from tinyscene.deploy.graph.graph import Crop
+from tinyscene.deploy.graph.operators import Crop
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinyscene.deploy.graph.graph import DepthwiseConv2D, Tensor
+from tinyscene.deploy.graph.operators import DepthwiseConv2D
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import (
     Code,
     CodegenContext,

@@ -1,6 +1,7 @@
 """MAX_POOL_2D: the largest value of a window, its padding left out."""
 
-from tinyscene.deploy.graph.graph import MaxPool2D, Tensor
+from tinyscene.deploy.graph.operators import MaxPool2D
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, window_access
 

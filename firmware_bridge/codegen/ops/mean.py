@@ -1,6 +1,7 @@
 """MEAN over mel and frame: sums are accumulated row by row; the last row computes the result."""
 
-from tinyscene.deploy.graph.graph import Mean, Tensor
+from tinyscene.deploy.graph.operators import Mean
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext, rescaling
 from tinyscene.firmware_bridge.memory.planner import accumulator_block
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, row_access

@@ -1,6 +1,7 @@
 """AVERAGE_POOL_2D: the mean of a window, its padding counted."""
 
-from tinyscene.deploy.graph.graph import AveragePool2D, Tensor
+from tinyscene.deploy.graph.operators import AveragePool2D
+from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.rows import AccessPattern, window_access
 
