@@ -192,11 +192,9 @@ def test_the_compiled_library_decides_with_offsets_as_the_reference(bundle: Bund
     assert found[0] == found[1]
 
 
-def test_a_model_that_has_no_means_says_how_to_get_them(bundle: Bundle, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_model_that_has_no_means_says_how_to_get_them(bundle: Bundle) -> None:
     index = {key: value for key, value in bundle.content.items() if key != "band_means"}
-    folder = tmp_path / "older"
-    folder.symlink_to(bundle.folder)
-    older = BundleClassifier(replace(open_bundle(folder), content=index), "reference")
+    older = BundleClassifier(replace(open_bundle(bundle.folder), content=index), "reference")
     with pytest.raises(InputError, match=r"no means of its mel bands .* make it again with `tinyscene quantize`"):
         older.band_offsets()
     with pytest.raises(InputError, match="only a bundle does"):
