@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from tinyscene.benchmarks.experiments.results import read_result, write_result
+from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.firmware_bridge.codegen.library import make_library, make_network
@@ -47,10 +47,10 @@ HOPS = (1.0, 0.5, 0.25)  # seconds
 def devices(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
     data: Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")],
+    out: Out = Path("benchmarks/results/firmware.json"),
 ) -> None:
-    """Run every device and compiler; write what was equal, counted and taken."""
-    out, opened = RESULTS / "firmware.json", open_bundle(bundle)
-    result = read_result(out)
+    """Run every device and compiler that is not in the file yet; write what was equal, counted and taken."""
+    opened, result = open_bundle(bundle), read_result(out)
     clips = prepare(open_dataset(data), opened.front_end.sample_rate)
     indices = clips.select(open_dataset(data).split(SPLIT)[1])
     result |= {"bundle": str(bundle), "data_hash": clips.data_hash, "memory": _memory(opened)}
