@@ -77,7 +77,7 @@ class CPMobileModel(Network):
     """Frames that the windows of single blocks span, 1 or 3, by block name; the others have 3."""
     antialias: bool = False
     """Whether a low-pass, (1, 2, 1) / 4 along the axes of the stride, comes before each stride, so that features
-    change less where a window is shifted. It costs two means of two values for each value that is strided over, which
+    change less where a window is shifted. It costs two means of neighbours for each value that is strided over, which
     are no MACs. R. Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019."""
     branches: bool = False
     """Whether convolutions have parallel branches during training, folded into one convolution afterwards.

@@ -137,11 +137,14 @@ class SceneClassifier(ABC):
 
         Raises InputError for a model that has nothing to learn them from, and for a file that is no state of its.
         """
-        raise InputError(f"{self!r} learns no band offsets: only a bundle does; see `tinyscene quantize`")
+        raise self._no_offsets()
 
-    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:
-        """As `hear`, of a stream's next clip (1, samples), with offsets of the mel bands. Of a bundle."""
-        raise NotImplementedError
+    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:  # noqa: ARG002
+        """As `hear`, of a stream's next clip (1, samples), with offsets of the mel bands. Raises as `band_offsets`."""
+        raise self._no_offsets()
+
+    def _no_offsets(self) -> InputError:
+        return InputError(f"{self!r} learns no band offsets: only a bundle does; see `tinyscene quantize`")
 
     def decider(self) -> Callable[[NDArray[np.float32], int], str]:
         """A function of a stream's logits (classes,) and likeness, one decision after another: the scene decided on."""
@@ -195,8 +198,10 @@ class BundleClassifier(SceneClassifier):
     def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:
         graph, unknown = self.bundle.graph, self.rule and self.rule.unknown
         features = windows.take(self.bundle.log_mel(clip)[0])[None, ..., None]
-        logits = graph.output.q.dequantize(self._network(features))
-        return Heard(logits, unknown.of(run_with_sums(graph, features)[1]) if unknown else np.zeros(1, np.int64))
+        if unknown is None:
+            return Heard(graph.output.q.dequantize(self._network(features)), np.zeros(1, np.int64))
+        logits, sums = run_with_sums(graph, features)
+        return Heard(graph.output.q.dequantize(logits), unknown.of(sums))
 
     def decider(self) -> Callable[[NDArray[np.float32], int], str]:
         if self.rule is None:
