@@ -17,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, NodeEvent
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import read_bounded
 
 MAX_BYTES = 1_000_000  # of a file; the largest recipe of ours has 3,000
 MAX_NODES = 20_000  # values, keys, lists and mappings; reading that many takes 2 s
@@ -52,14 +53,14 @@ def read_settings(path: Path, kind: str) -> Any:
     Raises InputError, in one line, for a file that cannot be read, is too large or is not YAML.
     """
     try:
-        if not path.is_file() and path.exists():  # a named pipe would be waited for
-            raise InputError(f"{kind} {path}: not a file")
-        with path.open("rb") as handle:
-            content = handle.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise InputError(f"{kind} {path}: larger than {MAX_BYTES:,} bytes")
+        content = read_bounded(path, MAX_BYTES)
+    except InputError as error:
+        raise InputError(f"{kind} {error}") from None
+    except OSError as error:
+        raise InputError(f"{kind} {path}: cannot be read ({error})") from None
+    try:
         return plain_data(content.decode())
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{kind} {path}: cannot be read ({error})") from None
     except ValueError as error:
         raise InputError(f"{kind} {path}: not YAML ({error})") from None

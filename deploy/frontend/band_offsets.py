@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import write_whole
+from tinyscene.deploy.common.files import read_bounded, write_whole
 from tinyscene.deploy.frontend.fixed_point import INT8_MIN, FixedPointLogMel
 from tinyscene.deploy.frontend.frame_spans import frame_spans
 from tinyscene.deploy.frontend.log_mel import FrontEnd
@@ -115,10 +115,13 @@ class BandOffsets:
     def load(self, file: Path | str) -> None:
         """Go on from a file that `save` wrote. Raises InputError for any other."""
         try:
-            with Path(file).open("rb") as opened:
-                self.restore(opened.read(len(self.state) + 1))
-        except (InputError, OSError) as error:
-            raise InputError(f"{file}: {error if isinstance(error, InputError) else error.strerror}") from None
+            content = read_bounded(Path(file), len(self.state))
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}") from None
+        try:
+            self.restore(content)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
 
     def restore(self, state: bytes) -> None:
         """Go on from a state. Raises InputError for one that is spoiled, or of another model."""

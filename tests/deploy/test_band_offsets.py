@@ -1,5 +1,6 @@
 """Offsets of the mel bands, learned while listening: what they come to, and where they are kept."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -106,11 +107,14 @@ def test_a_state_goes_on_where_it_was_saved(tmp_path: Path) -> None:
     assert second.state == first.state
 
 
-@pytest.mark.parametrize("spoiled", ["shorter", "longer", "another model", "a folder"])
+@pytest.mark.parametrize("spoiled", ["shorter", "longer", "another model", "a folder", "a pipe", "missing"])
 def test_a_file_that_is_no_state_of_the_model_is_named(spoiled: str, tmp_path: Path) -> None:
     state, path = learned((frames(20, -25, 50), 0)).state, tmp_path / "state"
     contents = {"shorter": state[:-1], "longer": state + b"0", "another model": state[:4] + b"8888" + state[8:]}
-    path.mkdir() if spoiled == "a folder" else path.write_bytes(contents[spoiled])
+    if spoiled in contents:
+        path.write_bytes(contents[spoiled])
+    elif spoiled != "missing":
+        {"a folder": os.mkdir, "a pipe": os.mkfifo}[spoiled](path)
     with pytest.raises(InputError, match=f"^{path}: "):
         BandOffsets(BANDS).load(path)
 
