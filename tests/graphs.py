@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, Crop, DepthwiseConv2D, Kind, MaxPool2D, Mean
+from tinyscene.deploy.graph.operators import (
+    MAX_CLAMP_STEPS,
+    Add,
+    AveragePool2D,
+    Conv2D,
+    Crop,
+    DepthwiseConv2D,
+    Kind,
+    MaxPool2D,
+    Mean,
+)
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 INT8 = (-128, 127)
@@ -118,11 +128,13 @@ def multipliers(draw: Draw, bounds: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 @st.composite
-def activations(draw: Draw) -> dict[str, Any]:
-    """None, ReLU, ReLU6, or a clamp with zero in it, of few steps of the output or of many."""
-    ends = float32s(2.0**-10, 2.0**12)
-    low = draw(ends.map(lambda end: -end) | st.sampled_from([0.0, -1.0]))
-    clamp = draw(st.sampled_from([(0.0, 6.0), (-1.0, 1.0)]) | ends.map(lambda high: (low, high)))
+def activations(draw: Draw, scale: float) -> dict[str, Any]:
+    """None, ReLU, ReLU6, or a clamp with zero in it, of few steps of the output, whose scale is given, or of many."""
+    most = min(2.0**12, MAX_CLAMP_STEPS * scale / 2)
+    ends = float32s(2.0**-22 * most, most)
+    low = draw(ends.map(lambda end: -end) | st.sampled_from([0.0, -min(1.0, most)]))
+    usual = [clamp for clamp in ((0.0, 6.0), (-1.0, 1.0)) if max(clamp) <= most]
+    clamp = draw((st.sampled_from(usual) if usual else st.nothing()) | ends.map(lambda high: (low, high)))
     return draw(st.sampled_from([{}, {"relu": True}, {}, {"relu": True}, {"clamp": clamp}]))
 
 
@@ -156,7 +168,7 @@ def convolutions(draw: Draw, builder: Builder, keep: bool = False, linear: bool 
         weights=weights.astype(np.int8),
         bias=bias.astype(np.int32),
         weight_scales=np.clip(scales, 2.0**-40, 2.0**20).astype(np.float32),
-        **draw(activations()),
+        **draw(activations(output.q.scale)),
     )
 
 
@@ -170,7 +182,7 @@ def additions(draw: Draw, builder: Builder) -> Kind:
     high = max(last.q.scale, other.q.scale)
     names = draw(st.permutations([last.name, other.name]))
     output = builder.tensor(last.shape, draw(quantizations_near(high)))
-    return Add(inputs=tuple(names), output=output, **draw(activations()))
+    return Add(inputs=tuple(names), output=output, **draw(activations(output.q.scale)))
 
 
 @st.composite
