@@ -30,7 +30,8 @@ from tinyscene.benchmarks.latency import LEAST_ROUNDS, HostLatency, host_latency
 from tinyscene.benchmarks.machine import machine
 from tinyscene.benchmarks.measured import Count, Measured
 from tinyscene.benchmarks.runtimes import NATIVE, networks_of
-from tinyscene.deploy.bundle.bundle import BUDGET_KEYS, Bundle
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.index import BUDGET_KEYS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.emulate import emulate
 from tinyscene.firmware_bridge.targets.image import build_settings

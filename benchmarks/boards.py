@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tinyscene.benchmarks.measured import Amount, Count, Measured
-from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.index import GRAPH
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import missing
 

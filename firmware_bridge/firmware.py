@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.bundle.bundle import GRAPH, Bundle
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.index import GRAPH
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing_folder, require_free, temporary_folder
 from tinyscene.deploy.common.text import json_text

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyscene.deploy.bundle.bundle import CARD, Bundle
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.index import CARD
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from tests.processes import finish, start
 from tests.train.test_export import TINY
-from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle, open_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.common.files import TEMPORARY, sha256
 
 pytestmark = pytest.mark.slow

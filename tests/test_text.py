@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from tinyscene.benchmarks.report.plots import groups_plot
-from tinyscene.deploy.bundle.bundle import Bundle, read_labels
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.index import read_labels
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.deploy.common.terminal import PlainConsole

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinyscene.deploy.bundle.bundle import INDEX
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import PCM_SCALE, FrontEnd
 from tinyscene.deploy.live.classifier import SceneClassifier

@@ -3,7 +3,8 @@
 import os
 from importlib.util import find_spec
 
-from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.bundle.bundle import open_bundle
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, sha256
 from tinyscene.deploy.live.classifier import OnnxClassifier, SceneClassifier, open_classifier

@@ -18,8 +18,9 @@ import typer
 from numpy.typing import NDArray
 
 from tinyscene.benchmarks.experiments.results import Out, write_result
-from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle, open_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
+from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.graph.reference import run
 

@@ -16,7 +16,8 @@ from tinyscene.benchmarks.accuracy import Accuracy
 from tinyscene.benchmarks.bench import Bench
 from tinyscene.benchmarks.measured import Amount, Count, Share
 from tinyscene.benchmarks.report.curves import Curves, read_curves
-from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.bundle.model_card import decision_lines
 from tinyscene.deploy.common.errors import InputError

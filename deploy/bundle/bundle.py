@@ -23,10 +23,7 @@ bundle that opens.
 """
 
 import contextlib
-import hashlib
-import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,41 +33,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.bundle.decision import UNKNOWN_LABEL, DecisionRule
+from tinyscene.deploy.bundle.decision import DecisionRule
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.bundle.golden import Vectors, make_vectors, read_vectors
+from tinyscene.deploy.bundle.index import (
+    BAND_MEANS,
+    BUDGET_KEYS,
+    CARD,
+    DECISION,
+    EXPORTS,
+    FLOAT_GRAPH,
+    FORMER_CARD,
+    GRAPH,
+    INDEX,
+    LASTING,
+    PARTS,
+    SCHEMA,
+    VARIANTS,
+    VECTORS,
+    check_file,
+    fingerprint_of,
+    hash_of,
+    index_text,
+    read_index,
+    require_device_name,
+    text_sha256,
+)
 from tinyscene.deploy.bundle.inspection import TensorErrors
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
-from tinyscene.deploy.common.text import is_unicode, json_text
-from tinyscene.deploy.frontend.band_offsets import Bands, read_means
+from tinyscene.deploy.frontend.band_offsets import Bands
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND, FrontEnd
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.storage import load_graph, save_graph
-
-LONGEST_LABEL = 200  # characters
-SCHEMA = 1
-INDEX, CARD, VECTORS = "bundle.json", "MODEL_CARD.md", "golden/vectors.bin"
-GRAPH, FLOAT_GRAPH = "graph", "float"
-VARIANTS = "variants"  # folder, and key of the index
-DECISION = "decision"  # key of the index: the decision rule
-BAND_MEANS = "band_means"  # key of the index: the means of the mel bands, by class
-ATTRIBUTION = "attribution"  # key of the index: who made the recordings
-RECORDS = ("metrics", "bench", ATTRIBUTION)  # keys of the index that may be written later
-FORMER_CARD = "former_card_sha256"  # key of the index while the card is being written anew
-DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
-MAX_INDEX, MAX_FILE = 2**24, 2**26  # bytes
-EXPORTS = {
-    "tflite": "model.tflite",
-    "tflite-float": "model-float.tflite",
-    "onnx": "model.onnx",
-    "onnx-int8": "model-int8.onnx",
-}
-BUDGET_KEYS = ("parameters", "macs", "deployed_bytes", "deployed_macs")
-LASTING = (*(f"{stem}.{kind}" for stem in (GRAPH, FLOAT_GRAPH) for kind in ("json", "safetensors")), VECTORS)
-PARTS = (*LASTING, CARD)
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,7 @@ class Bundle:
     @property
     def fingerprint(self) -> str:
         """Hash of the index as it was written, without exports, records and the card that tells them."""
-        return _fingerprint(self.content)
+        return fingerprint_of(self.content)
 
     def add_export(self, kind: str, content: bytes) -> Path:
         """Write an export into the bundle and its hash into the index."""
@@ -213,7 +210,7 @@ class Bundle:
         with self._changing():
             write_whole(path, content)
             self.content["files"][EXPORTS[kind]] = sha256(path)
-            write_whole(self.folder / INDEX, _dump(self.content))
+            write_whole(self.folder / INDEX, index_text(self.content))
         return path
 
     def record(self, kind: str, measured: dict[str, Any]) -> None:
@@ -222,18 +219,18 @@ class Bundle:
             self.content[kind] = measured
             self.content.pop(FORMER_CARD, None)  # of one who was killed
             card, former = self._card(), sha256(self.folder / CARD)
-            self.content["files"][CARD] = _sha256(card)
-            write_whole(self.folder / INDEX, _dump(self.content | {FORMER_CARD: former}))
+            self.content["files"][CARD] = text_sha256(card)
+            write_whole(self.folder / INDEX, index_text(self.content | {FORMER_CARD: former}))
             write_whole(self.folder / CARD, card)
-            write_whole(self.folder / INDEX, _dump(self.content))
+            write_whole(self.folder / INDEX, index_text(self.content))
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """One process at a time, from the index as others have left it. Raises InputError if the bundle is another."""
         with (self.folder / f"{GRAPH}.json").open("rb+") as lasting:  # the index is replaced by those who write it
             lock(lasting)
-            content = _read_index(self.folder)
-            if _fingerprint(content) != self.fingerprint:
+            content = read_index(self.folder)
+            if fingerprint_of(content) != self.fingerprint:
                 raise InputError(f"{self.folder}: was replaced by another bundle meanwhile; run it again")
             self.content.clear()
             self.content.update(content)
@@ -280,14 +277,14 @@ def write_bundle(folder: Path, parts: BundleParts, variants: Mapping[str, Bundle
             "schema": SCHEMA,
             "labels": list(parts.labels),
             "front_end": settings,
-            "front_end_sha256": _hash(settings),
+            "front_end_sha256": hash_of(settings),
             **parts.content,
             **({VARIANTS: table} if table else {}),
             "files": {part: sha256(temporary / part) for part in LASTING},
         }
         write_whole(temporary / CARD, model_card(index))
         index["files"][CARD] = sha256(temporary / CARD)
-        write_whole(temporary / INDEX, _dump(index))
+        write_whole(temporary / INDEX, index_text(index))
         open_bundle(temporary)  # what could not be opened is not left behind
     return open_bundle(folder)
 
@@ -297,100 +294,13 @@ def open_bundle(folder: Path, rewriting: Iterable[str] = ()) -> Bundle:
 
     Raises InputError, naming the file, for what cannot be trusted.
     """
-    content = _read_index(folder)
+    content = read_index(folder)
     files = content["files"]
     unchecked = {EXPORTS.get(kind) for kind in rewriting}
     for name in (*PARTS, *(name for name in files if name not in PARTS)):
         if name not in (*PARTS, *EXPORTS.values()):
             raise InputError(f"{folder / INDEX}: lists {name!r}, which is no file of a bundle")
         if name not in unchecked:
-            _check_file(folder / name, (files.get(name), content.get(FORMER_CARD) if name == CARD else None))
+            check_file(folder / name, (files.get(name), content.get(FORMER_CARD) if name == CARD else None))
     labels, front_end = tuple(content["labels"]), FrontEnd(**content["front_end"])
     return Bundle(folder, content, front_end, labels, load_graph(folder, GRAPH))
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    """The index of a bundle, with labels, front end, variants and files that can be trusted to be such."""
-    index = folder / INDEX
-    if not index.is_file():
-        raise InputError(f"{folder}: not a bundle (it holds no {INDEX}); make one with `tinyscene quantize`")
-    if index.stat().st_size > MAX_INDEX:
-        raise InputError(f"{index}: larger than {MAX_INDEX >> 20} MB")
-    try:
-        content = json.loads(index.read_bytes())
-        if type(content["schema"]) is not int or content["schema"] != SCHEMA:
-            raise InputError(f"schema {content['schema']!r}: this tinyscene reads {SCHEMA}; upgrade it")
-        labels = read_labels(content["labels"])
-        if DECISION in content:
-            rule = DecisionRule.read(content[DECISION])
-            if rule.unknown is not None and UNKNOWN_LABEL in labels:
-                raise InputError(f"its label {UNKNOWN_LABEL!r} is what the decision rule says of strangers")
-        content["files"] = dict(content["files"])
-        front_end = FrontEnd(**content["front_end"])
-        if content["front_end_sha256"] != _hash(front_end.as_dict()):
-            raise InputError("its front end was changed after the bundle was made")
-        if BAND_MEANS in content:
-            read_means(content[BAND_MEANS], len(labels), front_end.n_mels)
-        _check_variants(content.get(VARIANTS, {}))
-        _fingerprint(content)  # raises where it is nested too deep to be hashed later, or lists no files
-    except InputError as error:
-        raise InputError(f"{index}: {error}") from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{index}: not the index of a bundle ({type(error).__name__}: {error})") from None
-    return content
-
-
-def read_labels(labels: object) -> tuple[str, ...]:
-    """Labels as a file has them. Raises InputError if they are no list of different names."""
-    if not isinstance(labels, list) or not labels or not all(type(label) is str for label in labels):
-        raise InputError("labels must be a list of names")
-    for label in labels:
-        if not 1 <= len(label) <= LONGEST_LABEL or not is_unicode(label) or label.splitlines() != [label]:
-            raise InputError(
-                f"label {label[:40]!r}: must be 1 to {LONGEST_LABEL} characters of Unicode text, on one line"
-            )
-    if len(set(labels)) < len(labels):
-        raise InputError("a label stands twice")
-    return tuple(labels)
-
-
-def require_device_name(name: str) -> None:
-    """Make sure that a device's name can be the name of its folder and leads nowhere else. Raises InputError."""
-    if not DEVICE_NAME.fullmatch(name):
-        raise InputError(f"device {name!r}: must be named by at most 64 letters, digits, spaces and . _ + -")
-
-
-def _check_variants(table: object) -> None:
-    if not isinstance(table, dict):
-        raise InputError("variants must be a table by device")
-    for device, known in table.items():
-        require_device_name(device)
-        if not isinstance(known, dict) or type(known.get("sha256")) is not str:
-            raise InputError(f"lacks the hash of the variant for device {device}")
-
-
-def _check_file(path: Path, expected: tuple[object, ...]) -> None:
-    if not path.is_file():
-        raise InputError(f"{path}: missing from the bundle; make it again with `tinyscene quantize` or `export`")
-    if path.stat().st_size > MAX_FILE:
-        raise InputError(f"{path}: larger than {MAX_FILE >> 20} MB")
-    if sha256(path) not in expected:
-        raise InputError(f"{path}: was changed or damaged after the bundle was made (its SHA-256 differs)")
-
-
-def _fingerprint(content: dict[str, Any]) -> str:
-    files = {part: content["files"][part] for part in LASTING}
-    later = (*RECORDS, FORMER_CARD)
-    return _hash({key: value for key, value in content.items() if key not in later} | {"files": files})
-
-
-def _hash(settings: dict[str, Any]) -> str:
-    return _sha256(json.dumps(settings, sort_keys=True))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _dump(content: dict[str, Any]) -> str:
-    return json_text(content, indent=2) + "\n"

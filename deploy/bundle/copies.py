@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from tinyscene.deploy.bundle.bundle import INDEX, VARIANTS, Bundle, open_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.bundle.index import INDEX, VARIANTS
 from tinyscene.deploy.common.files import replacing_folder, require_free
 
 

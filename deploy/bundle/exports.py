@@ -4,7 +4,8 @@ content = export(bundle, "tflite")
 bundle.add_export("tflite", content)
 """
 
-from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.common.errors import InputError
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle
+from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import make_vectors
+from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.bundle.runners import Invoke, make_runner
 from tinyscene.deploy.common.errors import InputError, TinysceneError
 from tinyscene.deploy.common.installation import MissingPackageError

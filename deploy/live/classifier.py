@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.bundle.bundle import Bundle, read_labels
+from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.decision import UNKNOWN_LABEL, Decider, DecisionRule
+from tinyscene.deploy.bundle.index import read_labels
 from tinyscene.deploy.bundle.likeness import run_with_sums
 from tinyscene.deploy.bundle.runners import make_runner, onnx_session, scene_runners
 from tinyscene.deploy.common.errors import InputError

@@ -18,7 +18,8 @@ from tests import ROOT
 from tests.browser import Watched, browser_or_skip, overflow, violations
 from tests.train.test_sweep_report import drawn, failed, section, write
 from tinyscene.benchmarks.report import CONTENT, MARKDOWN, PAGE, write_report
-from tinyscene.deploy.bundle.bundle import INDEX, Bundle, open_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.firmware_bridge.codegen.library import make_library

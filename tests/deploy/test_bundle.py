@@ -14,8 +14,9 @@ import pytest
 
 import tinyscene.deploy.bundle.bundle
 from tests.deploy.folders import EXPORTS, contents, reindexed, sha256
-from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, read_labels, write_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
 from tinyscene.deploy.bundle.exports import export
+from tinyscene.deploy.bundle.index import read_labels
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.train.data.cache import Clips
@@ -219,7 +220,7 @@ def write(bundle: Bundle, folder: Path, float_graph: Graph | None = None) -> Bun
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError, MemoryError])
-@pytest.mark.parametrize("step", ["save_graph", "make_vectors", "write_whole", "sha256", "_dump"])
+@pytest.mark.parametrize("step", ["save_graph", "make_vectors", "write_whole", "sha256", "index_text"])
 def test_a_bundle_interrupted_anywhere_leaves_nothing(
     step: str, fault: type[BaseException], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.budget import count_tflite
+from tinyscene.train.runs.model_files import count_tflite
 
 MEMORY = 1_500  # MB that a process may have used at its peak
 

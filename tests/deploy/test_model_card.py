@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 import tinyscene.deploy.bundle.bundle
-from tinyscene.deploy.bundle.bundle import ATTRIBUTION, Bundle, BundleParts, open_bundle, write_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
+from tinyscene.deploy.bundle.index import ATTRIBUTION
 from tinyscene.deploy.bundle.model_card import model_card
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import open_dataset

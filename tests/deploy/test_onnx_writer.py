@@ -36,7 +36,7 @@ from tinyscene.deploy.graph.operators import (
 )
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
-from tinyscene.train.runs.budget import count_onnx
+from tinyscene.train.runs.model_files import count_onnx
 
 INTEGER_KERNELS = {"QLinearConv", "QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool", "MaxPool"}
 INTEGER_MOVES = {"Transpose", "Flatten", "Clip", "Slice"}  # what may stand between them

@@ -30,7 +30,7 @@ from tinyscene.deploy.graph.operators import (
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.deploy.graph.tflite_writer import write_tflite
-from tinyscene.train.runs.budget import count_tflite
+from tinyscene.train.runs.model_files import count_tflite
 
 ALLOWED = {"PAD", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "RESHAPE", "SLICE"}
 BESIDE = {"PAD", "PADV2", "MAXIMUM", "MINIMUM", "RESHAPE"}  # the operators of the graph

@@ -16,9 +16,10 @@ import soundfile
 
 import tinyscene.deploy.bundle.runners
 from tests.deploy.folders import reindexed
-from tinyscene.deploy.bundle.bundle import EXPORTS, Bundle, open_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import read_vectors
+from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.errors import InputError

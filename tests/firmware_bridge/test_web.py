@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from tests.browser import Watched, browser_or_skip, overflow, violations
 from tests.conftest import REAL_DATA
 from tests.deploy.decoded import read_clips
-from tinyscene.deploy.bundle.bundle import INDEX, Bundle
+from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd

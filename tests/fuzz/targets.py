@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from tests.fuzz.inputs import Inputs
-from tinyscene.deploy.bundle import bundle as bundles
+from tinyscene.deploy.bundle.bundle import open_bundle
 from tinyscene.deploy.bundle.decision import DecisionRule
 from tinyscene.deploy.bundle.golden import read_vectors
+from tinyscene.deploy.bundle.index import DECISION, INDEX, hash_of
 from tinyscene.deploy.bundle.likeness import Likeness
 from tinyscene.deploy.common.errors import TinysceneError
 from tinyscene.deploy.frontend.audio import Recording
@@ -42,7 +43,7 @@ from tinyscene.train.loop.checkpoint import TrainState, resume_run, save_checkpo
 from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.models import build
 from tinyscene.train.recipe import RECIPES, load_recipe
-from tinyscene.train.runs.budget import count_onnx, count_tflite
+from tinyscene.train.runs.model_files import count_onnx, count_tflite
 from tinyscene.train.runs.run import CHECKPOINT, DIGEST, digest, load_model
 from tinyscene.train.runs.transfer import transfer
 from tinyscene.train.sweep.plan import plan
@@ -85,12 +86,12 @@ def targets(inputs: Inputs, work: Path) -> dict[str, Callable[[], Target]]:
 
 def bundle_index(inputs: Inputs, work: Path) -> Target:
     folder = shutil.copytree(inputs.bundle, work / "bundle")
-    index = folder / bundles.INDEX
-    known = bundles.open_bundle(inputs.bundle)
+    index = folder / INDEX
+    known = open_bundle(inputs.bundle)
 
     def read(data: bytes) -> None:
         index.write_bytes(_rehashed(data[1:], known.content["files"]) if data[:1] == PUT_RIGHT else data[1:])
-        bundle = bundles.open_bundle(folder)
+        bundle = open_bundle(folder)
         assert (len(bundle.errors), len(bundle.metadata["labels"])) == (len(bundle.graph.tensors), len(bundle.labels))
         assert bundle.float_graph.tensors.keys() == bundle.graph.tensors.keys()
         assert len(bundle.vectors.logits)
@@ -102,7 +103,7 @@ def bundle_index(inputs: Inputs, work: Path) -> Target:
     content = index.read_bytes()
     rows = ((1,) * below_classifier(known.graph).output.shape[-1],) * len(known.labels)
     rule = DecisionRule(4, 8, 3, Likeness(-20, 2, rows, 0.95, 0.96, 256, rows[0]))
-    with_rule = json.dumps(json.loads(content) | {bundles.DECISION: rule.as_dict()}).encode()
+    with_rule = json.dumps(json.loads(content) | {DECISION: rule.as_dict()}).encode()
     return Target([PUT_RIGHT + content, PUT_RIGHT + with_rule, AS_IT_IS + content], read, 2 * len(content))
 
 
@@ -110,14 +111,14 @@ def _rehashed(index: bytes, files: dict[str, str]) -> bytes:
     """An index with the right hashes, as far as it is one."""
     with contextlib.suppress(Exception):
         content = json.loads(index)
-        content["front_end_sha256"] = bundles._hash(FrontEnd(**content["front_end"]).as_dict())
+        content["front_end_sha256"] = hash_of(FrontEnd(**content["front_end"]).as_dict())
         content["files"] |= files
         return json.dumps(content).encode()
     return index
 
 
 def band_offsets(inputs: Inputs, work: Path) -> Target:
-    offsets = BandOffsets(bundles.open_bundle(inputs.bundle).bands)
+    offsets = BandOffsets(open_bundle(inputs.bundle).bands)
     silence = np.zeros((len(offsets.values), 50), np.int8)
 
     def read(data: bytes) -> None:
@@ -187,7 +188,7 @@ def run_tensors(inputs: Inputs, work: Path) -> Target:
 
 
 def golden(inputs: Inputs, work: Path) -> Target:
-    vectors = bundles.open_bundle(inputs.bundle).vectors
+    vectors = open_bundle(inputs.bundle).vectors
     small = type(vectors)(*(array[:2, :8] for array in vars(vectors).values()))
     return Target([small.to_bytes()], lambda data: read_vectors(data).to_bytes())
 

@@ -22,7 +22,8 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.budget import count_onnx, count_target, count_tflite
+from tinyscene.train.runs.budget import count_target
+from tinyscene.train.runs.model_files import count_onnx, count_tflite
 from tinyscene.train.runs.run import Card, save_tensors
 from tinyscene.train.training_settings import Budget
 

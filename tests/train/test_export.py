@@ -24,8 +24,8 @@ from tinyscene.train.data.features import LogMel
 from tinyscene.train.export import export_onnx
 from tinyscene.train.network_settings import CPMobileModel
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.budget import count_onnx
 from tinyscene.train.runs.evaluate import predictor
+from tinyscene.train.runs.model_files import count_onnx
 from tinyscene.train.runs.run import import_weights
 
 RunCli = Callable[..., tuple[int, str, str]]

@@ -20,8 +20,8 @@ from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.features import LogMel
-from tinyscene.train.runs.budget import count_tflite
 from tinyscene.train.runs.evaluate import predictor
+from tinyscene.train.runs.model_files import count_tflite
 from tinyscene.train.runs.run import load_model
 
 CLIPS = 1_088  # on the test list of the development recordings

@@ -16,7 +16,8 @@ from tinyscene.train.fine_tuning.prune import shrink
 from tinyscene.train.models.cp_mobile import CPMobile, plan_channels
 from tinyscene.train.network_settings import Channels, CPMobileModel
 from tinyscene.train.recipe import Recipe
-from tinyscene.train.runs.budget import Count, count_network
+from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.count import Count
 
 KINDS = {  # of networks, by what is particular about their groups
     "tiny": CPMobileModel(base_channels=16, n_blocks=(2, 1), strides={"b2": (2, 2)}),

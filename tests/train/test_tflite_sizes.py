@@ -10,8 +10,8 @@ from ai_edge_litert import schema_py_generated as tflite
 from ai_edge_litert.interpreter import Interpreter
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.runs.budget import count_tflite
 from tinyscene.train.runs.free_operators import TFLITE_FREE
+from tinyscene.train.runs.model_files import count_tflite
 from tinyscene.train.runs.tflite_layers import COUNTED
 
 IMAGE = (1, 7, 10, 6)

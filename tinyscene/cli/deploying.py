@@ -8,7 +8,7 @@ import typer
 
 from tinyscene.cli.failures import Failures
 from tinyscene.cli.options import DEPLOY, AllowOver, AnyModel, BundleFolder, RecordingDevice, RowOrder, Runner, path
-from tinyscene.deploy.bundle.bundle import EXPORTS
+from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import sha256
 from tinyscene.deploy.common.terminal import Json, messages, show

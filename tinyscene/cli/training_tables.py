@@ -8,7 +8,7 @@ from rich.table import Table
 
 from tinyscene.deploy.frontend.audio import describe_seconds
 from tinyscene.train.recipe_list import RecipeSummary
-from tinyscene.train.runs.budget import Count
+from tinyscene.train.runs.count import Count
 from tinyscene.train.runs.evaluate import Evaluation
 from tinyscene.train.runs.listening import Listening
 from tinyscene.train.sweep.cost import SweepCost

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle import bundle as files
-from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.bundle.bundle import open_bundle
 from tinyscene.deploy.bundle.copies import copy_bundle
 from tinyscene.deploy.bundle.exports import export as export_bytes
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
 from tinyscene.deploy.bundle.verify import Verification, verify
 from tinyscene.deploy.common.errors import InputError

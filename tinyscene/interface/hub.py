@@ -16,18 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tinyscene.deploy.bundle.bundle import (
-    CARD,
-    EXPORTS,
-    INDEX,
-    MAX_FILE,
-    MAX_INDEX,
-    PARTS,
-    VARIANTS,
-    Bundle,
-    open_bundle,
-)
+from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.copies import copy_bundle
+from tinyscene.deploy.bundle.index import CARD, EXPORTS, INDEX, MAX_FILE, MAX_INDEX, PARTS, VARIANTS
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, replacing_folder, temporary_folder, write_whole
 from tinyscene.deploy.common.installation import missing

@@ -5,7 +5,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from tinyscene.deploy.bundle.bundle import INDEX
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.interface.hub import SCHEME, fetch_bundle, hub_folder

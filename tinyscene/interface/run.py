@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tinyscene.interface.evaluation import ModelEvaluation
     from tinyscene.train.fine_tuning.adapt import Adapted
     from tinyscene.train.recipe import Recipe
-    from tinyscene.train.runs.budget import Count
+    from tinyscene.train.runs.count import Count
     from tinyscene.train.runs.run import Card
 
 

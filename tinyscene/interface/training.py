@@ -16,7 +16,7 @@ from tinyscene.interface.settings import Settings, overrides_of
 
 if TYPE_CHECKING:
     from tinyscene.train.recipe_list import RecipeSummary
-    from tinyscene.train.runs.budget import Count
+    from tinyscene.train.runs.count import Count
     from tinyscene.train.sweep.cost import SweepCost
     from tinyscene.train.sweep.status import SweepStatus
     from tinyscene.train.teachers.logits import Logits

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyscene.deploy.bundle.bundle import require_device_name
+from tinyscene.deploy.bundle.index import require_device_name
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, sha256, write_whole
 from tinyscene.train.data.cache import Clips

@@ -43,7 +43,8 @@ from tinyscene.train.models.cp_mobile import CPMobile
 from tinyscene.train.network_settings import Channels, CPMobileModel, Model, RegisteredModel
 from tinyscene.train.quantize.trace import trace
 from tinyscene.train.recipe import Recipe
-from tinyscene.train.runs.budget import Count, count_network
+from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.count import Count
 from tinyscene.train.runs.run import MODEL, Card, RunFolder, load_model, model_path, save_tensors
 from tinyscene.train.teachers.distill import from_network, loss_of
 from tinyscene.train.training_settings import Budget, Consistency, Distill

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, read_labels, write_bundle
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, write_bundle
+from tinyscene.deploy.bundle.index import read_labels
 from tinyscene.deploy.bundle.inspection import inspect_errors
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free
@@ -31,7 +32,8 @@ from tinyscene.train.quantize.clips import few_clips
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.quantize.quantize import INSPECTED_CLIPS, budget_of, log_mel_batches, post_training
 from tinyscene.train.recipe import Recipe
-from tinyscene.train.runs.budget import Count, count_network
+from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.count import Count
 from tinyscene.train.training_settings import Quantize
 
 GIVEN = "given by the caller"

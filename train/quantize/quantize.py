@@ -25,16 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import (
-    ATTRIBUTION,
-    BAND_MEANS,
-    DECISION,
-    INDEX,
-    Bundle,
-    BundleParts,
-    open_bundle,
-    write_bundle,
-)
+from tinyscene.deploy.bundle.bundle import Bundle, BundleParts, open_bundle, write_bundle
+from tinyscene.deploy.bundle.index import ATTRIBUTION, BAND_MEANS, DECISION, INDEX
 from tinyscene.deploy.bundle.inspection import inspect_errors, inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import remove_folder, require_free, sha256
@@ -58,7 +50,8 @@ from tinyscene.train.quantize.equalize import equalize
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Recipe
-from tinyscene.train.runs.budget import Count, count_network
+from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.count import Count
 from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
 from tinyscene.train.runs.run import METRICS, Card, RunFolder, load_model, model_path
 from tinyscene.train.settings import first_change

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import INDEX, open_bundle
+from tinyscene.deploy.bundle.bundle import open_bundle
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing, write_whole
 from tinyscene.deploy.common.progress import progress

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tinyscene.deploy.bundle.bundle import require_device_name
+from tinyscene.deploy.bundle.index import require_device_name
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.runs.run import Card, load_model
