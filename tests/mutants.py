@@ -6,15 +6,22 @@ printed. Of a file's mutations a sample is tried (--sample), drawn with a fixed 
 """
 
 import argparse
+import contextlib
 import difflib
+import importlib
+import importlib.util
 import os
 import random
 import re
-import sqlite3
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests import ROOT
 
@@ -22,94 +29,108 @@ SEED = 0
 TESTS = {  # of each file, the quickest that should fail
     "deploy/bundle/bundle.py": ["tests/deploy/test_bundle.py", "tests/deploy/test_model_card.py"],
     "deploy/bundle/golden.py": ["tests/deploy/test_golden.py"],
+    "deploy/bundle/verify.py": ["tests/deploy/test_verify.py"],
     "deploy/common/files.py": ["tests/deploy/test_files.py"],
     "deploy/frontend/audio.py": ["tests/deploy/test_audio.py"],
     "deploy/frontend/audio_file.py": ["tests/deploy/test_audio.py"],
+    "deploy/frontend/band_offsets.py": ["tests/deploy/test_band_offsets.py"],
     "deploy/graph/graph.py": ["tests/deploy/test_graph.py"],
     "deploy/graph/operators.py": ["tests/deploy/test_graph.py"],
     "deploy/graph/storage.py": ["tests/deploy/test_graph_file.py"],
     "firmware_bridge/runtime/tinyscene.c": ["tests/firmware_bridge/test_scene_c.py"],
+    "firmware_bridge/runtime/tinyscene_bands.c": ["tests/firmware_bridge/test_band_offsets_c.py"],
+    "firmware_bridge/runtime/tinyscene_decision.c": ["tests/firmware_bridge/test_decision_c.py"],
+    "firmware_bridge/runtime/tinyscene_sound.c": ["tests/firmware_bridge/test_scene_c.py"],
 }
-DECISION = re.compile(r"\bif \(|return TINYSCENE_ERROR|\? ")
-TIMEOUT = 120.0  # seconds, after which a mutation counts as noticed
-CONFIG = """
-[cosmic-ray]
-module-path = "{file}"
-timeout = {timeout}
-excluded-modules = []
-test-command = "{python} -m pytest -x -q -p no:cacheprovider -m 'not slow' {tests}"
-[cosmic-ray.distributor]
-name = "local"
-"""
+DECISION = re.compile(r"\bif \(|\bwhile \(|return TINYSCENE_ERROR|return .*[<>=&|]|\? |&& |\|\| ")
+LIBRARIES = ("hypothesis", "numpy", "pydantic", "rich", "safetensors.torch", "soundfile", "torch")  # loaded once
+SLOWER = 5  # times as long as usual the tests may take, and 10 s, before a mutation counts as noticed
+
+
+def mutations(file: Path) -> Iterator[str]:
+    """A Python file with each change that cosmic-ray makes."""
+    trees, changes, plugins = (importlib.import_module(f"cosmic_ray.{name}") for name in ("ast", "mutating", "plugins"))
+    source = file.read_text()
+    nodes = list(trees.ast_nodes(trees.get_ast(source)))
+    for name in sorted(plugins.operator_names()):
+        kind = plugins.get_operator(name)
+        if not kind.arguments():
+            places = sum(len(list(kind().mutation_positions(node))) for node in nodes)
+            yield from (changes.mutate_code(source, kind(), place) for place in range(places))
+
+
+def mutations_in_c(file: Path) -> Iterator[str]:
+    """A file of C with each change that universalmutator makes to the lines that decide something."""
+    lines = [number for number, line in enumerate(file.read_text().splitlines(), 1) if DECISION.search(line)]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "lines").write_text("\n".join(map(str, lines)))
+        Path(folder, "found").mkdir()
+        program = str(Path(sys.executable).with_name("mutate"))
+        command = [program, str(file), "--noCheck", "--lines", f"{folder}/lines", "--mutantDir", f"{folder}/found"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        yield from (path.read_text() for path in sorted(Path(folder, "found").iterdir()))
 
 
 def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
     """How many mutations of a file were tried, and the differences that survived."""
-    config, session = copy / "mutants.toml", copy / "mutants.sqlite"
-    config.write_text(CONFIG.format(file=file, timeout=TIMEOUT, python=sys.executable, tests=" ".join(TESTS[file])))
-    session.unlink(missing_ok=True)
-    _call(copy, "cosmic-ray", "init", str(config), str(session))
-    _call(copy, "cosmic-ray", "baseline", str(config))  # else all would fail, and none survive
-    _draw(session, sample)
-    _call(copy, "cosmic-ray", "exec", str(config), str(session))
-    report = _call(copy, "cr-report", "--show-diff", "--surviving-only", str(session))
-    parts = report.split("[job-id]")
-    with sqlite3.connect(session) as database:
-        tried = database.execute("SELECT COUNT(*) FROM work_results").fetchone()[0]
-    return tried, [part for part in parts if re.search(r"^[-+][^-+]", part, re.MULTILINE)]
-
-
-def survivors_in_c(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
-    """The same for a file of C; a mutation that does not compile is noticed."""
-    source, folder = copy / file, copy / "mutants"
-    original = source.read_text()
-    lines = [number for number, line in enumerate(original.splitlines(), 1) if DECISION.search(line)]
-    (copy / "lines.txt").write_text("\n".join(map(str, lines)))
-    folder.mkdir()
-    _call(copy, "mutate", file, "--noCheck", "--lines", "lines.txt", "--mutantDir", folder.name)
-    mutants = sorted(path.read_text() for path in folder.iterdir())
-    if 0 < sample < len(mutants):
-        mutants = random.Random(SEED).sample(mutants, sample)
-    if not _passes(copy, TESTS[file]):
+    path = copy / file
+    original = path.read_text()
+    began = time.monotonic()
+    if not _passes(copy, TESTS[file], None):
         raise SystemExit(f"{file}: its tests fail as it is")
+    limit = 10 + SLOWER * (time.monotonic() - began)
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)  # a mutation may have its size and second
+    tried = list(dict.fromkeys((mutations_in_c if file.endswith(".c") else mutations)(path)))
+    if 0 < sample < len(tried):
+        tried = random.Random(SEED).sample(tried, sample)
     found = []
-    for mutant in mutants:
-        source.write_text(mutant)
-        if _passes(copy, TESTS[file]):
-            pair = original.splitlines(), mutant.splitlines()
-            found.append("\n".join(difflib.unified_diff(*pair, file, file, n=1, lineterm="")))
-    source.write_text(original)
-    return len(mutants), found
-
-
-def _passes(copy: Path, tests: list[str]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "TINYSCENE_CACHE": str(copy / "cache")}
     try:
-        done = subprocess.run(command, check=False, cwd=copy, env=environment, capture_output=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
+        for mutant in tried:
+            path.write_text(mutant)
+            if _passes(copy, TESTS[file], limit):
+                pair = original.splitlines(), mutant.splitlines()
+                found.append("\n".join(difflib.unified_diff(*pair, file, file, n=1, lineterm="")))
+                print(found[-1], flush=True)
+    finally:
+        path.write_text(original)
+    return len(tried), found
+
+
+def _passes(copy: Path, tests: list[str], limit: float | None) -> bool:
+    """Whether tests pass in a copy. They run in a fork of this process, which has loaded the libraries.
+
+    Without a limit in seconds the compiled Python is kept for later runs.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            code = _test(copy, tests, keep=limit is None)
+        finally:
+            os._exit(code)
+    end = time.monotonic() + (limit or 3600)
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):  # what the tests started, too
+        os.killpg(child, signal.SIGKILL)
+    if done[0] == 0:
+        os.waitpid(child, 0)
         return False
-    return done.returncode == 0
+    return os.waitstatus_to_exitcode(done[1]) == 0
 
 
-def _draw(session: Path, sample: int) -> None:
-    """Leave a random sample of a session's mutations."""
-    with sqlite3.connect(session) as database:
-        jobs = [row[0] for row in database.execute("SELECT job_id FROM mutation_specs ORDER BY job_id")]
-        places = {
-            row[0]: row[1:]
-            for row in database.execute("SELECT job_id, operator_name, occurrence, start_pos_row FROM mutation_specs")
-        }
-        jobs.sort(key=lambda job: str(places[job]))  # job ids are random
-        kept = set(random.Random(SEED).sample(jobs, sample) if 0 < sample < len(jobs) else jobs)
-        for table in ("mutation_specs", "work_items"):
-            database.executemany(f"DELETE FROM {table} WHERE job_id = ?", [(job,) for job in jobs if job not in kept])
-
-
-def _call(copy: Path, program: str, *arguments: str) -> str:
-    command = [str(Path(sys.executable).with_name(program)), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True, text=True).stdout
+def _test(copy: Path, tests: list[str], *, keep: bool) -> int:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+    os.chdir(copy)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "tinyscene")]:
+        del sys.modules[name]
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = not keep
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--basetemp", str(copy / "temporary")]
+    return int(pytest.main([*options, *tests]))
 
 
 def main() -> None:
@@ -117,17 +138,23 @@ def main() -> None:
     parser.add_argument("files", nargs="*", choices=[[], *TESTS], help="all that are listed here, if none is named")
     parser.add_argument("--sample", type=int, default=40, help="mutations of each file")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for library in LIBRARIES:
+        importlib.import_module(library)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
-        os.environ["GIT_DIR"] = os.devnull  # or the changed source, which a bundle tells, would be what a test notices
         # made once, not by every run of the tests
         subprocess.run([sys.executable, "-m", "tests.small_bundle", str(copy / "small")], cwd=ROOT, check=True)
-        os.environ["TINYSCENE_TEST_BUNDLE"] = str(copy / "small" / "bundle")
+        os.environ |= {
+            "GIT_DIR": os.devnull,  # or the changed source, which a bundle tells, would be what a test notices
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(copy),
+            "TINYSCENE_TEST_BUNDLE": str(copy / "small" / "bundle"),
+        }
         for file in options.files or TESTS:
-            mutate = survivors_in_c if file.endswith(".c") else survivors
-            tried, found = mutate(copy, file, options.sample)
-            print(*found, f"{file}: {len(found)} of {tried} mutations survived", sep="\n", flush=True)
+            tried, found = survivors(copy, file, options.sample)
+            print(f"{file}: {len(found)} of {tried} mutations survived", flush=True)
 
 
 if __name__ == "__main__":
