@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,20 +48,20 @@ LIBRARIES = ("hypothesis", "numpy", "pydantic", "rich", "safetensors.torch", "so
 SLOWER = 5  # times as long as usual the tests may take, and 10 s, before a mutation counts as noticed
 
 
-def mutations(file: Path) -> Iterator[str]:
-    """A Python file with each change that cosmic-ray makes."""
+def mutations(file: Path, sample: int) -> Iterator[str]:
+    """A Python file with changes that cosmic-ray makes."""
     trees, changes, plugins = (importlib.import_module(f"cosmic_ray.{name}") for name in ("ast", "mutating", "plugins"))
     source = file.read_text()
     nodes = list(trees.ast_nodes(trees.get_ast(source)))
-    for name in sorted(plugins.operator_names()):
-        kind = plugins.get_operator(name)
-        if not kind.arguments():
-            places = sum(len(list(kind().mutation_positions(node))) for node in nodes)
-            yield from (changes.mutate_code(source, kind(), place) for place in range(places))
+    kinds = [kind for name in sorted(plugins.operator_names()) if not (kind := plugins.get_operator(name)).arguments()]
+    places = [(kind, len([at for node in nodes for at in kind().mutation_positions(node)])) for kind in kinds]
+    for kind, place in _drawn([(kind, place) for kind, count in places for place in range(count)], sample):
+        with contextlib.suppress(AttributeError):  # cosmic-ray does not know every form of `except`
+            yield changes.mutate_code(source, kind(), place)
 
 
-def mutations_in_c(file: Path) -> Iterator[str]:
-    """A file of C with each change that universalmutator makes to the lines that decide something."""
+def mutations_in_c(file: Path, sample: int) -> Iterator[str]:
+    """A file of C with changes that universalmutator makes to the lines that decide something."""
     lines = [number for number, line in enumerate(file.read_text().splitlines(), 1) if DECISION.search(line)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "lines").write_text("\n".join(map(str, lines)))
@@ -68,7 +69,12 @@ def mutations_in_c(file: Path) -> Iterator[str]:
         program = str(Path(sys.executable).with_name("mutate"))
         command = [program, str(file), "--noCheck", "--lines", f"{folder}/lines", "--mutantDir", f"{folder}/found"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        yield from (path.read_text() for path in sorted(Path(folder, "found").iterdir()))
+        texts = dict.fromkeys(path.read_text() for path in sorted(Path(folder, "found").iterdir()))
+    yield from _drawn([*texts], sample)
+
+
+def _drawn(all_: list[Any], sample: int) -> list[Any]:
+    return random.Random(SEED).sample(all_, sample) if 0 < sample < len(all_) else all_
 
 
 def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
@@ -80,12 +86,10 @@ def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
         raise SystemExit(f"{file}: its tests fail as it is")
     limit = 10 + SLOWER * (time.monotonic() - began)
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)  # a mutation may have its size and second
-    tried = list(dict.fromkeys((mutations_in_c if file.endswith(".c") else mutations)(path)))
-    if 0 < sample < len(tried):
-        tried = random.Random(SEED).sample(tried, sample)
-    found = []
+    tried, found = 0, []
     try:
-        for mutant in tried:
+        for mutant in (mutations_in_c if file.endswith(".c") else mutations)(path, sample):
+            tried += 1
             path.write_text(mutant)
             if _passes(copy, TESTS[file], limit):
                 pair = original.splitlines(), mutant.splitlines()
@@ -93,7 +97,7 @@ def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
                 print(found[-1], flush=True)
     finally:
         path.write_text(original)
-    return len(tried), found
+    return tried, found
 
 
 def _passes(copy: Path, tests: list[str], limit: float | None) -> bool:
