@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -17,14 +18,15 @@ from numpy.typing import NDArray
 from tests.deploy.folders import reindexed
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.band_offsets import BandOffsets, Bands, OffsetWindows, class_means, read_means
+from tinyscene.deploy.frontend.band_offsets import MOST, BandOffsets, Bands, OffsetWindows, class_means, read_means
+from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 
 RunCli = Callable[..., tuple[int, str, str]]
 RATE, PRIOR, HORIZON, SILENCE = 32_000, 100, 1_000, -120
 BANDS = Bands(((256 * 10, 256 * -20), (256 * 40, 0)), SILENCE, PRIOR, HORIZON, 7)
-FRONT_END = FrontEnd(sample_rate=4_000, n_fft=256, win_length=201, hop_length=100, n_mels=2)
+FRONT_END = FrontEnd(sample_rate=4_000, n_fft=256, win_length=200, hop_length=100, n_mels=2)
 
 
 def frames(low: int, high: int, count: int) -> NDArray[np.int8]:
@@ -61,6 +63,15 @@ def test_digital_silence_teaches_nothing() -> None:
     assert learned((frames(SILENCE, -25, 50), 0)).frames == 50  # it is in one band only
 
 
+def test_no_more_frames_are_heard_between_decisions_than_32_bits_hold() -> None:
+    offsets = BandOffsets(replace(BANDS, horizon=MOST))
+    for count in (MOST // 2 - 1, 2, MOST):  # the last of them one by one
+        offsets.hear(frames(SILENCE - 1, 127, count))
+    offsets.learn(0)
+    assert offsets.frames == MOST // 2
+    assert offsets._missing.tolist() == [MOST // 2 * 256 * (10 + 121), MOST // 2 * 256 * (-20 - 127)]
+
+
 def test_another_microphone_is_learned_in_the_place_of_the_first() -> None:
     offsets = learned(*[(frames(20, -26, 50), 0)] * 100)
     assert (offsets.values.tolist(), offsets.frames <= HORIZON) == ([-9, 5], True)
@@ -89,7 +100,10 @@ def test_a_frame_has_the_same_offsets_in_every_window_that_holds_it(hop: int, wi
     for window in range(windows):
         found.append(taker.take(sound[:, window * hop :][:, : FRONT_END.frames]))
         offsets.learn(window % 2)
-    first, last = 2, FRONT_END.frames - 1  # others are reflected in one of the windows, and computed for it
+    first, last = (
+        1,
+        FRONT_END.frames - 1,
+    )  # which begin and end with the clip; others are reflected in one of the windows, and computed for it
     for former, later in pairwise(found):
         assert (former[:, first + hop : last] == later[:, first : max(first, last - hop)]).all()
     assert offsets.frames == last - first + (windows - 1) * min(hop, last - first)
@@ -119,6 +133,55 @@ def test_a_file_that_is_no_state_of_the_model_is_named(spoiled: str, tmp_path: P
         BandOffsets(BANDS).load(path)
 
 
+@pytest.mark.parametrize(
+    ("frames", "missing", "fits"),
+    [
+        (-1, 0, False),
+        (0, 0, True),
+        (0, 1, False),
+        (1, 65_280, True),
+        (1, -65_280, True),
+        (1, 65_281, False),
+        (1, -65_281, False),
+        (MOST, 0, True),
+        (MOST + 1, 0, False),
+    ],
+)
+def test_a_state_holds_what_can_have_been_heard(frames: int, missing: int, fits: bool) -> None:
+    state = struct.pack("<4sIi2i", b"TSB1", BANDS.identity, frames, 0, missing)
+    offsets = BandOffsets(BANDS)
+    if fits:
+        offsets.restore(state)
+        assert offsets.state == state
+        return
+    with pytest.raises(InputError, match="spoiled"):
+        offsets.restore(state)
+
+
+@pytest.mark.parametrize(("hop", "prior", "horizon"), [(100, 1_200, 9_600), (7, 2**14, 2**14)])
+def test_half_a_minute_is_the_prior_and_four_minutes_the_horizon(hop: int, prior: int, horizon: int) -> None:
+    front_end = replace(FRONT_END, hop_length=hop)
+    bands = Bands.of([[1, 2]], FixedPointLogMel(front_end, 0.05, 3))
+    assert (bands.means, bands.prior, bands.horizon) == (((1, 2),), prior, horizon)
+
+
+@pytest.mark.parametrize("zero_point", [-128, 3, 127])
+def test_the_lowest_feature_is_that_of_digital_silence(zero_point: int) -> None:
+    log_mel = FixedPointLogMel(FRONT_END, 0.05, zero_point)
+    assert np.unique(log_mel(np.zeros((1, 4_000), np.int16))).tolist() == [Bands.of([[1, 2]], log_mel).silence]
+
+
+def test_a_state_is_of_one_front_end_one_quantization_and_one_set_of_means() -> None:
+    def identity(means: list[list[int]], hop: int, scale: float, zero_point: int) -> int:
+        log_mel = FixedPointLogMel(replace(FRONT_END, hop_length=hop), scale, zero_point)
+        return Bands.of(means, log_mel).identity
+
+    mine = ([[1, 2]], 100, 0.05, 3)
+    others = [([[1, 3]], 100, 0.05, 3), ([[1, 2]], 50, 0.05, 3), ([[1, 2]], 100, 0.06, 3), ([[1, 2]], 100, 0.05, 4)]
+    assert identity(*mine) == identity(*mine)
+    assert identity(*mine) not in [identity(*other) for other in others]
+
+
 def test_the_means_of_classes_are_those_of_their_clips() -> None:
     features = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5, 1)[..., :1].astype(np.int8)  # two clips of two classes
     rows = class_means(features.reshape(2, 3, 20, 1), np.array([2, 0]), 3)
@@ -128,7 +191,19 @@ def test_the_means_of_classes_are_those_of_their_clips() -> None:
 
 
 @pytest.mark.parametrize(
-    "means", [None, {}, [], [[0, 0]], [[0, 0], [0]], [[0, 0], [0, 0.5]], [[0, 0], [0, True]], [[0, 0], [0, 32_513]]]
+    "means",
+    [
+        None,
+        {},
+        [],
+        [[0, 0]],
+        [[0, 0]] * 3,
+        [[0, 0], [0]],
+        [[0, 0], [0, 0, 0]],
+        [[0, 0], [0, 0.5]],
+        [[0, 0], [0, True]],
+        [[0, 0], [0, 32_513]],
+    ],
 )
 def test_means_that_are_none_are_refused(means: object) -> None:
     with pytest.raises(InputError, match=r"^band means: "):
