@@ -1,8 +1,8 @@
 /* Bytes as calls of the public interface of the C library, in any order and with wrong arguments among them.
  *
  * Each status is compared with a model of what tinyscene.h promises. A second instance is given the samples that were
- * taken in other portions, and runs at once: its scores must be the same. All memory is allocated at its exact size, so that the sanitizers see
- * every access beyond it.
+ * taken in other portions, and runs at once: its scores must be the same. All memory is allocated at its exact size, so that
+ * the sanitizers see every access beyond it.
  */
 #define _POSIX_C_SOURCE 200112L
 #include <stdio.h>
@@ -245,6 +245,66 @@ static void reset(state *at)
     at->running = at->mixed = at->decided = 0;
 }
 
+#if defined(TINYSCENE_BANDS)
+
+enum { MOST_FRAMES = 32768, MOST_MISSING = 65280 };
+
+/* A state of these bytes, of the same model as `own` unless the first says otherwise, and often one that may be restored. */
+static tinyscene_bands state_of(const tinyscene_bands *own, const uint8_t *data, size_t size)
+{
+    tinyscene_bands bands;
+    memset(&bands, 0, sizeof bands);
+    for (size_t place = 0; size && place < sizeof bands; place++)
+        ((uint8_t *)&bands)[place] = data[place % size];
+    const uint8_t kind = size ? data[0] : 0;
+    if (kind % 8)
+        bands.version = own->version;
+    if (kind % 8 > 1)
+        bands.model = own->model;
+    if (kind % 8 > 2)
+        bands.frames %= MOST_FRAMES + 2;
+    for (int band = 0; kind % 8 > 3 && band < TINYSCENE_BANDS; band++)
+        bands.missing[band] %= bands.frames > 0 ? MOST_MISSING * (bands.frames % (MOST_FRAMES + 1)) + 1 : 1;
+    return bands;
+}
+
+static int may_be_restored(const tinyscene_bands *own, const tinyscene_bands *bands)
+{
+    int may = bands->version == own->version && bands->model == own->model &&
+              bands->frames >= 0 && bands->frames <= MOST_FRAMES;
+    for (int band = 0; band < TINYSCENE_BANDS; band++)
+        may = may && llabs((long long)bands->missing[band]) <= (long long)MOST_MISSING * bands->frames;
+    return may;
+}
+
+/* Both go on from a state of anybody's, or from what they have learned. */
+static void restore(state *at, const uint8_t *data, size_t size)
+{
+    tinyscene_bands before, after;
+    REQUIRE(counted(tinyscene_bands_save(at->scene, &before)) == TINYSCENE_OK && may_be_restored(&before, &before));
+    const tinyscene_bands bands = state_of(&before, data, size);
+    const tinyscene_status expected = may_be_restored(&before, &bands) ? TINYSCENE_OK : TINYSCENE_ERROR_BANDS;
+    REQUIRE(counted(tinyscene_bands_restore(at->scene, &bands)) == expected);
+    REQUIRE(counted(tinyscene_bands_restore(at->twin, &bands)) == expected);
+    REQUIRE(counted(tinyscene_bands_save(at->scene, &after)) == TINYSCENE_OK);
+    REQUIRE(memcmp(&after, expected == TINYSCENE_OK ? &bands : &before, sizeof after) == 0);
+    REQUIRE(tinyscene_bands_save(NULL, &after) == TINYSCENE_ERROR_NULL);
+    REQUIRE(tinyscene_bands_save(at->scene, NULL) == TINYSCENE_ERROR_NULL);
+    REQUIRE(tinyscene_bands_restore(NULL, &bands) == TINYSCENE_ERROR_NULL);
+    REQUIRE(tinyscene_bands_restore(at->scene, NULL) == TINYSCENE_ERROR_NULL);
+}
+
+#else
+
+static void restore(state *at, const uint8_t *data, size_t size)
+{
+    (void)at;
+    (void)data;
+    (void)size;
+}
+
+#endif
+
 /* Three bytes a call: what, and how many samples. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -262,7 +322,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         case 4: work(&at, NULL); break;
         case 5: compare(&at); break;
         case 6: misuse(&at, data[place] >> 3, samples); break;
-        default: reset(&at);
+        default:
+            reset(&at);
+            if (data[place] & 8)
+                restore(&at, &data[place + 1], size - place - 1);
         }
     }
     compare(&at);

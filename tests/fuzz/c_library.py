@@ -26,6 +26,7 @@ SEEDS = [
     bytes([0, 1, 1, 8, 100, 7, 0, 0, 15, 4, 0, 0, 7, 0, 0] * 4),
     bytes([0, 0, 120, 8, 0, 120, 2, 0, 0, 2, 30, 0, 0, 7, 0, 3, 100, 0, 3, 199, 0, 5, 0, 0] * 6),
     bytes(byte for kind in range(16) for byte in (5 + 8 * kind & 255, kind, 0)),
+    *(bytes([15, kind, 3, 0, 0, 255, 255, 4, 0, 0] * 2) for kind in range(5)),  # states that are restored
 ]
 
 

@@ -9,11 +9,13 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import safetensors.torch
@@ -36,6 +38,7 @@ from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.storage import load_graph
 from tinyscene.deploy.graph.tensor import MAX_ELEMENTS
 from tinyscene.deploy.live.classifier import OnnxClassifier
+from tinyscene.interface import hub
 from tinyscene.train.data import cache as caches
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
@@ -79,7 +82,7 @@ def targets(inputs: Inputs, work: Path) -> dict[str, Callable[[], Target]]:
     """What makes each target. `work` is a folder for the fuzzed files."""
     kinds = (
         *(bundle_index, graph, graph_tensors, run_tensors, golden, logits, recipe, sweep, metadata),
-        *(audio, onnx, tflite, pickled, checkpoint, cache, band_offsets),
+        *(audio, onnx, tflite, pickled, checkpoint, cache, band_offsets, hub_listing),
     )
     return {kind.__name__: lambda kind=kind: kind(inputs, work) for kind in kinds}
 
@@ -345,6 +348,25 @@ def _with_hashes(index: bytes, sound: bytes) -> bytes:
         content["data_hash"] = caches._data_hash(caches.Index.model_validate(content).recordings)
         return json.dumps(content).encode()
     return index
+
+
+def hub_listing(inputs: Inputs, work: Path) -> Target:
+    """What a hub says that a repository holds: names and sizes. What is taken of it stays in its folder."""
+    folder = work / "hub_listing"
+
+    def read(data: bytes) -> None:
+        with hub._named("hf://user/name"):
+            siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in json.loads(data)]
+            names = hub._files_of_a_bundle("hf://user/name", siblings)
+        sizes = {each.rfilename: int(each.size or 0) for each in siblings}
+        assert len(set(names)) <= hub.MAX_FILES
+        assert all(0 <= sizes[name] <= bundles.MAX_FILE for name in names)
+        assert sum(sizes[name] for name in names) <= hub.MAX_BYTES
+        assert all(os.path.normpath(folder / name) == f"{folder}/{name}" for name in names)
+
+    own = [[path.relative_to(inputs.bundle).as_posix(), 100] for path in inputs.bundle.rglob("*") if path.is_file()]
+    variants = [[f"{bundles.VARIANTS}/a/{name}", size] for name, size in own]
+    return Target([json.dumps(own).encode(), json.dumps([*own, *variants]).encode()], read)
 
 
 def _entries(content: bytes) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ The hub is a stand-in on the loopback (hub_server.py). Nothing here has met the 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ import tinyscene
 from tests.interface.hub_server import Repository, hub_server
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.interface import hub as hub_module
 from tinyscene.interface.hub import fetch_bundle
 
 pytest.importorskip("huggingface_hub")
@@ -86,6 +88,39 @@ def test_files_of_no_bundle_are_left_at_the_hub(hub: Repository, pushed: str, tm
     folder = fetch_bundle("hf://user/name")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert found == set(files) - {"README.md"}
+
+
+SMALL = {"bundle.json": 2, "graph.safetensors": 2}
+
+
+@pytest.mark.parametrize(
+    ("more", "fits"),
+    [
+        ({"bundle.json": hub_module.MAX_INDEX}, True),
+        ({"bundle.json": hub_module.MAX_INDEX + 1}, False),
+        ({"graph.safetensors": hub_module.MAX_FILE}, True),
+        ({"graph.safetensors": hub_module.MAX_FILE + 1}, False),
+        ({"variants/a/graph.json": hub_module.MAX_FILE + 1}, False),
+        ({"variants/a/graph.json": -1}, False),
+        ({f"variants/{index}/graph.json": 0 for index in range(498)}, True),
+        ({f"variants/{index}/graph.json": 0 for index in range(499)}, False),
+        (
+            {
+                f"variants/{index}/graph.json": hub_module.MAX_FILE
+                for index in range(hub_module.MAX_BYTES // hub_module.MAX_FILE)
+            },
+            False,
+        ),
+    ],
+)
+def test_what_a_hub_says_to_be_larger_than_a_bundle_is_not_fetched(more: dict[str, int], fits: bool) -> None:
+    sizes = SMALL | more
+    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in {**sizes, "other.bin": 2**60}.items()]
+    if fits:
+        assert hub_module._files_of_a_bundle("hf://a/b", siblings) == [*sizes]
+        return
+    with pytest.raises(InputError, match="not of a size that a bundle can have"):
+        hub_module._files_of_a_bundle("hf://a/b", siblings)
 
 
 def test_a_repository_without_a_bundle_is_refused(hub: Repository) -> None:

@@ -115,10 +115,10 @@ def _files_of_a_bundle(address: str, siblings: list[Any]) -> list[str]:
             sizes[str(sibling.rfilename)] = int(sibling.size or 0)
     if INDEX not in sizes:
         raise InputError(f"{address}: holds no bundle (no {INDEX})")
-    too_large = [name for name, size in sizes.items() if size > (MAX_INDEX if name == INDEX else MAX_FILE)]
-    if too_large or len(sizes) > MAX_FILES or sum(sizes.values()) > MAX_BYTES:
+    wrong = [name for name, size in sizes.items() if not 0 <= size <= (MAX_INDEX if name == INDEX else MAX_FILE)]
+    if wrong or len(sizes) > MAX_FILES or sum(sizes.values()) > MAX_BYTES:
         raise InputError(
-            f"{address}: {too_large[0] if too_large else 'all its files together'}: too large for a bundle"
+            f"{address}: {wrong[0] if wrong else 'all its files together'}: not of a size that a bundle can have"
         )
     return list(sizes)
 
