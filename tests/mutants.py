@@ -30,6 +30,7 @@ SEED = 0
 TESTS = {  # of each file, the quickest that should fail
     "deploy/bundle/bundle.py": ["tests/deploy/test_bundle.py", "tests/deploy/test_model_card.py"],
     "deploy/bundle/golden.py": ["tests/deploy/test_golden.py"],
+    "deploy/bundle/index.py": ["tests/deploy/test_bundle.py"],
     "deploy/bundle/verify.py": ["tests/deploy/test_verify.py"],
     "deploy/common/files.py": ["tests/deploy/test_files.py"],
     "deploy/frontend/audio.py": ["tests/deploy/test_audio.py"],

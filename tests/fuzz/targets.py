@@ -360,12 +360,12 @@ def hub_listing(inputs: Inputs, work: Path) -> Target:
             names = hub._files_of_a_bundle("hf://user/name", siblings)
         sizes = {each.rfilename: int(each.size or 0) for each in siblings}
         assert len(set(names)) <= hub.MAX_FILES
-        assert all(0 <= sizes[name] <= bundles.MAX_FILE for name in names)
+        assert all(0 <= sizes[name] <= hub.MAX_FILE for name in names)
         assert sum(sizes[name] for name in names) <= hub.MAX_BYTES
         assert all(os.path.normpath(folder / name) == f"{folder}/{name}" for name in names)
 
     own = [[path.relative_to(inputs.bundle).as_posix(), 100] for path in inputs.bundle.rglob("*") if path.is_file()]
-    variants = [[f"{bundles.VARIANTS}/a/{name}", size] for name, size in own]
+    variants = [[f"{hub.VARIANTS}/a/{name}", size] for name, size in own]
     return Target([json.dumps(own).encode(), json.dumps([*own, *variants]).encode()], read)
 
 
