@@ -8,11 +8,9 @@ and not over what it still reads. Nothing depends on data: what holds for labels
 sanitizer could not find these errors, because the arena is one object to it.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 
-from tinyscene.firmware_bridge.memory.planner import ALWAYS, ARRIVAL_WORK, SCRATCH, Block, Plan, accumulator_block
+from tinyscene.firmware_bridge.memory.planner import ALWAYS, ARRIVAL_WORK, SCRATCH, Plan, accumulator_block
 from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, FIRST, Step
 
 
@@ -26,24 +24,28 @@ def check_arena(plan: Plan) -> None:
     schedule, graph = plan.schedule, plan.schedule.graph
     before = [block for block in plan.blocks.values() if block.first_use <= FIRST and block.name != graph.input.name]
     for block in before:
-        arena.fill(block)
+        arena.fill(block.name, block.bytes)
     for row in range(0 if schedule.arriving else schedule.rows[graph.input.name].count):
         arena.write_row(graph.input.name, row)
-    arena.require_whole(block for block in before if block.last_use >= FIRST)
+    for block in before:
+        if block.last_use >= FIRST:
+            arena.require(block.name, block.bytes)
     for step in schedule.order:
         _run(arena, step)
     for row in range(schedule.rows[graph.output.name].count):
         arena.require_row(graph.output.name, row, 0, schedule.rows[graph.output.name].stride)
-    arena.require_whole(block for block in before if block.last_use == ALWAYS)
+    for block in before:
+        if block.last_use == ALWAYS:
+            arena.require(block.name, block.bytes)
 
 
 def _run(arena: "_Arena", step: Step) -> None:
     """Run a step: working memory, reads, and the row that it writes must not overwrite each other."""
     schedule = arena.plan.schedule
-    working = [arena.plan.blocks[name] for name in _working(arena.plan, step)]
-    for block in working:
-        if block.name in (SCRATCH, ARRIVAL_WORK) or step.turn == 0:
-            arena.fill(block)
+    working = _working(arena.plan, step)
+    for name, size in working.items():
+        if name in (SCRATCH, ARRIVAL_WORK) or step.turn == 0:
+            arena.fill(name, size)
     row = schedule.output_row(step)
     for written in (False, True):  # sources must be intact before and after the row is written
         if written and row is not None:
@@ -51,15 +53,17 @@ def _run(arena: "_Arena", step: Step) -> None:
         for name in schedule.inputs(step):
             for source_row in schedule.reads(step, name):
                 arena.require_row(name, source_row, *arena.plan.read_bytes(step.operator, name))
-        arena.require_whole(working)
+        for name, size in working.items():
+            arena.require(name, size)
 
 
-def _working(plan: Plan, step: Step) -> list[str]:
-    """The blocks of working memory of a step."""
+def _working(plan: Plan, step: Step) -> dict[str, int]:
+    """The blocks of working memory of a step, and how many bytes of each it uses."""
     if step.operator == ARRIVAL:
-        return [ARRIVAL_WORK] if ARRIVAL_WORK in plan.blocks else []
+        return {name: block.bytes for name, block in plan.blocks.items() if name == ARRIVAL_WORK}
     operator, access = plan.schedule.graph.operators[step.operator], plan.schedule.access[step.operator]
-    return [SCRATCH] * bool(access.scratch) + [accumulator_block(operator)] * bool(access.accumulators)
+    used = {SCRATCH: access.scratch, accumulator_block(operator): access.accumulators}
+    return {name: size for name, size in used.items() if size}
 
 
 class _Arena:
@@ -68,8 +72,8 @@ class _Arena:
         self.labels = np.zeros(plan.arena_bytes, np.int64)
         self.base = {name: (index + 1) << 32 for index, name in enumerate(plan.blocks)}
 
-    def fill(self, block: Block) -> None:
-        self._write(self.plan.offsets[block.name], block.bytes, self.base[block.name])
+    def fill(self, name: str, size: int) -> None:
+        self._write(self.plan.offsets[name], size, self.base[name])
 
     def write_row(self, name: str, row: int) -> None:
         self._write(self.plan.row_offset(name, row), self.plan.schedule.rows[name].stride, self.base[name] + row)
@@ -80,9 +84,9 @@ class _Arena:
             raise ArenaError(f"bytes {start} to {stop} of a row of {name} are not its own")
         self._require(self.plan.row_offset(name, row) + start, stop - start, self.base[name] + row, f"{name} row {row}")
 
-    def require_whole(self, blocks: Iterable[Block]) -> None:
-        for block in blocks:
-            self._require(self.plan.offsets[block.name], block.bytes, self.base[block.name], block.name)
+    def require(self, name: str, size: int) -> None:
+        """Raise ArenaError if the first bytes of a block, as many as `size` says, were overwritten."""
+        self._require(self.plan.offsets[name], size, self.base[name], name)
 
     def _write(self, start: int, size: int, label: int) -> None:
         if not 0 <= start <= start + size <= len(self.labels):

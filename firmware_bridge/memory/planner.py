@@ -149,9 +149,7 @@ def _blocks(schedule: Schedule) -> list[Block]:
         else:
             times = [[0, slots * stride, *span] for span in _spans(first_use, last_use)]
         blocks.append(Block(name, slots * stride, np.array(times, np.int64)))
-    scratch = max(access.scratch for access in schedule.access)
-    if scratch:
-        blocks.append(work_block(SCRATCH, scratch, 0, len(schedule.order)))
+    blocks += _scratch_blocks(schedule)
     for index, (operator, access) in enumerate(zip(schedule.graph.operators, schedule.access, strict=True)):
         if access.accumulators:
             times = [time for time, step in enumerate(schedule.order) if step.operator == index]
@@ -159,6 +157,14 @@ def _blocks(schedule: Schedule) -> list[Block]:
                 times = [FIRST, ALWAYS]
             blocks.append(work_block(accumulator_block(operator), access.accumulators, times[0], times[-1], 4))
     return blocks
+
+
+def _scratch_blocks(schedule: Schedule) -> list[Block]:
+    """Working memory in the steps of operators that need some, as much as each needs."""
+    steps = [(time, step.operator) for time, step in enumerate(schedule.order) if step.operator != ARRIVAL]
+    needed = [(schedule.access[operator].scratch, time) for time, operator in steps]
+    times = np.array([[0, size, time, time] for size, time in needed if size], np.int64)
+    return [Block(SCRATCH, int(times[:, 1].max()), times, WORK_ALIGNMENT)] if len(times) else []
 
 
 def _spans(first_use: Sequence[int], last_use: Sequence[int]) -> list[list[int]]:
