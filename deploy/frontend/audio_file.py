@@ -96,7 +96,7 @@ def _streamed_wav(path: Path) -> int | None:
         while (chunk := _chunk(handle)) is not None and chunk[0] != b"data":
             handle.seek(chunk[1], io.SEEK_CUR)
         start = handle.tell()
-        if chunk is None or chunk[1] or start == end or _is_chunks(handle, end):
+        if chunk is None or chunk[1] or _is_chunks(handle, end):
             return None
         return start - 4
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend import audio
+from tinyscene.deploy.frontend import audio, audio_file
 from tinyscene.deploy.frontend.audio import Recording, clip_count, mix_down
 
 RATE = 32_000
@@ -244,6 +244,16 @@ def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(size: int, tmp_path
     assert notes == ["its header gives no length: 2.00 s are there"]
 
 
+@pytest.mark.parametrize("chunk", [b"LIST\x04\0\0\0INFO", b"note\x03\0\0\0abc\0"])
+def test_a_wav_without_its_size_is_read_behind_any_chunks(chunk: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(1))
+    expected, content = read(path)[0], path.read_bytes()
+    path.write_bytes(content[:36] + chunk + b"data" + bytes(4) + content[44:])
+    clips, notes = read(path)
+    np.testing.assert_array_equal(clips, expected)
+    assert notes == ["its header gives no length: 1.00 s are there"]
+
+
 @pytest.mark.parametrize(
     "chunks", [b"LIST\x04\0\0\0INFO", b"LIST\x03\0\0\0INF", b"note\x01\0\0\0a\0LIST\x04\0\0\0INFO"]
 )
@@ -347,6 +357,19 @@ def test_a_header_is_believed_up_to_16_samples_a_byte(excess: int, note: str, tm
     path = write(tmp_path / "a.flac", noise(2), kind="FLAC")
     _, notes = read(with_total(path, 16 * path.stat().st_size + excess))
     assert notes[0].startswith(note)
+
+
+def test_the_sound_that_is_counted_is_bounded_by_the_size_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet, silence = np.random.default_rng(0).integers(-1, 2, 4 * RATE).astype(np.int16), np.zeros(12 * RATE, np.int16)
+    path, small = (write(tmp_path / f"{each.size}.flac", each, kind="FLAC") for each in (quiet, silence))
+    assert path.stat().st_size + 16 < quiet.size < 16 * path.stat().st_size < 2**35
+    assert 16 * small.stat().st_size < silence.size
+    monkeypatch.setattr(audio_file, "MAX_COUNTED", 0)
+    assert read(with_total(path, 2**35))[1][0].endswith("the first 4.00 s are used")
+    with pytest.raises(InputError, match="lasts longer than"):
+        read(small)
 
 
 def test_hundreds_of_channels_need_no_more_memory_than_a_few(tmp_path: Path) -> None:
