@@ -149,10 +149,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
+        os.environ["GIT_DIR"] = os.devnull  # or the changed source, which a bundle tells, would be what a test notices
         # made once, not by every run of the tests
         subprocess.run([sys.executable, "-m", "tests.small_bundle", str(copy / "small")], cwd=ROOT, check=True)
         os.environ |= {
-            "GIT_DIR": os.devnull,  # or the changed source, which a bundle tells, would be what a test notices
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(copy),
             "TINYSCENE_TEST_BUNDLE": str(copy / "small" / "bundle"),

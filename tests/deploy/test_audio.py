@@ -171,6 +171,13 @@ def test_a_colon_in_a_name_leaves_the_reason_readable(tmp_path: Path) -> None:
     assert str(caught.value).count("street.wav") == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names are text")
+def test_a_name_may_be_any_bytes(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff\xe9.wav")
+    write(tmp_path / "a.wav", noise(1)).rename(path)
+    assert len(read(path)[0]) == 1
+
+
 def test_a_truncated_wav_is_noted_and_cut_by_the_rule(tmp_path: Path) -> None:
     samples = noise(5.2)
     clips, notes = read(cut(write(tmp_path / "a.wav", samples), 0.5))
