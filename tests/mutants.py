@@ -155,6 +155,7 @@ def main() -> None:
         os.environ |= {
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(copy),
+            "ZIG_GLOBAL_CACHE_DIR": str(copy / "zig"),  # of the C compiler, filled once
             "TINYSCENE_TEST_BUNDLE": str(copy / "small" / "bundle"),
         }
         for file in options.files or TESTS:
