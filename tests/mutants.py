@@ -2,7 +2,8 @@
 
 Python is mutated by cosmic-ray, the lines of C that decide something by universalmutator. Each mutation is made in a
 copy of the last commit, and the tests of the file are run on it: a mutation that they pass has survived, and is
-printed. Of a file's mutations a sample is tried (--sample), drawn with a fixed seed; 0 tries all.
+printed. Of a file's mutations a sample is tried (--sample), drawn with a fixed seed; 0 tries all. What is not tried by
+then is left out after a time (--seconds).
 """
 
 import argparse
@@ -78,8 +79,8 @@ def _drawn(all_: list[Any], sample: int) -> list[Any]:
     return random.Random(SEED).sample(all_, sample) if 0 < sample < len(all_) else all_
 
 
-def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
-    """How many mutations of a file were tried, and the differences that survived."""
+def survivors(copy: Path, file: str, sample: int, seconds: float) -> tuple[int, list[str]]:
+    """How many mutations of a file were tried in these seconds, and the differences that survived."""
     path = copy / file
     original = path.read_text()
     began = time.monotonic()
@@ -90,6 +91,8 @@ def survivors(copy: Path, file: str, sample: int) -> tuple[int, list[str]]:
     tried, found = 0, []
     try:
         for mutant in (mutations_in_c if file.endswith(".c") else mutations)(path, sample):
+            if time.monotonic() > began + seconds:
+                break
             tried += 1
             path.write_text(mutant)
             if _passes(copy, TESTS[file], limit):
@@ -142,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("files", nargs="*", choices=[[], *TESTS], help="all that are listed here, if none is named")
     parser.add_argument("--sample", type=int, default=40, help="mutations of each file")
+    parser.add_argument("--seconds", type=float, default=300, help="for each file")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     for library in LIBRARIES:
@@ -159,7 +163,7 @@ def main() -> None:
             "TINYSCENE_TEST_BUNDLE": str(copy / "small" / "bundle"),
         }
         for file in options.files or TESTS:
-            tried, found = survivors(copy, file, options.sample)
+            tried, found = survivors(copy, file, options.sample, options.seconds)
             print(f"{file}: {len(found)} of {tried} mutations survived", flush=True)
 
 
