@@ -118,14 +118,17 @@ def _passes(copy: Path, tests: list[str], limit: float | None) -> bool:
         finally:
             os._exit(code)
     end = time.monotonic() + (limit or 3600)
-    while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):  # what the tests started, too
-        os.killpg(child, signal.SIGKILL)
-    if done[0] == 0:
-        os.waitpid(child, 0)
-        return False
-    return os.waitstatus_to_exitcode(done[1]) == 0
+    done = (0, 0)
+    try:
+        while done[0] == 0 and time.monotonic() < end:
+            time.sleep(0.02)
+            done = os.waitpid(child, os.WNOHANG)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what the tests started, too
+            os.killpg(child, signal.SIGKILL)
+        if done[0] == 0:
+            os.waitpid(child, 0)
+    return done[0] != 0 and os.waitstatus_to_exitcode(done[1]) == 0
 
 
 def _test(copy: Path, tests: list[str], *, keep: bool) -> int:
