@@ -22,6 +22,8 @@ from tinyscene.deploy.common.files import read_bounded
 MAX_BYTES = 1_000_000  # of a file; the largest recipe of ours has 3,000
 MAX_NODES = 20_000  # values, keys, lists and mappings; reading that many takes 2 s
 MAX_DEPTH = 20  # lists and mappings inside each other
+YAML_TYPE = "tag:yaml.org,2002:"  # before the name of a type that YAML has
+TAGS = frozenset(["!", *(YAML_TYPE + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))])
 
 
 class Section(BaseModel):
@@ -86,6 +88,9 @@ def _check_size(text: str) -> None:
         if isinstance(event, AliasEvent):
             raise ValueError(f"line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not used here")
         nodes += isinstance(event, NodeEvent)
+        if (tag := getattr(event, "tag", None)) and str(tag) not in TAGS:
+            named = str(tag).replace(YAML_TYPE, "!!")
+            raise ValueError(f"line {event.start_mark.line + 1}: values of the type {named} are not used here")
         depth += type(event).__name__.endswith("StartEvent")
         depth -= type(event).__name__.endswith("EndEvent")
         if nodes > MAX_NODES:

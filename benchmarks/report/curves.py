@@ -9,11 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import read_bounded
-from tinyscene.train.runs.run import METRICS
+from tinyscene.train.runs.run import MAX_METRICS, METRICS
 
 Curves = dict[str, list[float]]  # by run, its mean training loss after each epoch, over splits and seeds
-
-MAX_BYTES = 10_000_000  # of a file of metrics; 10,000 epochs have 2 MB
 
 
 class _Epoch(BaseModel):
@@ -35,7 +33,7 @@ def read_curves(sweep: Path) -> Curves:
 
 def _losses(path: Path) -> list[float]:
     try:
-        lines = read_bounded(path, MAX_BYTES).splitlines()
+        lines = read_bounded(path, MAX_METRICS).splitlines()
         return [_Epoch.model_validate_json(line).loss for line in lines]
     except (ValidationError, ValueError):
         raise InputError(f"{path}: not the metrics of a training; run the sweep again") from None

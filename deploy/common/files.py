@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile, gettempdir, mkdtemp
@@ -202,13 +203,35 @@ def cache_folder() -> Path:
     return folder
 
 
+KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def require_file(path: Path) -> None:
+    """Raise InputError where nothing is at `path`, or what is no file: a pipe would be waited for, a device has no end.
+
+    A link is what it leads to.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: not a file but a {KINDS.get(stat.S_IFMT(mode), 'thing of another kind')}")
+
+
 def read_bounded(path: Path, most: int) -> bytes:
     """The bytes of a file that may come from anywhere.
 
     Raises InputError where it has more than `most`, or is no file, such as a pipe, which would be waited for.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a file")
+    if path.exists():
+        require_file(path)
     with path.open("rb") as handle:
         content = handle.read(most + 1)
     if len(content) > most:

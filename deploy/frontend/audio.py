@@ -21,6 +21,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_file
 from tinyscene.deploy.frontend.audio_file import measure, open_file
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND, PCM_SCALE, clip_samples, float_pcm
 from tinyscene.deploy.frontend.resample import SOURCE_RATES, resample
@@ -52,8 +53,7 @@ class Recording:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: no such file")
+        require_file(self.path)
         if self.path.stat().st_size == 0:
             raise InputError(f"{self.path}: the file is empty")
         try:

@@ -26,6 +26,7 @@ from tinyscene.deploy.common.files import (
     remove_folder,
     replacing,
     replacing_folder,
+    require_file,
     require_free,
     reserve,
     sha256,
@@ -117,6 +118,16 @@ def test_a_file_is_read_up_to_a_size(tmp_path: Path) -> None:
         read_bounded(tmp_path / "a.txt", 2)
     with pytest.raises(InputError, match=r": not a file"):
         read_bounded(tmp_path, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_is_named_by_its_kind(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    kinds = {"pipe": "not a file but a pipe", "link": "not a file but a device", ".": "not a file but a folder"}
+    for name, line in {**kinds, "missing": "no such file", "pipe/x": "no such file"}.items():
+        with pytest.raises(InputError, match=f"{name}: {line}$" if name != "." else line):
+            require_file(tmp_path / name)
 
 
 def test_sha256_of_abc_is_the_standards(tmp_path: Path) -> None:

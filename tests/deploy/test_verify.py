@@ -16,6 +16,7 @@ import soundfile
 
 import tinyscene.deploy.bundle.runners
 from tests.deploy.folders import reindexed
+from tinyscene.cli.failures import Failures
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import read_vectors
@@ -28,6 +29,7 @@ from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.operators import Conv2D, Mean
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.deploy.live.classifier import BundleClassifier
+from tinyscene.interface.recordings import clips_of, some_clips_of
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import open_dataset
 
@@ -279,6 +281,20 @@ def test_recordings_given_are_measured(bundle: Bundle, recording: Path, run_cli:
     )
     assert [row["bytes"] for row in stored] == [row["bytes"] for row in measured]
     assert [row["sqnr_db"] for row in stored] != [row["sqnr_db"] for row in measured]
+
+
+def test_of_many_clips_some_are_measured_evenly_spaced(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "long.wav", np.repeat(np.arange(5, dtype=np.int16), 32_000), 32_000)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    files, failures = [tmp_path / "long.wav", tmp_path / "broken.wav", recording], Failures()
+    kept = list(some_clips_of(files, FrontEnd(), 3, failures.kept))
+    whole = list(clips_of([files[0], recording], FrontEnd()))
+    assert [int(clip[0]) for clip in kept[:2]] == [0, 3]
+    assert len(kept) == 3
+    assert f"3 of {len(whole)} clips are measured, evenly spaced" in capsys.readouterr().err
+    assert len(list(some_clips_of([recording], FrontEnd(), 3))) == len(whole) - 5
 
 
 def constant(value: float, step: float | None = None) -> Graph:

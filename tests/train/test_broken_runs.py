@@ -22,7 +22,17 @@ from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.loop.loop import train
 from tinyscene.train.loop.trainer import DivergedError, Trainer
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.run import CHECKPOINT, DIGEST, METRICS, MODEL, RunFolder, digest, load_model
+from tinyscene.train.runs.run import (
+    CHECKPOINT,
+    DIGEST,
+    MAX_METRICS,
+    METRICS,
+    MODEL,
+    RunFolder,
+    digest,
+    load_model,
+    read_metrics,
+)
 
 SETTINGS = [*TINY, "train.batch_size=32", "train.epochs=3"]
 
@@ -199,8 +209,9 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_refused(begun: Path, data:
         (lambda text: text[:-20], "line 3 does not hold the metrics of epoch 3"),
         (lambda text: text.replace('"epoch": 2', '"epoch": 1'), "line 2 does not hold the metrics of epoch 2"),
         (lambda text: text.splitlines(keepends=True)[0], "holds 1 epochs of the 3 of the checkpoint"),
+        (lambda text: text + MAX_METRICS * "x", "larger than 10,000,000 bytes"),
     ],
-    ids=["cut", "an epoch twice", "lost lines"],
+    ids=["cut", "an epoch twice", "lost lines", "endless"],
 )
 def test_metrics_that_the_checkpoint_counts_on_are_checked(
     damage: Callable[[str], str], reason: str, begun: Path, data: TrainingData
@@ -209,3 +220,10 @@ def test_metrics_that_the_checkpoint_counts_on_are_checked(
     metrics.write_text(damage(metrics.read_text()))
     with pytest.raises(InputError, match=reason):
         resume(begun, data)
+
+
+@pytest.mark.parametrize("content", ['{"epoch": 1', "[1]", MAX_METRICS * "x" + "\n"], ids=["cut", "list", "endless"])
+def test_metrics_that_are_none_are_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text(content)
+    with pytest.raises(InputError, match=r"not the metrics of a training|larger than"):
+        read_metrics(tmp_path)

@@ -6,6 +6,7 @@ import http.server
 import os
 import re
 import shutil
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ import soundfile
 import tinyscene.train.data.split_lists
 import tinyscene.train.data.tables
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
+from tinyscene.train.data.selection import unlabelled_dataset
 from tinyscene.train.data.training_data import TrainingData
 
 HEADER = "filename\tscene_label\tidentifier\tsource_label\n"
@@ -177,7 +179,7 @@ def test_a_named_pipe_is_not_waited_for(name: str, tau: Path) -> None:
     write(tau, LISTS)
     (tau / name).unlink()
     os.mkfifo(tau / name)
-    assert refusal(tau) == f"{tau / name}: not a file"
+    assert refusal(tau) == f"{tau / name}: not a file but a pipe"
 
 
 @pytest.mark.parametrize(("column", "length"), [(3, 65), (2, 65), (0, 1_001)])
@@ -287,12 +289,17 @@ def test_folders_in_the_folder_of_a_class_and_all_formats_belong_to_it(tmp_path:
 
 
 def test_hidden_folders_and_files_are_no_classes_and_no_recordings_but_counted(tmp_path: Path) -> None:
-    make_wavs(tmp_path, "rain/1-a.wav", "dog/2-b.wav", ".ipynb_checkpoints/1-a.wav", "__MACOSX/1-a.wav", "3-c.wav")
+    make_wavs(
+        tmp_path, "rain/1-a.wav", "dog/2-b.wav", ".ipynb_checkpoints/1-a.wav", "__MACOSX/1-a.wav", "3-c.wav", "4-d.wav"
+    )
     (tmp_path / "rain" / "._1-a.wav").write_bytes(b"x")
     (tmp_path / "rain" / "song.m4a").write_bytes(b"x")
+    (tmp_path / "cat").mkdir()
     dataset = open_dataset(tmp_path)
     assert (dataset.labels, len(dataset.recordings)) == (("dog", "rain"), 2)
-    assert dataset.ignored == "1 .m4a, 1 hidden, 1 recording outside the folders of classes"
+    assert (
+        dataset.ignored == "1 .m4a, 1 hidden, 2 recordings outside the folders of classes, 1 folder without recordings"
+    )
 
 
 @pytest.mark.parametrize("name", ["{0}__987654_hall.wav", "202611{0:02}-120000.wav"], ids=["identifiers", "times"])
@@ -300,6 +307,25 @@ def test_a_fold_for_nearly_every_file_is_refused_with_a_hint(name: str, tmp_path
     make_wavs(tmp_path, *(f"{label}/{name.format(number)}" for label in "ab" for number in range(30)))
     assert "--fold-pattern hash" in refusal(tmp_path, fold_pattern=r"^([0-9]+)[-_]")
     assert len(open_dataset(tmp_path, fold_pattern="hash").splits) == 5
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode here")
+def test_a_name_that_cannot_be_written_down_leaves_its_recording_out_and_no_other(tmp_path: Path) -> None:
+    root = make_wavs(tmp_path / "own", "dog/1-a.wav", "dog/2-b.wav", "rain/1-c.wav", "rain/2-d.wav")
+    shutil.copy(root / "dog" / "1-a.wav", os.fsdecode(bytes(root) + b"/dog/caf\xe9.wav"))
+    shutil.copy(root / "dog" / "1-a.wav", root / "dog" / "two\nlines.wav")
+    clips = prepare(open_dataset(root), 8_000, tmp_path / "cache")
+    assert clips.left_out == {r"dog/caf\udce9.wav", r"dog/two\nlines.wav"}
+    (note,) = (item.notes for item in clips.recordings if item.path == r"dog/caf\udce9.wav")
+    assert note == ("left out: its name cannot be written down; rename it",)
+    assert len(clips.recordings) == 6
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode here")
+def test_a_name_that_cannot_be_written_down_is_left_out_of_a_folder_without_classes(tmp_path: Path) -> None:
+    root = make_wavs(tmp_path / "own", "a.wav")
+    shutil.copy(root / "a.wav", os.fsdecode(bytes(root) + b"/caf\xe9.wav"))
+    assert prepare(unlabelled_dataset(root), 8_000, tmp_path / "cache").left_out == {r"caf\udce9.wav"}
 
 
 def test_the_split_all_trains_on_everything(sample_dataset: Dataset) -> None:

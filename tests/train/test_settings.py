@@ -67,6 +67,12 @@ def test_written_settings_keep_their_order_and_are_read_alike_elsewhere() -> Non
     assert json.dumps(yaml.safe_load(yaml_text(settings))) == json.dumps(settings)
 
 
+@pytest.mark.parametrize("value", ["!!binary aGVsbG8=", "!!set {a, b}", "!!omap [a: 1]", "!own x"])
+def test_a_value_that_is_no_plain_data_is_named_by_its_line_and_type(value: str) -> None:
+    with pytest.raises(ValueError, match=f"^line 2: values of the type {value.partition(' ')[0]} are not used here$"):
+        plain_data(f"seed: !!int 1\nname: {value}")
+
+
 @pytest.mark.parametrize("way", ["file", "override"])
 def test_a_tag_that_calls_python_is_not_obeyed(way: str, tmp_path: Path) -> None:
     marker = tmp_path / "was here"

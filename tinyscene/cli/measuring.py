@@ -88,7 +88,9 @@ def budget(
 @app.command(rich_help_panel=MEASURE)
 def inspect(
     folder: BundleFolder,
-    files: Annotated[list[Path] | None, typer.Argument(help="Recordings to measure the errors on.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Recordings to measure the errors on, by 256 of their clips.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show each tensor of a bundle: shape, scale, range, bytes, MACs and the error that its quantization adds."""

@@ -25,7 +25,7 @@ from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.html import facts_table
 from tinyscene.interface.hub import push
 from tinyscene.interface.names import find_model, is_kept_unchanged
-from tinyscene.interface.recordings import Keep, clips_of
+from tinyscene.interface.recordings import Keep, clips_of, some_clips_of
 
 if TYPE_CHECKING:
     from tinyscene.benchmarks.bench import Bench
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tinyscene.firmware_bridge.web import Site
     from tinyscene.interface.evaluation import ModelEvaluation
 
+MEASURED_CLIPS = 256  # of recordings that `inspect` is given, at most: each is run once for each tensor
 AnyFiles = Iterable["str | os.PathLike[str]"]
 
 
@@ -135,12 +136,14 @@ class Bundle(files.Bundle):
     def inspect(self, files: AnyFiles = (), keep: Keep = contextlib.nullcontext) -> dict[str, TensorErrors]:
         """The error that quantization adds to each tensor: on recordings, or on those that it was quantized with.
 
+        Of recordings with more than 256 clips, 256 are measured, evenly spaced.
+
         Raises InputError if no recording can be read.
         """
         paths = list(files)
         if not paths:
             return self.errors
-        pcm = clips_of(paths, self.front_end, keep)
+        pcm = some_clips_of(paths, self.front_end, MEASURED_CLIPS, keep)
         return inspect_errors(self.graph, self.float_graph, self.front_end, pcm)
 
     def export(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.frontend.sound_files import recordings_of
@@ -27,3 +28,22 @@ def clips_of(
     for path in recordings_of([Path(file) for file in files]):
         with keep():
             yield from Recording(path, front_end.sample_rate, front_end.clip_seconds).clips()
+
+
+def some_clips_of(
+    files: "Iterable[str | os.PathLike[str]]", front_end: FrontEnd, most: int, keep: Keep = contextlib.nullcontext
+) -> Iterator[NDArray[np.int16]]:
+    """As `clips_of`, but not more than `most`, evenly spaced over all of them; a line says so where there are more."""
+    recordings: list[Recording] = []
+    for path in recordings_of([Path(file) for file in files]):
+        with keep():
+            recordings.append(Recording(path, front_end.sample_rate, front_end.clip_seconds))
+    total, first = sum(recording.clip_count for recording in recordings), 0
+    if total > most:
+        notice(f"{most:,} of {total:,} clips are measured, evenly spaced")
+    for recording in recordings:
+        with keep():
+            for index, clip in enumerate(recording.clips(), first):
+                if total <= most or index * most % total < most:
+                    yield clip
+        first += recording.clip_count

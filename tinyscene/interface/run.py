@@ -1,6 +1,5 @@
 """A run: the folder that training wrote."""
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -58,10 +57,9 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """What was measured after each epoch: loss, accuracy on the training clips, seconds. Empty if imported."""
-        from tinyscene.train.runs.run import METRICS
+        from tinyscene.train.runs.run import read_metrics
 
-        path = self.folder / METRICS
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        return read_metrics(self.folder)
 
     def budget(self) -> "Count":
         """Parameters, bytes, and MACs for one clip, layer by layer."""

@@ -277,6 +277,8 @@ def _decode(
     """Write one recording's clips into the memory map and say what was done."""
     digest, count, rate, silent = hashlib.sha256(), 0, 0, []
     try:
+        if listed.fault:
+            raise InputError(listed.fault)
         recording = Recording(root / listed.path, form.sample_rate, form.clip_seconds)
         rate = recording.rate
         for clip in recording.clips():

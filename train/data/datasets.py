@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.text import printable
 from tinyscene.train.data.folders import FOLD_PATTERN, read_class_folders
 from tinyscene.train.data.split_lists import Splits, read_splits
 from tinyscene.train.data.tables import read_table
@@ -44,6 +45,7 @@ DEVICE_GROUPS = {  # of the challenge: recorded for real, simulated and in train
 TAU_COLUMNS = ("filename", "scene_label", "identifier", "source_label")
 WHOLE = "100"  # the split that trains on the whole training list
 EVERYTHING = "all"  # the split that trains on all recordings
+UNWRITABLE = "its name cannot be written down; rename it"
 LICENCE = re.compile(r"(licen[cs]e|copying|eula)(\..*)?", re.IGNORECASE)  # name of the file with a dataset's terms
 
 
@@ -52,12 +54,20 @@ class ListedRecording:
     """A recording in the lists of a dataset: its path under the root, its label, and its recording device or none.
 
     `source` is the identifier of a table: in TAU that of a place, elsewhere of what recordings are parts or copies of.
+    `fault` says why it cannot be used, where its name alone tells.
     """
 
     path: str
     label: str
     device: str
     source: str = ""
+    fault: str = ""
+
+    @staticmethod
+    def found(path: str, label: str) -> "ListedRecording":
+        """A recording of a folder. One whose name cannot be written down, such as bytes that are not UTF-8, is not
+        used, and its path is given in escapes."""
+        return ListedRecording(printable(path), label, "", fault="" if path.isprintable() else UNWRITABLE)
 
 
 @dataclass(frozen=True)
@@ -186,13 +196,14 @@ def _inside(name: str, source: Path, line: int) -> str:
 
 def _open_folders(root: Path, fold_pattern: str) -> Dataset:
     folders = read_class_folders(root, fold_pattern)
-    recordings = tuple(ListedRecording(path, label, "") for path, label in folders.labels.items())
+    recordings = tuple(ListedRecording.found(path, label) for path, label in folders.labels.items())
+    folds = {printable(path): fold for path, fold in folders.folds.items()}
     splits = {
         f"fold{fold}": (
-            tuple(path for path in folders.folds if folders.folds[path] != fold),
-            tuple(path for path in folders.folds if folders.folds[path] == fold),
+            tuple(path for path in folds if folds[path] != fold),
+            tuple(path for path in folds if folds[path] == fold),
         )
-        for fold in sorted(set(folders.folds.values()), key=lambda fold: (len(fold), fold))
+        for fold in sorted(set(folds.values()), key=lambda fold: (len(fold), fold))
     }
     labels = tuple(sorted(set(folders.labels.values())))
     return Dataset(root, labels, recordings, splits, "folders", folders.ignored)

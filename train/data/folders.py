@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.text import printable
 from tinyscene.deploy.frontend.sound_files import SUFFIXES, SoundFiles, find_sound_files, is_hidden
 
 FOLD_PATTERN = r"^([0-9]+)-"
 BY_HASH = "hash"  # what --fold-pattern says instead of a pattern
 HASHED_FOLDS = 5
+OUTSIDE, EMPTY = "outside the folders of classes", "without recordings"
 FEW_FOLDS = 20  # more may be asked for, but not nearly as many as there are files
 
 
@@ -26,23 +28,21 @@ class ClassFolders:
 def read_class_folders(root: Path, fold_pattern: str) -> ClassFolders:
     """Look through the folders of a root, each of which is a class with its recordings at any depth.
 
-    Raises InputError for a name that cannot be written down, for fewer than two classes, and for a pattern that is
-    none, makes one fold, or nearly as many folds as there are files.
+    Raises InputError for fewer than two classes, and for a pattern that is none, makes one fold, or nearly as many
+    folds as there are files.
     """
     labels: dict[str, str] = {}
-    others = SoundFiles()
+    others, outside, empty = SoundFiles(), 0, 0
     for path in sorted(root.iterdir()):
         if path.is_dir() and not is_hidden(path.name):
             files = find_sound_files(path)
-            labels |= {str(sound.relative_to(root)): path.name for sound in files.paths}
+            labels |= {str(sound.relative_to(root)): printable(path.name) for sound in files.paths}
             others.ignored += files.ignored
-            others.ignored["folder without recordings"] += not files.paths
-        elif path.suffix.lower() in SUFFIXES:
-            others.ignored["recording outside the folders of classes"] += 1
-    for sound in labels:
-        if not sound.isprintable():  # such as bytes that are not UTF-8
-            raise InputError(f"{root}: {sound!r} has a name that cannot be written down; rename it")
-    described = others.describe_ignored()
+            empty += not files.paths
+        else:
+            outside += path.suffix.lower() in SUFFIXES
+    kinds = (others.describe_ignored(), _counted(outside, "recording", OUTSIDE), _counted(empty, "folder", EMPTY))
+    described = ", ".join(kind for kind in kinds if kind)
     classes = set(labels.values())
     if len(classes) < 2:
         content = f"recordings of {len(classes)} class" if classes else "no recordings"
@@ -53,9 +53,13 @@ def read_class_folders(root: Path, fold_pattern: str) -> ClassFolders:
     return ClassFolders(labels, _folds(root, list(labels), fold_pattern), described)
 
 
+def _counted(count: int, noun: str, which: str) -> str:
+    return f"{count:,} {noun}{'s' * (count > 1)} {which}" if count else ""
+
+
 def _folds(root: Path, sounds: list[str], fold_pattern: str) -> dict[str, str]:
     pattern = _compiled(fold_pattern)
-    folds = {sound: _fold(Path(sound).name, pattern) for sound in sounds}
+    folds = {sound: _fold(printable(Path(sound).name), pattern) for sound in sounds}
     count = len(set(folds.values()))
     if count < 2:
         raise InputError(f"{root}: --fold-pattern {fold_pattern} puts every file in one fold")

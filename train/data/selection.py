@@ -112,5 +112,5 @@ def _other_folder(name: str, folder: Path, data: TrainingData) -> TrainingData:
 
 def unlabelled_dataset(folder: Path) -> Dataset:
     """All recordings of a folder, at any depth, under one label without a name."""
-    recordings = (ListedRecording(str(path.relative_to(folder)), "", "") for path in recordings_of([folder]))
+    recordings = (ListedRecording.found(str(path.relative_to(folder)), "") for path in recordings_of([folder]))
     return Dataset(folder, ("",), tuple(recordings), {}, "folders")

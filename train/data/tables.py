@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_file
 
 MAX_TABLE, MAX_ROWS = 2**26, 500_000  # bytes and rows of a table; the largest of TAU has 230,350 rows
 MAX_LENGTH, MAX_NAME = 1_000, 64  # characters of a path, and of a label, place or recording device
@@ -12,8 +13,7 @@ LABEL = "scene_label"
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """Rows, with their line numbers, of a tab-separated table that must have `columns`."""
-    if not path.is_file():  # a named pipe would be waited for
-        raise InputError(f"{path}: not a file")
+    require_file(path)
     if path.stat().st_size > MAX_TABLE:
         raise InputError(f"{path}: larger than {MAX_TABLE >> 20} MB")
     rows = []

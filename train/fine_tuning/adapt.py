@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tinyscene.deploy.bundle.index import require_device_name
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import require_free, sha256, write_whole
+from tinyscene.deploy.common.files import read_bounded, require_free, sha256, write_whole
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
@@ -26,7 +26,16 @@ from tinyscene.train.loop.fine_tune import lower_rate_advised, with_overrides
 from tinyscene.train.loop.loop import InitialNetwork, fit
 from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.recording_devices import DEVICES, part_of
-from tinyscene.train.runs.run import METRICS, MODEL, RunFolder, load_model, model_path, save_tensors, write_recipe
+from tinyscene.train.runs.run import (
+    MAX_METRICS,
+    METRICS,
+    MODEL,
+    RunFolder,
+    load_model,
+    model_path,
+    save_tensors,
+    write_recipe,
+)
 from tinyscene.train.teachers.distill import loss_of
 from tinyscene.train.training_settings import Consistency
 
@@ -80,7 +89,7 @@ def adapt(
         _fine_tune(run, recipe, data, out / DEVICES / device)
     write_recipe(out, card.parsed_recipe)
     if run.is_dir() and (run / METRICS).exists():
-        write_whole(out / METRICS, (run / METRICS).read_bytes())
+        write_whole(out / METRICS, read_bounded(run / METRICS, MAX_METRICS))
     write_whole(out / MODEL, model_path(run).read_bytes())  # last: now it is a run
     return Adapted(out, clip_counts, {device: count for device, count in counts.items() if device not in clip_counts})
 

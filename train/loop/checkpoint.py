@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import write_whole
+from tinyscene.deploy.common.files import read_bounded, write_whole
 from tinyscene.train.runs.run import (
     CHECKPOINT,
     DIGEST,
+    MAX_METRICS,
     METRICS,
     MODEL,
     RECIPE,
@@ -155,7 +156,8 @@ def drop_metrics_after(out: Path, epoch: int) -> None:
     Raises InputError if the lines of the epochs before are not there.
     """
     metrics = out / METRICS
-    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines() if metrics.exists() else []
+    content = read_bounded(metrics, MAX_METRICS) if metrics.exists() else b""
+    lines = content.decode(errors="replace").splitlines()
     for number, line in enumerate(lines[:epoch], 1):
         try:
             known = json.loads(line)["epoch"]

@@ -53,7 +53,7 @@ from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.budget import count_network
 from tinyscene.train.runs.count import Count
 from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
-from tinyscene.train.runs.run import METRICS, Card, RunFolder, load_model, model_path
+from tinyscene.train.runs.run import METRICS, Card, RunFolder, load_model, model_path, read_metrics
 from tinyscene.train.settings import first_change
 from tinyscene.train.teachers.distill import from_network, loss_of
 from tinyscene.train.training_settings import Consistency, Distill, Quantize
@@ -132,7 +132,7 @@ def _is_written(work: Path, out: Path) -> bool:
     if not (work / METRICS).exists() or not (out / INDEX).exists():
         return False
     with contextlib.suppress(ValueError):  # a line that is no JSON is of another training
-        return open_bundle(out).content["quantized"].get("training") == _metrics(work)
+        return open_bundle(out).content["quantized"].get("training") == read_metrics(work)
     return False
 
 
@@ -152,11 +152,6 @@ def _changed_since(bundle: Bundle, run: Path, card: Card, data: TrainingData, me
         return "another --keep, --average, --margin or --patience"
     lines = content.get(ATTRIBUTION, {}).get("lines", [])
     return "" if lines == list(method.attribution) else "another --attribution"
-
-
-def _metrics(work: Path) -> list[dict[str, Any]]:
-    """What fine-tuning measured after each epoch."""
-    return [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
 def _quantize(run: Path, name: str, data: TrainingData, method: Method, work: RunFolder) -> BundleParts:
@@ -242,7 +237,7 @@ def _fine_tune(
     loss = from_network(network, settings.distill, loss_of(distill))
     with lower_rate_advised(work.path, "quantize"):
         fit(initial, qat_recipe, loss, data, work)
-    return _metrics(work.path)
+    return read_metrics(work.path)
 
 
 def budget_of(count: Count, integer: Graph) -> dict[str, int]:

@@ -20,6 +20,7 @@ from tinyscene.deploy.bundle.bundle import open_bundle
 from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_file
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND
 from tinyscene.deploy.graph.operators import Convolution
 from tinyscene.train.data.datasets import SCENES
@@ -41,8 +42,7 @@ def count_target(target: str, recipe: str | None, overrides: list[str] | None) -
     """
     path = Path(target)
     if path.suffix in (".onnx", ".tflite"):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
+        require_file(path)
         _require_limits_only(target, recipe, overrides)
         return (count_onnx if path.suffix == ".onnx" else count_tflite)(path), Budget()
     if (path / INDEX).exists():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.deploy.common.files import require_file
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")  # endings of such files
 MAX_FILE = 2**31  # bytes; mapped, not read
@@ -43,8 +44,7 @@ DIRECTORY_END_64 = struct.Struct("<4s36xQQ")
 
 def read_pickled(path: Path) -> dict[str, Any]:
     """A dictionary of a file of torch.save; a `state_dict` or `model` within is it. Raises InputError for any other."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    require_file(path)
     try:
         _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

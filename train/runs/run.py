@@ -21,7 +21,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.common.files import lock, replacing_folder, require_free, sha256, write_whole
+from tinyscene.deploy.common.files import (
+    lock,
+    read_bounded,
+    replacing_folder,
+    require_file,
+    require_free,
+    sha256,
+    write_whole,
+)
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
@@ -33,6 +41,7 @@ from tinyscene.train.settings import yaml_text
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 MAX_FILE, MAX_HEADER = 2**31, 2**25  # bytes; a header of logits for 150,000 clips has 2**23
+MAX_METRICS = 10_000_000  # bytes; 10,000 epochs have 2 MB
 MAX_TENSORS = 20_000
 _CARD, DIGEST = "tinyscene", "digest"  # keys of a safetensors header: the card, and a hash of all else in the file
 
@@ -108,6 +117,21 @@ def to_bytes(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
     return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[start:]))
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What a run measured after each epoch; nothing where it has no metrics. Raises InputError for a file of others."""
+    path = folder / METRICS
+    try:
+        lines = read_bounded(path, MAX_METRICS).splitlines() if path.exists() else []
+        epochs = [json.loads(line) for line in lines]
+    except (RecursionError, ValueError) as error:
+        raise (
+            error if isinstance(error, InputError) else InputError(f"{path}: not the metrics of a training")
+        ) from None
+    if not all(isinstance(epoch, dict) for epoch in epochs):
+        raise InputError(f"{path}: not the metrics of a training")
+    return epochs
+
+
 def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
     """Hex SHA-256 of tensors and header strings, but for the one that holds it."""
     total = hashlib.sha256(
@@ -121,8 +145,7 @@ def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and header strings of a safetensors file. Raises InputError if it is none."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    require_file(path)
     try:
         _check_size(path)
         with safetensors.safe_open(path, "pt") as handle:

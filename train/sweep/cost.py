@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyscene.deploy.common.files import read_bounded
 from tinyscene.deploy.common.processes import available_cores, python_module
-from tinyscene.train.runs.run import METRICS
+from tinyscene.train.runs.run import MAX_METRICS, METRICS
 from tinyscene.train.sweep.job import clips_key
 from tinyscene.train.sweep.plan import EvaluatedJob, Job, LogitsJob, QuantizeJob, TrainJob
 from tinyscene.train.sweep.rates import Rate, measured_jobs, rate_key, read_rates, torch_device_name
@@ -106,7 +107,7 @@ class _Work:
         if not isinstance(job, TrainJob) or job.probe:
             return 0
         metrics = self._status.out / job.name / METRICS
-        done = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        done = read_bounded(metrics, MAX_METRICS).count(b"\n") if metrics.exists() else 0
         clips = self._clips(job)[0] * (2 if job.recipe.distill.transfer or job.recipe.train.outliers else 1)
         return clips * max(0, job.recipe.train.epochs - done)
 
