@@ -34,7 +34,14 @@ from tinyscene.deploy.graph.operators import (
     Mean,
     Window,
 )
-from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Quantization, Tensor, quantize_multiplier
+from tinyscene.deploy.graph.tensor import (
+    INT8_MAX,
+    INT8_MIN,
+    Quantization,
+    Tensor,
+    quantize_multiplier,
+    quantize_multipliers,
+)
 
 Values = NDArray[Any]  # int8 or float32, (batch, mel, frame, channels) or (batch, channels)
 
@@ -55,12 +62,7 @@ def run_all(graph: Graph, features: Values) -> dict[str, Values]:
 
 def run_keeping(graph: Graph, features: Values, names: Collection[str] = ()) -> dict[str, Values]:
     """The same, with the output and the tensors of these names."""
-    dtype = np.int8 if graph.is_integer else np.float32
-    if features.dtype != dtype or features.shape[1:] != graph.input.shape[1:]:
-        expected = " x ".join(map(str, graph.input.shape[1:]))
-        raise InputError(
-            f"features are {features.dtype} {features.shape}: needed are {dtype.__name__}, (batch, {expected})"
-        )
+    require_features(graph, features)
     values = {graph.input.name: features}
     run_one = run_integer if graph.is_integer else run_float
     for operator, last_read in zip(graph.operators, graph.last_reads(), strict=True):
@@ -69,6 +71,16 @@ def run_keeping(graph: Graph, features: Values, names: Collection[str] = ()) -> 
         for name in last_read - set(names):
             del values[name]
     return values
+
+
+def require_features(graph: Graph, features: Values) -> None:
+    """Raise InputError for features that are not those of a graph."""
+    dtype = np.int8 if graph.is_integer else np.float32
+    if features.dtype != dtype or features.shape[1:] != graph.input.shape[1:]:
+        expected = " x ".join(map(str, graph.input.shape[1:]))
+        raise InputError(
+            f"features are {features.dtype} {features.shape}: needed are {dtype.__name__}, (batch, {expected})"
+        )
 
 
 def run_float(operator: Kind, _sources: list[Tensor], arguments: list[Values]) -> Values:
@@ -99,7 +111,7 @@ def activated(operator: Kind, y: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) -> Values:
-    """One operator of an integer graph."""
+    """One operator of an integer graph, of inputs of any number of frames."""
     output = operator.output.q
     match operator:
         case Conv2D() | DepthwiseConv2D():
@@ -148,9 +160,7 @@ def _convolve(operator: Convolution, source: Tensor, x: Values) -> NDArray[np.in
     dtype, zero = np.float32 if exact else np.float64, source.q.zero_point
     padded = _pad(operator, x, zero).astype(dtype) - dtype(zero)
     accumulator = _accumulate(operator, padded, operator.weights.astype(dtype))
-    pairs = [quantize_multiplier(float(real)) for real in operator.multipliers(source)]
-    multiplier, exponent = np.array(pairs, np.int64).T
-    return rescale(accumulator.astype(np.int64) + operator.bias, multiplier, exponent)
+    return rescale(accumulator.astype(np.int64) + operator.bias, *quantize_multipliers(operator.multipliers(source)))
 
 
 def _convolve_floats(operator: Conv2D, x: Values) -> NDArray[np.float32]:
@@ -164,7 +174,7 @@ def _accumulate(
     operator: Convolution, padded: NDArray[np.floating[Any]], weights: NDArray[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
     """Sums of products in the type given: exact, if they are integers below 2**24 or 2**53."""
-    total = np.zeros((len(padded), *operator.output.shape[1:]), padded.dtype)
+    total = np.zeros((len(padded), *_places(operator, padded), operator.output.shape[3]), padded.dtype)
     for row, column, part in _taps(operator, padded):
         if isinstance(operator, DepthwiseConv2D):
             total += part * weights[0, row, column]  # (batch, mel, frame, channels)
@@ -174,8 +184,9 @@ def _accumulate(
 
 
 def _window_sum(operator: AveragePool2D, x: Values, zero: int) -> Values:
-    total = np.zeros((len(x), *operator.output.shape[1:]), np.int64 if x.dtype == np.int8 else x.dtype)
-    for _, _, part in _taps(operator, _pad(operator, x, zero)):
+    padded = _pad(operator, x, zero)
+    total = np.zeros((len(x), *_places(operator, padded), x.shape[3]), np.int64 if x.dtype == np.int8 else x.dtype)
+    for _, _, part in _taps(operator, padded):
         total += part
     return total
 
@@ -204,13 +215,24 @@ def windows(operator: Window, x: Values) -> Values:
 
 def _pad(operator: Window, x: Values, value: float) -> Values:
     top, bottom, left, right = operator.padding
-    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
+    if not any(operator.padding):
+        return x
+    batch, height, width, channels = x.shape
+    padded = np.full((batch, top + height + bottom, left + width + right, channels), value, x.dtype)
+    padded[:, top : top + height, left : left + width] = x
+    return padded
+
+
+def _places(operator: Window, padded: Values) -> tuple[int, int]:
+    """The bands and frames that a window makes."""
+    (tall, wide), (down, across) = operator.size, operator.stride
+    return (padded.shape[1] - tall) // down + 1, (padded.shape[2] - wide) // across + 1
 
 
 def _taps(operator: Window, padded: Values):
     """For each place in the window: what it sees, (batch, mel', frame', channels)."""
     (tall, wide), (down, across) = operator.size, operator.stride
-    _, height, width, _ = operator.output.shape
+    height, width = _places(operator, padded)
     for row in range(tall):
         for column in range(wide):
             rows = slice(row, row + (height - 1) * down + 1, down)

@@ -20,6 +20,14 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     return (2**30, exponent + 1) if multiplier == 2**31 else (multiplier, exponent)
 
 
+def quantize_multipliers(reals: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same of several, (n,)."""
+    fractions, exponents = np.frexp(reals)
+    multipliers = np.floor(fractions * 2**31 + 0.5).astype(np.int64)
+    full = multipliers == 2**31
+    return np.where(full, 2**30, multipliers), exponents.astype(np.int64) + full
+
+
 @dataclass(frozen=True)
 class Quantization:
     """real = scale * (int8 - zero_point)."""

@@ -16,7 +16,14 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph import reference
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, MaxPool2D, Mean, Window
-from tinyscene.deploy.graph.reference import EXACT_IN_FLOAT32, quantize_multiplier, rescale, run, run_all
+from tinyscene.deploy.graph.reference import (
+    EXACT_IN_FLOAT32,
+    quantize_multiplier,
+    quantize_multipliers,
+    rescale,
+    run,
+    run_all,
+)
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
@@ -117,6 +124,8 @@ def test_a_multiplier_is_the_nearest_of_31_bits(real: float) -> None:
     assert 2**30 <= multiplier < 2**31
     unit = Fraction(2) ** (exponent - 31)
     assert abs(Fraction(real) - multiplier * unit) <= unit / 2
+    several = quantize_multipliers(np.array([0.25, real]))
+    assert [each.tolist() for each in several] == [[2**30, multiplier], [-1, exponent]]
 
 
 @pytest.mark.parametrize("whole", [2**30, 2**30 + 1, 2**31 - 2])
