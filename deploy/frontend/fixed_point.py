@@ -102,7 +102,25 @@ class FixedPointLogMel:
         """Clips of the front end's rate and length: (batch, samples) -> (batch, mel, frame)."""
         features = np.empty((len(pcm), *self.front_end.shape), np.int8)
         for feature, energy in zip(features, self._mel_energies(pcm), strict=True):
-            feature[:] = np.searchsorted(self.thresholds, energy, side="right") + INT8_MIN
+            feature[:] = self._quantized(energy)
+        return features
+
+    def next_clip(
+        self, clip: NDArray[np.int16], former: tuple[NDArray[np.int16], NDArray[np.int8]], advance: int
+    ) -> NDArray[np.int8]:
+        """The features (mel, frame) of a clip (samples,), given another that began `advance` samples before, and its.
+
+        They are those of a call. Frames whose samples are the same in both clips are not computed again.
+        """
+        places, rest = divmod(advance, self.front_end.hop_length)
+        shared = 0 if rest else max(0, self.front_end.frames - places)
+        framed, changed = self._framed(clip), np.ones(self.front_end.frames, bool)
+        changed[:shared] = (framed[:shared] != self._framed(former[0])[places : places + shared]).any(1)
+        features = np.empty(self.front_end.shape, np.int8)
+        features[:, :shared] = former[1][:, places : places + shared]
+        if changed.any():
+            windowed = self._through_window(framed[changed])
+            features[:, changed] = self._quantized(self.mel_energy(self.power(self.spectrum(windowed))))
         return features
 
     def log_mel(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -126,11 +144,19 @@ class FixedPointLogMel:
 
     def windowed(self, clip: NDArray[np.int16]) -> Int64:
         """Step 1: a clip (samples,) -> its windowed frames (frame, n_fft)."""
+        return self._through_window(self._framed(clip))
+
+    def _framed(self, clip: NDArray[np.int16]) -> NDArray[np.int16]:
+        """The samples under the window, (frame, win_length)."""
+        left = (self.front_end.n_fft - self.front_end.win_length) // 2
+        return self.front_end.framed(clip)[:, left : left + self.front_end.win_length]
+
+    def _through_window(self, framed: NDArray[np.int16]) -> Int64:
+        """Samples (frame, win_length) -> windowed frames (frame, n_fft)."""
         n_fft, win_length = self.front_end.n_fft, self.front_end.win_length
-        framed = self.front_end.framed(clip)
         left = (n_fft - win_length) // 2
-        frames = np.zeros(framed.shape, np.int64)  # (frame, n_fft)
-        samples = framed[:, left : left + win_length].astype(np.int64) << (self.fraction_bits + 1)
+        frames = np.zeros((len(framed), n_fft), np.int64)
+        samples = framed.astype(np.int64) << (self.fraction_bits + 1)
         frames[:, left : left + win_length] = mulr(samples, self.window_table.astype(np.int64))
         return frames
 
@@ -161,6 +187,10 @@ class FixedPointLogMel:
         whole = self._segment_sums(inside) << 16  # P
         rising = self._segment_sums(inside * self.mel_weights[:, None].astype(np.int64))  # R
         return rising[:-1] + whole[1:] - rising[1:]
+
+    def _quantized(self, energy: Int64) -> NDArray[np.int8]:
+        """Step 6: mel energy in `unit`s -> features, of any shape."""
+        return (np.searchsorted(self.thresholds, energy, side="right") + INT8_MIN).astype(np.int8)
 
     def _fft(self, z: Int64) -> None:
         """Step 2, in place: digit-reversed points (re and im, N, frame) become their transform."""

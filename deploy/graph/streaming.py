@@ -7,8 +7,9 @@ cost.frame * frames_a_second, cost.decision * decisions_a_second
 from dataclasses import dataclass
 from fractions import Fraction
 
+from tinyscene.deploy.graph.columns import column_steps
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Mean, Window
+from tinyscene.deploy.graph.operators import Window
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,13 @@ def stream_cost(graph: Graph) -> StreamCost | None:
     A column of a layer costs what its rows do, and comes once in as many frames as the strides before it multiply to.
     What reads a mean over frames is computed for each decision.
     """
-    steps: dict[str, int] = {graph.input.name: 1}  # frames from one column to the next; none after a mean
-    frame, decision = Fraction(0), 0
+    steps, frame, decision = column_steps(graph), Fraction(0), 0
     for operator in graph.operators:
-        macs, step = getattr(operator, "macs", 0), steps.get(operator.inputs[0])
+        macs, step = getattr(operator, "macs", 0), steps.get(operator.output.name)
         if step is None:
             decision += macs
             continue
-        if isinstance(operator, Window):
-            if any(operator.padding[2:]):
-                return None
-            step *= operator.stride[1]
-        if not isinstance(operator, Mean):
-            steps[operator.output.name] = step
-            frame += Fraction(macs, operator.output.shape[2] * step)
+        if isinstance(operator, Window) and any(operator.padding[2:]):
+            return None
+        frame += Fraction(macs, operator.output.shape[2] * step)
     return StreamCost(frame, decision)

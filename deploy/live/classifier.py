@@ -14,7 +14,6 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,9 @@ from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.deploy.frontend.band_offsets import BandOffsets, OffsetWindows
 from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.graph.embedding import embed
-from tinyscene.deploy.graph.reference import run
+from tinyscene.deploy.live.follower import BundleFollower
 from tinyscene.deploy.live.onnx_embedding import onnx_embedder
-from tinyscene.deploy.live.stream import Heard, SceneStream
+from tinyscene.deploy.live.stream import Follower, Heard, SceneStream
 
 PREFERRED, DEFINITION = "native", "reference"  # runners: of the first the results are those of the second
 BATCH = 16  # clips of a recording classified at once
@@ -140,9 +139,14 @@ class SceneClassifier(ABC):
         """
         raise self._no_offsets()
 
-    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:  # noqa: ARG002
-        """As `hear`, of a stream's next clip (1, samples), with offsets of the mel bands. Raises as `band_offsets`."""
-        raise self._no_offsets()
+    def follow(self, windows: OffsetWindows | None = None) -> Follower:
+        """What `hear` makes of a stream's clips, one after another; with `windows`, with offsets of the mel bands.
+
+        Raises InputError as `band_offsets`, if offsets are asked for.
+        """
+        if windows is not None:
+            raise self._no_offsets()
+        return lambda clip, _: self.hear(clip[None])
 
     def _no_offsets(self) -> InputError:
         return InputError(f"{self!r} learns no band offsets: only a bundle does; see `tinyscene quantize`")
@@ -173,9 +177,10 @@ class BundleClassifier(SceneClassifier):
         scene_runner = scene_runners().get(runner)
         if scene_runner:  # it has a front end of its own
             self._run = scene_runner(bundle)
-            self._network = getattr(self._run, "of_features", partial(run, bundle.graph))
+            self._network = getattr(self._run, "of_features", None)
         else:
-            self._network = network = make_runner(runner, bundle)
+            network = make_runner(runner, bundle)
+            self._network = None if runner == DEFINITION else network  # none: the reference
             self._run = lambda pcm: network(bundle.features(pcm))
 
     def logits(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -196,13 +201,11 @@ class BundleClassifier(SceneClassifier):
             offsets.load(file)
         return offsets
 
-    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard:
-        graph, unknown = self.bundle.graph, self.rule and self.rule.unknown
-        features = windows.take(self.bundle.log_mel(clip)[0])[None, ..., None]
-        if unknown is None:
-            return Heard(graph.output.q.dequantize(self._network(features)), np.zeros(1, np.int64))
-        logits, sums = run_with_sums(graph, features)
-        return Heard(graph.output.q.dequantize(logits), unknown.of(sums))
+    def follow(self, windows: OffsetWindows | None = None) -> Follower:
+        if windows is None and self.runner in scene_runners():
+            return super().follow()
+        sums = windows is not None and self.rule is not None and self.rule.unknown is not None
+        return BundleFollower(self.bundle, None if sums else self._network, windows)
 
     def decider(self) -> Callable[[NDArray[np.float32], int], str]:
         if self.rule is None:

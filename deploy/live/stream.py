@@ -26,14 +26,16 @@ class Heard(NamedTuple):
     likeness: NDArray[np.int64]  # (batch,), to the known classes; 0 where no rule asks for it
 
 
+# A stream's next clip (samples,), and how many samples after the former one it begins, or 0 if that is no whole number
+Follower = Callable[[NDArray[np.int16], int], Heard]
+
+
 class Hearer(Protocol):
     """What a stream takes of a classifier."""
 
     front_end: FrontEnd
 
-    def hear(self, pcm: NDArray[np.int16]) -> Heard: ...
-
-    def hear_moved(self, clip: NDArray[np.int16], windows: OffsetWindows) -> Heard: ...
+    def follow(self, windows: OffsetWindows | None) -> Follower: ...
 
     def band_offsets(self) -> BandOffsets: ...
 
@@ -66,7 +68,7 @@ class SceneStream:
         self._buffer = np.zeros(0, np.float32)
         self._decider = classifier.decider()
         self._offsets = offsets
-        self._windows = self._new_windows()
+        self._follower = classifier.follow(self._new_windows())
 
     def push(self, samples: NDArray[Any]) -> list[dict[str, Any]]:
         """Take more samples, (samples,) or (samples, channels), int16 or float within +-1, of any number.
@@ -77,8 +79,8 @@ class SceneStream:
         decisions = []
         while len(self._buffer) >= self._clip:
             decisions.append(self._decide(self._buffer[: self._clip]))
-            former, self._decided = self._start, self._decided + 1
-            self._buffer = self._buffer[self._start - former :]
+            self._decided += 1
+            self._buffer = self._buffer[self._advance :]
         return decisions
 
     def finish(self) -> list[dict[str, Any]]:
@@ -91,7 +93,7 @@ class SceneStream:
         is_all = self._decided == 0 and len(left) > 0
         decisions = [self._decide(left, padded=True)] if is_all or (self._decided and 2 * new >= self._hop) else []
         self._buffer, self._decided, self._decider = left[:0], 0, self.classifier.decider()
-        self._windows = self._new_windows()
+        self._follower = self.classifier.follow(self._new_windows())
         return decisions
 
     @property
@@ -99,24 +101,23 @@ class SceneStream:
         """Where the buffer starts in the stream, in samples: rounded anew for each decision, so that none drifts."""
         return round(self._decided * self._hop)
 
+    @property
+    def _advance(self) -> int:
+        """Samples from the former clip's start to there."""
+        return self._start - round((self._decided - 1) * self._hop)
+
     def _decide(self, samples: NDArray[np.float32], padded: bool = False) -> dict[str, Any]:
         front_end = self.classifier.front_end
         clip, _ = make_clip(samples, self.sample_rate, front_end.sample_rate, front_end.clip_samples)
-        logits, likeness = self._heard(clip[None], padded)
+        advance, rest = divmod(self._advance * front_end.sample_rate, self.sample_rate)
+        logits, likeness = self._follower(clip, 0 if rest else advance)
+        if self._offsets is not None and not padded:
+            self._offsets.learn(int(logits[0].argmax()))
         return {
             "start": self._start / self.sample_rate,
             "scene": self._decider(logits[0], int(likeness[0])),
             "scores": self.classifier.scores(logits[0]),
         }
-
-    def _heard(self, clip: NDArray[np.int16], padded: bool) -> Heard:
-        """A clip (1, samples) with offsets, if there are any; they are learned from it, unless it is padded."""
-        if self._offsets is None or self._windows is None:
-            return self.classifier.hear(clip)
-        heard = self.classifier.hear_moved(clip, self._windows)
-        if not padded:
-            self._offsets.learn(int(heard.logits[0].argmax()))
-        return heard
 
     def _new_windows(self) -> OffsetWindows | None:
         """The windows of a new stream, where there are offsets. What a former one did not decide on is forgotten."""

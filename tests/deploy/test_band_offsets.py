@@ -21,6 +21,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.band_offsets import MOST, BandOffsets, Bands, OffsetWindows, class_means, read_means
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.live.classifier import BundleClassifier, SceneClassifier
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -264,7 +265,8 @@ def test_a_stream_decides_on_its_windows_with_the_offsets_that_it_learns(bundle:
     found = [decision["scores"] for part in np.array_split(samples, 7) for decision in stream.push(part)]
     logits = []
     for start in range(0, 24 * RATE // 16 + 1, RATE // 2):
-        logits.append(scene.hear_moved(samples[None, start : start + RATE], windows).logits[0])
+        moved = windows.take(bundle.log_mel(samples[None, start : start + RATE])[0])
+        logits.append(bundle.graph.output.q.dequantize(run(bundle.graph, moved[None, ..., None])[0]))
         expected.learn(int(logits[-1].argmax()))
     assert found == [scene.scores(row) for row in logits]
     assert offsets.state == expected.state

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.firmware_bridge.test_listening import LABELS, RATE, heard, noise, receptive_frames, streamable
-from tests.firmware_bridge.test_listening import front_end as unpadded
+from tests.firmware_bridge.test_listening import heard
 from tests.firmware_bridge.test_scene_c import NULL, NULL_POINTER, OK, pointer
+from tests.streamable import LABELS, RATE, noise, receptive_frames, streamable
+from tests.streamable import front_end as unpadded
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
@@ -70,10 +71,9 @@ def by_windows(
 
 
 def by_frames(
-    graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16], library: Library, offsets: BandOffsets
+    graph: Graph, front_end: FrontEnd, pcm: NDArray[np.int16], hop: int, delay: int, offsets: BandOffsets
 ) -> list[list[int]]:
-    """The same frame by frame, where each is computed once and a decision comes some frames after its window."""
-    hop, delay = (int(library.config[f"{name}_SAMPLES"]) // front_end.hop_length for name in ("HOP", "DELAY"))
+    """The same frame by frame, each computed once, `hop` frames apart and `delay` of them after a window."""
     whole = replace(front_end, clip_seconds=len(pcm) / front_end.sample_rate)
     features = input_log_mel(graph, whole)(pcm[None])[0]  # (mel, frame)
     moved, found = np.empty_like(features), []
@@ -142,7 +142,8 @@ def require_columns(columns: int, portions: list[int]) -> None:
     hop = columns * pace_of(graph, ("plain",)).period * front_end.hop_length / RATE
     library = make_library(graph, front_end, LABELS, ("plain",), hop, order="time", bands=bands)
     scene, offsets = compiled(library), BandOffsets(bands)
-    wanted = by_frames(graph, front_end, sound(), library, offsets)
+    frames_of = [int(library.config[f"{name}_SAMPLES"]) // front_end.hop_length for name in ("HOP", "DELAY")]
+    wanted = by_frames(graph, front_end, sound(), frames_of[0], frames_of[1], offsets)
     require_equal(heard(scene, sound(), portions), wanted, offsets)
 
 
@@ -158,6 +159,15 @@ def test_overlapping_windows_decide_and_learn_as_in_python(learner: tuple[Bands,
 
 def test_a_network_that_listens_without_end_decides_and_learns_as_in_python() -> None:
     require_columns(2, [1, 999])
+
+
+def test_a_decision_that_comes_with_its_window_has_learned_what_windows_teach() -> None:
+    front_end = unpadded(31)
+    graph = streamable(front_end, [(1, 2)], 0)
+    first, second = (BandOffsets(bands_of(graph, front_end)) for _ in range(2))
+    found = by_frames(graph, front_end, sound(), 8, 0, first)
+    require_equal(found, by_windows(graph, front_end, sound(), 8 * front_end.hop_length, second), second)
+    assert first.state == second.state
 
 
 @pytest.mark.slow

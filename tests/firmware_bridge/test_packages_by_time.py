@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from tests.firmware_bridge.packaged import COSTS, SKETCHES, need, run, write
 from tests.firmware_bridge.test_examples import answers, assert_unbroken, compiled, listen, program, sketch
-from tests.firmware_bridge.test_listening import LABELS, expected, front_end, library_of, noise, streamable
+from tests.firmware_bridge.test_listening import expected, library_of
 from tests.firmware_bridge.test_packages import Module
+from tests.streamable import LABELS, front_end, noise, streamable
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.reference import run as run_graph

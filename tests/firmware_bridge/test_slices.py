@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from tests import ROOT
 from tests.firmware_bridge.test_listening import expected as windows_logits
-from tests.firmware_bridge.test_listening import front_end, library_of, noise
+from tests.firmware_bridge.test_listening import library_of
 from tests.firmware_bridge.test_network_c import STEP_HOOK, Poison, hook, traced
 from tests.firmware_bridge.test_scene_c import expected
+from tests.streamable import front_end, noise
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.graph.reference import run
 from tinyscene.firmware_bridge.codegen.library import Library, make_library, make_network, write_sources
