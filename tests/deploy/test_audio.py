@@ -428,3 +428,32 @@ def test_the_first_second_is_the_same_at_any_gain(gain: float, tmp_path: Path) -
 def test_samples_without_channels_are_mono() -> None:
     samples = noise(0.1)[:, 0]
     np.testing.assert_array_equal(mix_down(samples), samples / np.float32(32768))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((4,), kind) for kind in ("i1", "u1", "?", "u2", "i4", "i8", "c8", "U1")] + [((), "i2"), ((1, 1, 4), "f4")],
+)
+def test_samples_of_another_type_or_shape_are_refused(shape: tuple[int, ...], kind: str) -> None:
+    with pytest.raises(InputError, match="needed are int16 or float"):
+        mix_down(np.zeros(shape, kind))
+
+
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(worst: float) -> None:
+    with pytest.raises(InputError, match="NaN or infinite"):
+        mix_down(np.array([0, worst]))
+
+
+def test_samples_without_a_channel_are_refused() -> None:
+    with pytest.raises(InputError, match="no channel"):
+        mix_down(np.zeros((4, 0)))
+
+
+@pytest.mark.parametrize(("ratio", "cancels"), [(15, False), (16, False), (17, True)])
+def test_channels_cancel_each_other_if_they_are_more_than_16_times_louder_than_their_mean(
+    ratio: int, cancels: bool
+) -> None:
+    left = np.array([ratio, -ratio], np.float32) / 64
+    mono = mix_down(np.stack([left, 2 * np.sign(left) / 64 - left], 1))  # whose mean is 1/64 or -1/64
+    np.testing.assert_array_equal(mono, left if cancels else np.sign(left) / 64)

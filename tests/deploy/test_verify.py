@@ -17,6 +17,7 @@ import soundfile
 import tinyscene.deploy.bundle.runners
 from tests.deploy.folders import reindexed
 from tinyscene.cli.failures import Failures
+from tinyscene.deploy.bundle import verify as verification
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import read_vectors
@@ -24,9 +25,11 @@ from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
 from tinyscene.deploy.bundle.verify import verify
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.log_mel import FrontEnd
+from tinyscene.deploy.common.installation import MissingPackageError
+from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.operators import Conv2D, Mean
+from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.deploy.live.classifier import BundleClassifier
 from tinyscene.interface.recordings import clips_of, some_clips_of
@@ -66,6 +69,16 @@ SOUNDS = FrontEnd(sample_rate=8_000, n_fft=512, win_length=400, hop_length=400, 
 @pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> Path:  # one to change
     return shutil.copytree(bundle.folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runtimes, which take the time of a verification, are missing."""
+
+    def missing(name: str, _bundle: Bundle) -> Any:
+        raise MissingPackageError(name)
+
+    monkeypatch.setattr(verification, "make_runner", missing)
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +163,24 @@ def test_the_table_has_a_row_or_a_reason_for_each_runner(bundle: Bundle, run_cli
     assert "golden vectors equal" in out
 
 
+@pytest.mark.parametrize("clips", [0, 17])
+def test_the_error_of_the_integers_is_that_of_the_clips_if_there_are_any(
+    clips: int, bundle: Bundle, no_runtime: None
+) -> None:
+    pcm = np.random.default_rng(0).normal(0, 1, (clips, 32_000)) * np.geomspace(1, 9_000, clips)[:, None]
+    result = verify(bundle, pcm.astype(np.int16))
+    sounds = pcm.astype(np.int16) if clips else bundle.vectors.pcm
+    integers, q = run(bundle.graph, bundle.features(sounds)).astype(int), bundle.graph.output.q
+    real = run(bundle.float_graph, bundle.front_end.log_mel(float_pcm(sounds))[..., None])
+    row = result.runners["float"]
+    assert row.mean_error == pytest.approx(np.abs(q.scale * (integers - q.zero_point) - real).mean(), rel=1e-5)
+    assert row.same_scene == np.mean(integers.argmax(1) == real.argmax(1))
+    assert (result.clips, row.accuracy) == (8 + clips, None)
+    assert result.runners["reference"].as_dict() == {"max_lsb": 0, "equal": 1.0, "same_scene": 1.0}
+
+
 @pytest.mark.parametrize("part", ["pcm", "features", "crc", "logits"])
-def test_a_wrong_golden_vector_is_not_verified(part: str, folder: Path, run_cli: RunCli) -> None:
+def test_a_wrong_golden_vector_is_not_verified(part: str, folder: Path, run_cli: RunCli, no_runtime: None) -> None:
     path = folder / "golden" / "vectors.bin"
     vectors = read_vectors(path.read_bytes())
     array = getattr(vectors, part)
@@ -165,7 +194,9 @@ def test_a_wrong_golden_vector_is_not_verified(part: str, folder: Path, run_cli:
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
-def test_an_export_of_something_else_is_not_verified(kind: str, folder: Path, run_cli: RunCli) -> None:
+def test_an_export_of_something_else_is_not_verified(
+    kind: str, folder: Path, run_cli: RunCli, no_runtime: None
+) -> None:
     opened = open_bundle(folder)
     content = export(opened, kind)
     opened.add_export(kind, content)
@@ -175,7 +206,7 @@ def test_an_export_of_something_else_is_not_verified(kind: str, folder: Path, ru
     assert f"the export {kind} " in err
 
 
-def test_an_export_without_names_is_verified(folder: Path, run_cli: RunCli) -> None:
+def test_an_export_without_names_is_verified(folder: Path, run_cli: RunCli, no_runtime: None) -> None:
     assert run_cli("export", folder, "--to", "tflite,tflite-float", "--small")[0] == 0
     code, out, _ = run_cli("verify", folder, "--json")
     assert (code, json.loads(out)["exports"]) == (0, {"tflite": True, "tflite-float": True})
