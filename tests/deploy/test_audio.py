@@ -445,9 +445,10 @@ def test_samples_that_are_no_numbers_are_refused(worst: float) -> None:
         mix_down(np.array([0, worst]))
 
 
-def test_samples_without_a_channel_are_refused() -> None:
+def test_samples_without_a_channel_are_refused_and_no_samples_are_none() -> None:
     with pytest.raises(InputError, match="no channel"):
         mix_down(np.zeros((4, 0)))
+    assert mix_down(np.zeros((0, 2))).shape == (0,)
 
 
 @pytest.mark.parametrize(("ratio", "cancels"), [(15, False), (16, False), (17, True)])
