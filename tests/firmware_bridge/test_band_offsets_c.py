@@ -224,6 +224,18 @@ def test_a_spoiled_or_foreign_state_is_refused_and_changes_nothing(
         BandOffsets(bands).restore(changed(good, place, value))
 
 
+@pytest.mark.parametrize(
+    ("frames", "heard", "valid"),
+    [(0, 0, 1), (MOST, MOST // 2, 1), (MOST + 1, 0, 0), (-1, 0, 0), (0, MOST // 2 + 1, 0), (0, -1, 0)],
+)
+def test_more_frames_than_32_bits_hold_are_no_offsets(
+    learner: tuple[Bands, NativeScene], frames: int, heard: int, valid: int
+) -> None:
+    words = np.zeros(40, np.int32)  # struct tinyscene_offsets
+    words[[0, 1 + 12]] = frames, heard
+    assert learner[1].c.tinyscene_offsets_valid(pointer(words)) == valid
+
+
 def test_null_pointers_are_refused(learner: tuple[Bands, NativeScene]) -> None:
     c, instance = learner[1].c, learner[1].instance
     state = np.zeros(64, np.uint8)

@@ -152,6 +152,21 @@ def test_a_decision_waits_for_the_first_one_and_is_forgotten_by_a_reset(
     assert scene.c.tinyscene_decision(NULL_POINTER) == -1
 
 
+@pytest.mark.parametrize("field", ["next", "candidate", "decided"])
+def test_a_rule_from_which_a_place_outside_the_memory_would_follow_is_none(
+    ruled: tuple[DecisionRule, NativeScene], bundle: Bundle, field: str
+) -> None:
+    rule, scene = ruled
+    classes = len(bundle.labels)
+    place = classes + {"next": 2, "candidate": 4, "decided": 5}[field]  # of struct tinyscene_rule
+    smallest, largest = (0, rule.average - 1) if field == "next" else (-1, classes)
+    for value in (smallest - 1, smallest, largest, largest + 1):
+        state = np.zeros(4_096, np.int32)
+        scene.c.tinyscene_rule_reset(pointer(state))
+        state[place] = value
+        assert scene.c.tinyscene_rule_valid(pointer(state)) == (smallest <= value <= largest)
+
+
 def test_the_class_after_the_last_is_none_of_these(ruled: tuple[DecisionRule, NativeScene], bundle: Bundle) -> None:
     scene = ruled[1]
     label = scene.c.tinyscene_label

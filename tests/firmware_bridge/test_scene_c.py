@@ -231,6 +231,28 @@ def test_an_instance_with_one_bit_of_its_magic_changed_is_none(library: Library,
     assert scene.c.tinyscene_run(scene.instance) == INSTANCE
 
 
+SPOILED = [(field, -1) for field in range(4)] + [(field, more) for field in range(4) for more in (0, 1)]
+
+
+@pytest.mark.parametrize(("field", "more"), SPOILED)
+def test_an_instance_from_which_a_place_outside_the_memory_would_follow_is_none(
+    scene: NativeScene, field: int, more: int
+) -> None:
+    limits = [scene.config[name] for name in ("WINDOW_SAMPLES", "RING_SAMPLES", "WINDOW_FRAMES", "PENDING")]
+    largest = int(limits[field]) - (field == 1)  # a place in the ring
+    words = np.zeros(7, np.int32)
+    ctypes.memmove(pointer(words), scene.instance, words.nbytes)
+    words[3 + field] = -1 if more < 0 else largest + more  # after magic, decided and running: struct tinyscene_sound
+    ctypes.memmove(scene.instance, pointer(words), words.nbytes)
+    expected = INSTANCE if more else NOT_READY
+    try:
+        assert scene.c.tinyscene_best(scene.instance) == expected
+        assert scene.c.tinyscene_reset(scene.instance) == (INSTANCE if more else OK)
+    finally:
+        words[3:] = 0
+        ctypes.memmove(scene.instance, pointer(words), words.nbytes)
+
+
 def test_nothing_is_written_beside_the_memory(library: Library, clip: NDArray[np.int16]) -> None:
     scene = native_scene(library)
     size = int(scene.config["BYTES"])
