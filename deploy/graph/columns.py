@@ -78,12 +78,11 @@ def run_next(
             values[output.name] = run_integer(operator, sources, arguments)
             changed[output.name] = [(0, output.shape[-2])]
             continue
-        width, places = output.shape[2], advance // steps[output.name]
         runs = [run for name in operator.inputs for run in changed[name]]
-        runs = [*_under_window(reach, runs, sources[0].shape[2]), (max(0, width - places), width)]
-        made = np.empty_like(former[output.name])
-        made[:, :, : max(0, width - places)] = former[output.name][:, :, places:]
-        values[output.name], changed[output.name] = made, _merged(runs)
+        changed[output.name] = _merged(_under_window(reach, runs, sources[0].shape[2]))
+        made, places = np.empty_like(former[output.name]), advance // steps[output.name]
+        made[:, :, : max(0, output.shape[2] - places)] = former[output.name][:, :, places:]
+        values[output.name] = made
         for first, end in changed[output.name]:
             made[:, :, first:end] = _columns(operator, reach, (first, end), sources, arguments)
     return values
@@ -109,10 +108,13 @@ def _changed_frames(features: Values, former: Values | None, advance: int) -> li
 
 
 def _under_window(reach: Reach, changed: Sequence[Run], width: int) -> list[Run]:
-    """The columns that an operator makes of changed columns, of so many in all, or of padding before them."""
+    """The columns that an operator makes of changed columns, of so many in all, or of padding before them.
+
+    New ones are among them, as the last column that each reads is new; so are those that read padding after the last.
+    """
     size, stride, before, after = reach
     last = (width + before + after - size) // stride
-    runs = [(-before, 0), *changed]  # what reads padding behind the last column reads that, which is new
+    runs = [(-before, 0), *changed]
     return [
         (max(0, -(-(first + before - size + 1) // stride)), min(last, (end - 1 + before) // stride) + 1)
         for first, end in runs
