@@ -7,12 +7,15 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from tests.processes import finish, start
 from tests.train.test_export import TINY
+from tinyscene.benchmarks import bench
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.interface import bundle as interface
 from tinyscene.interface import evaluation
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -174,3 +177,27 @@ def test_an_evaluation_that_cannot_be_written_is_shown(
     code, stdout, stderr = run_cli("evaluate", bundle.folder, "--data", sample, "--json")
     assert (code, "macro_accuracy" in json.loads(stdout)) == (2, True)
     assert stderr.splitlines()[-1] == "tinyscene: evaluation.json: Read-only file system"
+
+
+def test_figures_of_a_benchmark_that_cannot_be_written_are_shown(
+    bundle: Bundle, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Measured:
+        targets: ClassVar[dict[str, Any]] = {}
+
+        def as_dict(self) -> dict[str, Any]:
+            return {"clips": 1}
+
+    def measure(*_: object, record: bool = True) -> Measured:
+        assert not record
+        return Measured()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "bundle.json")
+
+    monkeypatch.setattr(interface.Bundle, "bench", measure)
+    monkeypatch.setattr(interface.Bundle, "record", refuse)
+    monkeypatch.setattr(bench, "bench_table", lambda _: "")
+    code, stdout, stderr = run_cli("bench", bundle.folder, "--json")
+    assert (code, json.loads(stdout)) == (2, {"clips": 1})
+    assert stderr.splitlines()[-1] == "tinyscene: bundle.json: Read-only file system"

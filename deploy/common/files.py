@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.chmod(0o644)
             temporary.replace(path)
         except BaseException as error:
-            _name(error, path)
+            _name(error, path, temporary)
             temporary.unlink(missing_ok=True)
             if is_new_folder:
                 with contextlib.suppress(OSError):  # somebody else's file may be in it by now
@@ -58,7 +58,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             temporary.chmod(0o755)
             temporary.replace(path)
         except BaseException as error:
-            _name(error, path)
+            _name(error, path, temporary)
             shutil.rmtree(temporary)
             raise
 
@@ -125,9 +125,9 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)  # another process may do it first
 
 
-def _name(error: BaseException, path: Path) -> None:
-    """A full disk does not say whose bytes were too many; say it."""
-    if isinstance(error, OSError) and error.filename is None:
+def _name(error: BaseException, path: Path, temporary: Path) -> None:
+    """Name what the user knows: a full disk does not say whose bytes were too many, others name a temporary file."""
+    if isinstance(error, OSError) and error.filename in (None, str(temporary)):
         error.filename = str(path)
 
 

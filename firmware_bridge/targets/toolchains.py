@@ -209,7 +209,7 @@ def build(
     folders = [*includes, *([HARNESS / "include"] if target.bare else []), HARNESS]
     options += [f"-I{folder.absolute()}" for folder in folders] + [f"-D{define}" for define in defines]
     with temporary_folder() as folder:
-        call = functools.partial(_call, environment=_environment(toolchain, folder))
+        call = functools.partial(_call, environment=compiler_environment(toolchain, folder))
 
         def compile_one(index: int) -> str:
             compiled = str(folder / f"{index}.o")
@@ -242,7 +242,7 @@ def _linking(toolchain: Toolchain, target: Target, objects: list[str]) -> list[s
     return linked
 
 
-def _environment(toolchain: Toolchain, folder: Path) -> dict[str, str]:
+def compiler_environment(toolchain: Toolchain, folder: Path) -> dict[str, str]:
     """Only zig's own cache remains, beside our caches or in $ZIG_GLOBAL_CACHE_DIR."""
     if toolchain.name != "zig":
         return {**os.environ, "LC_ALL": "C"}

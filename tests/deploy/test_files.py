@@ -286,6 +286,13 @@ def test_an_error_that_names_a_file_keeps_its_name(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "source")
 
 
+def test_an_error_about_a_temporary_file_names_that_which_it_should_become(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        files.write_whole(tmp_path / "taken", "x")
+    assert caught.value.filename == str(tmp_path / "taken")
+
+
 def test_a_folder_is_written_into_folders_that_are_made(tmp_path: Path) -> None:
     with replacing_folder(tmp_path / "a" / "b" / "c") as temporary:
         (temporary / "file").write_bytes(b"content")

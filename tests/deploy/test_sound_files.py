@@ -34,6 +34,11 @@ def write_sound(path: Path) -> Path:
     return path
 
 
+def test_the_endings_that_recorders_and_editors_write_are_listed() -> None:
+    usual = "aif aifc aiff au caf flac mp3 oga ogg opus rf64 snd w64 wav wave"
+    assert {f".{ending}" for ending in usual.split()} <= SUFFIXES
+
+
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
 def test_a_file_of_each_listed_ending_is_found_and_decoded(suffix: str, tmp_path: Path) -> None:
     path = write_sound(tmp_path / "deep" / "in" / f"sound{suffix}")

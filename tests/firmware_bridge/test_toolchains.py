@@ -18,6 +18,7 @@ from tinyscene.firmware_bridge.targets.toolchains import (
     TARGETS,
     Toolchain,
     build,
+    compiler_environment,
     find_toolchain,
     harness_sources,
 )
@@ -84,6 +85,15 @@ def test_a_missing_gcc_says_how_to_install_it(target: str, line: str, monkeypatc
 def test_an_unknown_toolchain_is_refused() -> None:
     with pytest.raises(InputError, match="'keil' is unknown: known are zig, gcc"):
         find_toolchain("keil", M4)
+
+
+def test_zigs_own_cache_lies_beside_ours_unless_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TINYSCENE_CACHE", str(tmp_path / "ours"))
+    monkeypatch.delenv("ZIG_GLOBAL_CACHE_DIR", raising=False)
+    caches = [compiler_environment(Toolchain("zig", ()), tmp_path)["ZIG_GLOBAL_CACHE_DIR"]]
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "named"))
+    caches.append(compiler_environment(Toolchain("zig", ()), tmp_path)["ZIG_GLOBAL_CACHE_DIR"])
+    assert caches == [str(tmp_path / "ours" / "zig"), str(tmp_path / "named")]
 
 
 def test_zig_tells_its_version() -> None:

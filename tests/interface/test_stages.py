@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 import tinyscene
 from tests.train.test_export import TINY
 from tests.train.test_loop import QUICK
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.data.training_data import TrainingData
+from tinyscene.train.loop import loop
 from tinyscene.train.runs.run import load_model
 
 SETTINGS = [*QUICK, *TINY, "train.epochs=1"]
@@ -86,6 +89,22 @@ def test_a_bundle_of_clips_that_were_given_is_evaluated_on_the_default_split(
     (given.folder / "bundle.json").write_text(json.dumps(content))
     assert tinyscene.Bundle(given.folder).split is None
     assert tinyscene.evaluate(given.folder, small_dataset, runner="reference", record=False).split == "5"
+
+
+def test_training_on_folders_takes_the_first_fold_where_no_split_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 8_000)
+    for name in ("rain/1-a", "rain/2-b", "dog/1-c", "dog/2-d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / f"{name}.wav", noise, 8_000)
+
+    def stop(_: object, data: TrainingData, *__: object) -> None:
+        raise InputError(f"split {data.split}")
+
+    monkeypatch.setattr(loop, "train", stop)
+    with pytest.raises(InputError, match=r"^split fold1$"):
+        tinyscene.train("nano", tmp_path, out=tmp_path / "run")
 
 
 def test_a_bundle_is_not_saved_over_another(bundle: Bundle, tmp_path: Path) -> None:

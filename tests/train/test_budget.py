@@ -22,7 +22,7 @@ from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build
 from tinyscene.train.recipe import load_recipe
-from tinyscene.train.runs.budget import count_target
+from tinyscene.train.runs.budget import count_recipe, count_target, least_macs
 from tinyscene.train.runs.model_files import count_onnx, count_tflite
 from tinyscene.train.runs.run import Card, save_tensors
 from tinyscene.train.training_settings import Budget
@@ -302,6 +302,23 @@ def test_a_bundle_cannot_tell_a_smaller_budget_than_its_graph_has(key: str, bund
     reindexed(folder, budget=bundle.content["budget"] | {key: 1})
     with pytest.raises(InputError, match="make the bundle again"):
         count_target(str(folder), None, None)
+
+
+def test_a_bundle_of_seconds_cannot_hide_its_macs_behind_those_of_another_clip(bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "copy"))
+    reindexed(folder, budget=bundle.content["budget"] | {"macs": 1, "clip_macs": 10**12})
+    with pytest.raises(InputError, match="make the bundle again"):
+        count_target(str(folder), None, None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [("nano", ["features.clip_seconds=0.5"]), ("nano", ["features.clip_seconds=4"]), ("micro16k-stream", [])],
+)
+def test_a_second_has_no_fewer_macs_than_a_bundle_may_tell(recipe: str, settings: list[str]) -> None:
+    count = count_recipe(load_recipe(recipe, settings))
+    assert count.deployed is not None
+    assert count.macs >= least_macs(count.deployed.macs, count.clip_seconds)
 
 
 def test_a_bundle_and_a_run_do_not_bring_their_own_limits(bundle: Bundle, tmp_path: Path) -> None:

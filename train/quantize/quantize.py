@@ -50,7 +50,7 @@ from tinyscene.train.quantize.equalize import equalize
 from tinyscene.train.quantize.fake_quantize import FakeQuantGraph
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import Recipe
-from tinyscene.train.runs.budget import count_network
+from tinyscene.train.runs.budget import count_network, least_macs
 from tinyscene.train.runs.count import Count
 from tinyscene.train.runs.recording_devices import DEVICES, load_devices, part_of
 from tinyscene.train.runs.run import METRICS, Card, RunFolder, load_model, model_path, read_metrics
@@ -248,10 +248,9 @@ def budget_of(count: Count, integer: Graph) -> dict[str, int]:
     rows = inspect_graph(integer)
     deployed_macs = sum(row.macs for row in rows)
     weights = sum(operator.weights.size for operator in integer.operators if isinstance(operator, Convolution))
-    if count.clip_macs is None:
-        counted = {"macs": max(count.macs, deployed_macs)}
-    else:
-        counted = {"macs": count.macs, "clip_macs": max(count.clip_macs, deployed_macs)}
+    counted = {"macs": max(count.macs, least_macs(deployed_macs, count.clip_seconds))}
+    if count.clip_macs is not None:
+        counted["clip_macs"] = max(count.clip_macs, deployed_macs)
     return {
         "parameters": max(count.parameters, weights),
         **counted,

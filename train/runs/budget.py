@@ -32,6 +32,7 @@ from tinyscene.train.runs.model_files import count_onnx, count_tflite
 from tinyscene.train.runs.run import load_tensors, model_path, network_with, read_card
 from tinyscene.train.training_settings import Budget
 
+SHARE_OF_A_SECOND = 0.8  # at least, of what a longer clip has: convolutions without padding lose their edges
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
@@ -93,7 +94,10 @@ def count_bundle(folder: Path) -> Count:
     weights = sum(operator.weights.size for operator in bundle.graph.operators if isinstance(operator, Convolution))
     if (counted["deployed_bytes"], counted["deployed_macs"]) != (deployed.int8_bytes, deployed.macs):
         raise InputError(f"{folder}: its index tells another budget than its graph; make the bundle again")
-    if counted["parameters"] < weights or counted.get("clip_macs", counted["macs"]) < deployed.macs:
+    seconds = bundle.front_end.clip_seconds
+    clip_macs = None if seconds == ONE_SECOND else counted["clip_macs"]
+    is_less = counted["macs"] < least_macs(deployed.macs, seconds)
+    if is_less or counted["parameters"] < weights or (clip_macs is not None and clip_macs < deployed.macs):
         raise InputError(f"{folder}: its index tells less parameters or MACs than its graph; make the bundle again")
     return Count(
         source=str(folder),
@@ -103,10 +107,15 @@ def count_bundle(folder: Path) -> Count:
         precision="int8, biases int32",
         layers=layers,
         deployed=deployed,
-        clip_seconds=bundle.front_end.clip_seconds,
-        clip_macs=counted.get("clip_macs"),
-        listening=listening_of(bundle, counted.get("clip_macs", counted["macs"])),
+        clip_seconds=seconds,
+        clip_macs=clip_macs,
+        listening=listening_of(bundle, counted["macs"] if clip_macs is None else clip_macs),
     )
+
+
+def least_macs(deployed: int, clip_seconds: float) -> int:
+    """The fewest MACs that one second can have where a clip has so many: its share, less what its edges take."""
+    return deployed if clip_seconds <= ONE_SECOND else int(SHARE_OF_A_SECOND * deployed / clip_seconds)
 
 
 def _fitting_recipe(tensors: dict[str, Tensor], path: Path) -> str:
