@@ -43,7 +43,10 @@ TESTS = {  # of each file, the quickest that should fail
     "firmware_bridge/runtime/tinyscene.c": ["tests/firmware_bridge/test_scene_c.py"],
     "firmware_bridge/runtime/tinyscene_bands.c": ["tests/firmware_bridge/test_band_offsets_c.py"],
     "firmware_bridge/runtime/tinyscene_decision.c": ["tests/firmware_bridge/test_decision_c.py"],
-    "firmware_bridge/runtime/tinyscene_sound.c": ["tests/firmware_bridge/test_scene_c.py"],
+    "firmware_bridge/runtime/tinyscene_sound.c": [
+        "tests/firmware_bridge/test_scene_c.py",
+        "tests/firmware_bridge/test_band_offsets_c.py",
+    ],
 }
 DECISION = re.compile(r"\bif \(|\bwhile \(|return TINYSCENE_ERROR|return .*[<>=&|]|\? |&& |\|\| ")
 LIBRARIES = ("hypothesis", "numpy", "pydantic", "rich", "safetensors.torch", "soundfile", "torch")  # loaded once
