@@ -41,7 +41,7 @@ TESTS = {  # of each file, the quickest that should fail
     "deploy/graph/operators.py": ["tests/deploy/test_graph.py"],
     "deploy/graph/storage.py": ["tests/deploy/test_graph_file.py"],
     "tinyscene/interface/hub.py": ["tests/interface/test_hub.py"],
-    "train/data/download.py": ["tests/train/test_transfer.py", "tests/interface/test_catalogue.py"],
+    "train/data/download.py": ["tests/interface/test_catalogue.py", "tests/train/test_transfer.py"],
     "train/runs/pickled.py": ["tests/train/test_pickled.py"],
     "firmware_bridge/runtime/tinyscene.c": ["tests/firmware_bridge/test_scene_c.py"],
     "firmware_bridge/runtime/tinyscene_bands.c": ["tests/firmware_bridge/test_band_offsets_c.py"],
