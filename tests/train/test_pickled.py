@@ -1,6 +1,7 @@
 """Hostile files of torch.save: refused in one line, before anything of the size that they ask for is made."""
 
 import io
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.train.runs import pickled
 from tinyscene.train.runs.pickled import read_pickled
 
 resource = pytest.importorskip("resource")  # which Windows lacks
@@ -131,3 +133,47 @@ def test_a_file_cut_short_is_refused_in_words_of_ours(tmp_path: Path) -> None:
 def test_the_format_of_torch_before_1_6_is_named(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     refuse(tmp_path / "x.pt", "load it there and save it again")
+
+
+def test_entries_that_declare_more_than_the_file_has_are_refused(tmp_path: Path) -> None:
+    path = edited(tmp_path / "x.pt", lambda _, content: content)
+    content = bytearray(path.read_bytes())
+    entry = content.rfind(b"PK\1\2")  # of the archive's directory
+    content[entry + 24 : entry + 28] = len(content).to_bytes(4, "little")
+    path.write_bytes(content)
+    refuse(path, "declare more bytes")
+
+
+@pytest.mark.parametrize("declared", [None, 2**40])
+def test_a_directory_of_64_bits_counts_too(declared: int | None, tmp_path: Path) -> None:
+    path = edited(tmp_path / "x.pt", lambda _, content: content)
+    content = bytearray(path.read_bytes())
+    end = content.rfind(b"PK\5\6")
+    entries, size, offset = struct.unpack_from("<HII", content, end + 10)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, entries, entries, declared or size, offset)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, end, 1)
+    if declared is None:
+        struct.pack_into("<HHII", content, end + 8, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+    path.write_bytes(content[:end] + record + locator + content[end:])
+    if declared:
+        refuse(path, "too many entries")
+    else:
+        assert read_pickled(path)["logits"].shape == (2, 10)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_pickle_has_a_largest_size_and_a_file_too(more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = edited(tmp_path / "x.pt", lambda _, content: content)
+    with zipfile.ZipFile(path) as archive:
+        sizes = {"MAX_PICKLE": archive.getinfo("archive/data.pkl").file_size, "MAX_FILE": path.stat().st_size}
+    for name, reason in (("MAX_PICKLE", r"needs one data\.pkl"), ("MAX_FILE", "larger than")):
+        monkeypatch.setattr(pickled, name, sizes[name] - more)
+        if more:
+            refuse(path, reason)
+    assert more or read_pickled(path)
+
+
+def test_an_archive_without_a_pickle_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data/0", b"")
+    refuse(tmp_path / "x.pt", r"needs one data\.pkl")
