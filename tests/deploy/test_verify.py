@@ -163,6 +163,17 @@ def test_the_table_has_a_row_or_a_reason_for_each_runner(bundle: Bundle, run_cli
     assert "golden vectors equal" in out
 
 
+def test_logits_are_compared_one_by_one_and_scenes_by_clip() -> None:
+    totals = verification._Totals()
+    logits, expected = np.array([[0, 5], [5, 0], [0, 5]], np.int8), np.array([[127, 0], [0, 5], [1, 5]], np.int8)
+    totals.add(logits, expected, np.array([1, 1, 0]))
+    totals.add_int8(logits, expected)
+    assert vars(totals) == {
+        **{"clips": 3, "logits": 6, "max_lsb": 127, "equal": 1, "error": 0.0},
+        **{"same_scene": 1, "right": 1},  # the last clip, the first clip
+    }
+
+
 @pytest.mark.parametrize("clips", [0, 17])
 def test_the_error_of_the_integers_is_that_of_the_clips_if_there_are_any(
     clips: int, bundle: Bundle, no_runtime: None
