@@ -358,7 +358,7 @@ def hub_listing(inputs: Inputs, work: Path) -> Target:
         with hub._named("hf://user/name"):
             siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in json.loads(data)]
             names = hub._files_of_a_bundle("hf://user/name", siblings)
-        sizes = {each.rfilename: int(each.size or 0) for each in siblings}
+        sizes = {each.rfilename: int(each.size or 0) for each in siblings if each.rfilename in names}
         assert len(set(names)) <= hub.MAX_FILES
         assert all(0 <= sizes[name] <= hub.MAX_FILE for name in names)
         assert sum(sizes[name] for name in names) <= hub.MAX_BYTES

@@ -1,6 +1,7 @@
 """Hostile files of torch.save: refused in one line, before anything of the size that they ask for is made."""
 
 import io
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def test_a_compressed_entry_is_not_unpacked(entry: str, tmp_path: Path) -> None:
     assert memory(lambda: refuse(path, "compressed")) < ONE_GB // 8
 
 
-@pytest.mark.parametrize("shape", [(10**6, 10**5), (1, 2**40)])
+@pytest.mark.parametrize("shape", [(10**6, 10**5), (1, 2**40), (1, 2)])
 def test_a_tensor_with_more_values_than_are_stored_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     torch.save({"logits": torch.zeros(1, 1).expand(shape)}, tmp_path / "x.pt")
     refuse(tmp_path / "x.pt", "more than the file holds")
@@ -90,11 +91,13 @@ def test_more_tensors_than_are_made_in_some_seconds_are_refused_before_one_is_ma
     monkeypatch.setattr("tinyscene.train.runs.pickled.MAX_TENSORS", 100)
     torch.save({str(number): torch.zeros(1) for number in range(100)}, tmp_path / "x.pt")
     assert len(read_pickled(tmp_path / "x.pt")) == 100
+    torch.save({str(number): torch.nn.Parameter(torch.zeros(1)) for number in range(100)}, tmp_path / "y.pt")
+    assert len(read_pickled(tmp_path / "y.pt")) == 100
     stored = torch.zeros(1)
     torch.save({str(number): stored[:] for number in range(101)}, tmp_path / "x.pt")
     monkeypatch.delattr(torch, "load")
     refuse(tmp_path / "x.pt", "holds more than 100 tensors: save them as one")
-    calls = b"\x80\x02ccollections\nOrderedDict\nq\0" + b"h\0)R" * 301 + b"."
+    calls = b"\x80\x02ccollections\nOrderedDict\nq\0" + b"h\0)R" * 401 + b"."
     path = edited(tmp_path / "x.pt", lambda name, content: calls if name.endswith("data.pkl") else content)
     refuse(path, "holds more than 100 tensors")
 
@@ -115,13 +118,14 @@ def test_a_second_pickle_cannot_hide_behind_the_one_that_is_checked(tmp_path: Pa
     refuse(path, r"the same name|one data\.pkl")
 
 
-def test_a_directory_of_very_many_entries_is_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_directory_of_very_many_entries_is_not_read(more: int, tmp_path: Path) -> None:
     path = edited(tmp_path / "x.pt", lambda _, content: content)
     content = bytearray(path.read_bytes())
     end = content.rfind(b"PK\5\6")
-    content[end + 12 : end + 16] = (2**31).to_bytes(4, "little")
+    content[end + 12 : end + 16] = (2**23 + more).to_bytes(4, "little")
     path.write_bytes(content)
-    refuse(path, "too many entries")
+    refuse(path, "too many entries" if more else "not a file of torch.save")
 
 
 def test_a_file_cut_short_is_refused_in_words_of_ours(tmp_path: Path) -> None:
@@ -176,4 +180,10 @@ def test_a_pickle_has_a_largest_size_and_a_file_too(more: int, tmp_path: Path, m
 def test_an_archive_without_a_pickle_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("x/data/0", b"")
-    refuse(tmp_path / "x.pt", r"needs one data\.pkl")
+    refuse(tmp_path / "x.pt", r"needs one data\.pkl of 32 MB at most")
+
+
+def test_a_file_of_more_than_2_gb_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = edited(tmp_path / "x.pt", lambda _, content: content)
+    os.truncate(path, 2**31 + 1)  # sparse
+    assert memory(lambda: refuse(path, "larger than 2048 MB")) < ONE_GB // 8
