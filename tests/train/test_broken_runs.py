@@ -19,6 +19,7 @@ from tinyscene.deploy.common.files import lock, sha256
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData
+from tinyscene.train.loop import loop
 from tinyscene.train.loop.loop import train
 from tinyscene.train.loop.trainer import DivergedError, Trainer
 from tinyscene.train.recipe import load_recipe
@@ -227,3 +228,13 @@ def test_metrics_that_are_none_are_one_line(content: str, tmp_path: Path) -> Non
     (tmp_path / METRICS).write_text(content)
     with pytest.raises(InputError, match=r"not the metrics of a training|larger than"):
         read_metrics(tmp_path)
+
+
+def test_a_line_of_metrics_is_on_the_disk_before_the_checkpoint_that_counts_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk = []
+    monkeypatch.setattr(os, "fsync", lambda handle: on_disk.append(os.fstat(handle).st_size))
+    loop._append_metrics(tmp_path, {"epoch": 1}, None)
+    loop._append_metrics(tmp_path, {"epoch": 2}, None)
+    assert on_disk == [len('{"epoch": 1}\n'), (tmp_path / METRICS).stat().st_size]
