@@ -115,7 +115,8 @@ SMALL = {"bundle.json": 2, "graph.safetensors": 2}
 )
 def test_what_a_hub_says_to_be_larger_than_a_bundle_is_not_fetched(more: dict[str, int], fits: bool) -> None:
     sizes = SMALL | more
-    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in {**sizes, "other.bin": 2**60}.items()]
+    foreign = dict.fromkeys(("other.bin", "u/a/graph.json", "w/a/graph.json", "variants/../graph.json"), 2**60)
+    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in {**sizes, **foreign}.items()]
     if fits:
         assert hub_module._files_of_a_bundle("hf://a/b", siblings) == [*sizes]
         return
