@@ -240,3 +240,9 @@ def test_a_mean_may_fill_32_bits_and_no_more() -> None:
     of_1024_values(2.0**22)
     with pytest.raises(InputError, match="can overflow"):
         of_1024_values(2.0**23)
+
+
+def test_the_last_operator_that_reads_a_tensor_is_known() -> None:
+    first, second = conv(output=tensor("a")), add(inputs=("a", "input"), output=tensor("b"))
+    chain = graph(first, second, add(inputs=("b", "a")), mean(inputs=("output",)))
+    assert chain.last_reads() == [set(), {"input"}, {"a", "b"}, {"output"}]
