@@ -188,6 +188,7 @@ def test_half_a_minute_is_the_prior_and_four_minutes_the_horizon(hop: int, prior
     front_end = replace(FRONT_END, hop_length=hop)
     bands = Bands.of([[1, 2]], FixedPointLogMel(front_end, 0.05, 3))
     assert (bands.means, bands.prior, bands.horizon) == (((1, 2),), prior, horizon)
+    assert f"{bands.prior} {bands.horizon}" == f"{prior} {horizon}"  # of one type, for the identity has them
 
 
 @pytest.mark.parametrize(("scale", "zero_point"), [(0.05, -128), (0.05, 3), (0.2, 127), (1.0, 127)])

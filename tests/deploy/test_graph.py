@@ -257,3 +257,40 @@ def test_the_last_operator_that_reads_a_tensor_is_known() -> None:
     first, second = conv(output=tensor("a")), add(inputs=("a", "input"), output=tensor("b"))
     whole = graph(first, second, add(inputs=("b", "a")), mean(inputs=("output",)))
     assert whole.last_reads() == [set(), {"input"}, {"a", "b"}, {"output"}]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_window_slides_as_far_as_it_fits(stride: int) -> None:
+    for height in range(2, 9):
+        places = len(range(0, height - 1, stride)), len(range(0, height + 2, stride))  # of windows of 2, and of 1
+        source, made = tensor("input", (1, height, height + 2, 2)), tensor(shape=(1, *places, 2))
+        assert graph(pool(window=(2, 1), stride=(stride, stride), output=made), source=source).output == made
+
+
+@pytest.mark.parametrize(
+    ("clamp", "bounds"), [((0.25, 2.25), (4, 8)), ((-0.25, 0.24), (2, 3)), ((-(2.0**7), 2.0**6), (-128, 127))]
+)
+def test_a_clamp_is_rounded_half_away_from_zero_and_to_int8(
+    clamp: tuple[float, float], bounds: tuple[int, int]
+) -> None:
+    assert conv(clamp=clamp).integer_bounds == bounds  # in steps of 1/2 from 3
+
+
+def test_padding_counts_among_the_values_of_a_window() -> None:
+    def padded(height: int) -> Graph:
+        source, made = (tensor(name, (1, height, 1_024, 2)) for name in ("input", "output"))
+        return graph(max_pool(window=(2, 1), padding=(1, 0, 0, 0), output=made), source=source)
+
+    assert padded(2_047).output.shape == (1, 2_047, 1_024, 2)
+    with pytest.raises(InputError, match="makes too many values"):
+        padded(2_048)
+
+
+@pytest.mark.parametrize(("height", "fits"), [(2, True), (3, False)])  # 255 * 2**23, and half as much again
+def test_the_accumulator_of_a_mean_holds_32_bits(height: int, fits: bool) -> None:
+    source = tensor("input", (1, height, 1, 2), Quantization(2.0**20, 0))
+    if fits:
+        assert graph(mean(0.25), source=source)
+        return
+    with pytest.raises(InputError, match="accumulator can overflow"):
+        graph(mean(0.25), source=source)
