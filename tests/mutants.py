@@ -43,7 +43,10 @@ TESTS = {  # of each file, the quickest that should fail
     "tinyscene/interface/hub.py": ["tests/interface/test_hub.py"],
     "train/data/download.py": ["tests/interface/test_catalogue.py", "tests/train/test_transfer.py"],
     "train/runs/pickled.py": ["tests/train/test_pickled.py"],
-    "firmware_bridge/runtime/tinyscene.c": ["tests/firmware_bridge/test_scene_c.py"],
+    "firmware_bridge/runtime/tinyscene.c": [
+        "tests/firmware_bridge/test_scene_c.py",
+        "tests/firmware_bridge/test_slices.py",  # with a backlog
+    ],
     "firmware_bridge/runtime/tinyscene_bands.c": ["tests/firmware_bridge/test_band_offsets_c.py"],
     "firmware_bridge/runtime/tinyscene_decision.c": ["tests/firmware_bridge/test_decision_c.py"],
     "firmware_bridge/runtime/tinyscene_sound.c": [
