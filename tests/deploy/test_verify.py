@@ -23,7 +23,7 @@ from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.golden import read_vectors
 from tinyscene.deploy.bundle.index import EXPORTS
 from tinyscene.deploy.bundle.inspection import TensorErrors, inspect_errors
-from tinyscene.deploy.bundle.verify import verify
+from tinyscene.deploy.bundle.verify import _batches, verify
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import MissingPackageError
 from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
@@ -479,6 +479,11 @@ def test_no_more_than_a_batch_of_clips_is_in_memory() -> None:
 
     peak(16)
     assert peak(160) < 1.2 * peak(16)
+
+
+def test_verification_holds_a_batch_of_clips_at_a_time() -> None:
+    held = [(start, len(batch)) for start, batch in _batches(np.zeros(8, np.int16) for _ in range(40))]
+    assert held == [(0, 16), (16, 16), (32, 8)]
 
 
 def test_verification_takes_clips_as_they_come(bundle: Bundle, sample_clips: Clips) -> None:

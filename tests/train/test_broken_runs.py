@@ -82,10 +82,12 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_checkp
     assert not (tmp_path / "run" / MODEL).exists()
 
 
+@pytest.mark.parametrize("batch", [32, 480], ids=["several steps", "one step"])  # after which the loss is still finite
 def test_a_learning_rate_beyond_reason_is_one_line_and_exit_code_2(
-    sample: Path, run_cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+    batch: int, sample: Path, run_cli: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    settings = [f"--set={setting}" for setting in (*SETTINGS, "train.lr=1e30", "train.warmup=0")]
+    beyond = ("train.lr=1e30", "train.warmup=0", "train.epochs=1", f"train.batch_size={batch}")
+    settings = [f"--set={setting}" for setting in (*SETTINGS, *beyond)]
     code, _, err = run_cli("train", "nano", "--data", sample, "--split", "5", "--out", tmp_path / "run", *settings)
     assert (code, err.count("\n"), "try a lower --set train.lr" in err) == (2, 1, True)
 

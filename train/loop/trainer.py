@@ -260,10 +260,16 @@ class Trainer:
         return augment.on_log_mel(augment.log_mel(self.features, signal, drawn), drawn)
 
     def require_finite(self) -> None:
-        """Raise DivergedError if a weight is NaN or infinite: a last step may do that after a finite loss."""
+        """Raise DivergedError if a weight or an answer is NaN or infinite: a step may do that after the last loss."""
         for name, parameter in self.network.named_parameters():
             if not parameter.isfinite().all():
                 raise DivergedError(f"{name} holds NaN or infinite values")
+        self.network.eval()
+        with torch.no_grad():
+            answer = self.network(torch.ones(1, 1, *self.recipe.features.shape, device=self.torch_device))
+        self.network.train()
+        if not answer.isfinite().all():
+            raise DivergedError("the network answers NaN or infinite values")
 
     def finish_epoch(self, state: TrainState, total_steps: int) -> dict[str, Any]:
         """Average BatchNorm's statistics over the ranks, return the epoch's metrics and move to the next epoch."""
