@@ -6,6 +6,7 @@ Recipes and sweeps are read here. Both may come from a stranger: only plain data
 
 import difflib
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ruamel.yaml.events import AliasEvent, NodeEvent
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import read_bounded
+from tinyscene.deploy.common.text import is_unicode
 
 MAX_BYTES = 1_000_000  # of a file; the largest recipe of ours has 3,000
 MAX_NODES = 20_000  # values, keys, lists and mappings; reading that many takes 2 s
@@ -91,6 +93,8 @@ def _check_size(text: str) -> None:
         if (tag := getattr(event, "tag", None)) and str(tag) not in TAGS:
             named = str(tag).replace(YAML_TYPE, "!!")
             raise ValueError(f"line {event.start_mark.line + 1}: values of the type {named} are not used here")
+        if not is_unicode(json.loads(json.dumps(getattr(event, "value", "")))):  # which joins pairs of surrogates
+            raise ValueError(f"line {event.start_mark.line + 1}: an escape that is no character")
         depth += type(event).__name__.endswith("StartEvent")
         depth -= type(event).__name__.endswith("EndEvent")
         if nodes > MAX_NODES:

@@ -73,6 +73,12 @@ def test_a_value_that_is_no_plain_data_is_named_by_its_line_and_type(value: str)
         plain_data(f"seed: !!int 1\nname: {value}")
 
 
+def test_an_escape_that_is_no_character_is_named_by_its_line() -> None:
+    with pytest.raises(ValueError, match=r"^line 2: an escape that is no character$"):
+        plain_data('seed: 1\nname: "\\ud800"')
+    assert json.dumps(plain_data('name: "\\ud83d\\ude00"')) == json.dumps({"name": "😀"})
+
+
 @pytest.mark.parametrize("way", ["file", "override"])
 def test_a_tag_that_calls_python_is_not_obeyed(way: str, tmp_path: Path) -> None:
     marker = tmp_path / "was here"
