@@ -19,7 +19,8 @@ import typer
 
 from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.common.progress import progress
-from tinyscene.train.data.cache import CachedRecording, Clips
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.cache_index import CachedRecording
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.data.selection import Selection
 from tinyscene.train.loop.checkpoint import TrainState

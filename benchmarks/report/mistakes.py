@@ -22,7 +22,8 @@ from tinyscene.benchmarks.report.render import render
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.frontend.log_mel import FrontEnd
-from tinyscene.train.data.cache import CachedRecording, Clips
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.cache_index import CachedRecording
 from tinyscene.train.data.features import LogMel, waveform
 
 MOST = 40  # mistakes on a page

@@ -39,8 +39,8 @@ from tinyscene.deploy.graph.storage import load_graph
 from tinyscene.deploy.graph.tensor import MAX_ELEMENTS
 from tinyscene.deploy.live.classifier import OnnxClassifier
 from tinyscene.interface import hub
-from tinyscene.train.data import cache as caches
 from tinyscene.train.data.cache import prepare
+from tinyscene.train.data.cache_index import Index, data_hash_of
 from tinyscene.train.data.datasets import open_dataset
 from tinyscene.train.loop.checkpoint import TrainState, resume_run, save_checkpoint
 from tinyscene.train.loop.schedule import learning_rate
@@ -345,7 +345,7 @@ def _with_hashes(index: bytes, sound: bytes) -> bytes:
         for item in content["recordings"]:
             start, end = (2 * CACHE_RATE * clip for clip in (item["first_clip"], item["first_clip"] + item["clips"]))
             item["sha256"] = hashlib.sha256(sound[start:end]).hexdigest()
-        content["data_hash"] = caches._data_hash(caches.Index.model_validate(content).recordings)
+        content["data_hash"] = data_hash_of(Index.model_validate(content).recordings)
         return json.dumps(content).encode()
     return index
 

@@ -17,7 +17,8 @@ from tinyscene.interface.names import find_model, is_kept_unchanged
 
 require("torch", "train")  # so that what is missing is named with the remedy
 
-from tinyscene.train.data.cache import CachedRecording, Clips  # noqa: E402
+from tinyscene.train.data.cache import Clips  # noqa: E402
+from tinyscene.train.data.cache_index import CachedRecording  # noqa: E402
 from tinyscene.train.runs.evaluate import (  # noqa: E402
     Evaluation,
     count_left_out,

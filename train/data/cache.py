@@ -19,49 +19,27 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import cache_folder, lock, reserve, write_whole
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.audio import Recording
-from tinyscene.deploy.frontend.log_mel import ONE_SECOND, clip_samples
+from tinyscene.deploy.frontend.log_mel import ONE_SECOND
+from tinyscene.train.data.cache_index import (
+    FORMAT,
+    CachedRecording,
+    ClipFormat,
+    Index,
+    check_index,
+    check_sound,
+    data_hash_of,
+    read_journal,
+)
 from tinyscene.train.data.datasets import Dataset, ListedRecording
-
-FORMAT = 3  # of the cache and of how it is decoded; part of its key. 1 resampled in float32, 2 mixed to silence
-
-
-class CachedRecording(BaseModel):
-    """One line of the journal and of the index."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str
-    label: str
-    device: str
-    first_clip: int
-    clips: int  # 0: left out
-    silent: tuple[int, ...]  # its clips that are all zeros, when it has others; they are not used
-    rate: int  # Hz, of the file
-    sha256: str  # of its clips
-    notes: tuple[str, ...]
-
-
-class Index(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[3]
-    sample_rate: int
-    clip_seconds: float = ONE_SECOND  # caches that were made before lack it
-    labels: tuple[str, ...]
-    total_clips: int  # room in pcm.i16
-    data_hash: str
-    recordings: tuple[CachedRecording, ...]
 
 
 @dataclass(frozen=True)
@@ -142,18 +120,6 @@ class Clips:
         }
 
 
-@dataclass(frozen=True)
-class ClipFormat:
-    """What a recording is cut into: its rate in Hz, its length."""
-
-    sample_rate: int
-    clip_seconds: float = ONE_SECOND
-
-    @property
-    def samples(self) -> int:
-        return clip_samples(self.sample_rate, self.clip_seconds)
-
-
 def prepare(
     dataset: Dataset,
     sample_rate: int,
@@ -215,7 +181,7 @@ def _build(dataset: Dataset, form: ClipFormat, folder: Path) -> None:
         shutil.rmtree(partial)
         raise OSError(error.errno, error.strerror, str(partial)) from None
     pcm = np.memmap(partial / "pcm.i16", np.int16, "r+", shape=(max(1, total), form.samples))
-    done = _read_journal(partial / "journal.jsonl")
+    done = read_journal(partial / "journal.jsonl")
     waiting = [
         (recording, first)
         for recording, first in zip(dataset.recordings, first_clips, strict=True)
@@ -248,7 +214,7 @@ def _build(dataset: Dataset, form: ClipFormat, folder: Path) -> None:
         clip_seconds=form.clip_seconds,
         labels=dataset.labels,
         total_clips=total,
-        data_hash=_data_hash(recordings),
+        data_hash=data_hash_of(recordings),
         recordings=recordings,
     )
     write_whole(partial / "index.json", index.model_dump_json())
@@ -308,62 +274,12 @@ def _decode(
     )
 
 
-def _read_journal(path: Path) -> dict[str, CachedRecording]:
-    """What an earlier, interrupted build finished. A last line cut short is not counted."""
-    done = {}
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        with contextlib.suppress(ValidationError):
-            item = CachedRecording.model_validate_json(line)
-            done[item.path] = item
-    return done
-
-
-def _data_hash(recordings: tuple[CachedRecording, ...]) -> str:
-    """Hash of what was decoded: the same for the same sounds and labels, wherever and whenever they were copied."""
-    lines = sorted(f"{item.path} {item.label} {item.device} {item.clips} {item.sha256}" for item in recordings)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _check(index: Index, dataset: Dataset, form: ClipFormat) -> None:
-    """Raise ValueError for an index that is not of these recordings, or whose numbers do not fit one another."""
-    listed = [(recording.path, recording.label, recording.device) for recording in dataset.recordings]
-    made = ClipFormat(index.sample_rate, index.clip_seconds)
-    if (made, index.labels) != (form, dataset.labels) or listed != [
-        (item.path, item.label, item.device) for item in index.recordings
-    ]:
-        raise ValueError("its index is of other recordings")
-    end = 0
-    for item in index.recordings:
-        if item.first_clip < end or item.clips < 0:
-            raise ValueError(f"its index places {item.path} where others are")
-        if any(not 0 <= number < item.clips for number in item.silent) or len(set(item.silent)) < len(item.silent):
-            raise ValueError(f"its index lists silence of {item.path} that is not there")
-        end = item.first_clip + item.clips
-    if end > index.total_clips:
-        raise ValueError("its index has more clips than room for them")
-    if _data_hash(index.recordings) != index.data_hash:
-        raise ValueError("its index is damaged")
-
-
-def _check_sound(index: Index, pcm: NDArray[np.int16]) -> None:
-    """Raise ValueError where the clips are not those whose hashes the index holds."""
-
-    def is_damaged(item: CachedRecording) -> bool:
-        clips = pcm[item.first_clip : item.first_clip + item.clips]
-        return bool(item.clips) and hashlib.sha256(clips.data).hexdigest() != item.sha256
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item, damaged in zip(index.recordings, pool.map(is_damaged, index.recordings), strict=True):
-            if damaged:
-                raise ValueError(f"the clips of {item.path} are damaged")
-
-
 def _open(folder: Path, dataset: Dataset, form: ClipFormat) -> Clips:
     try:
         index = Index.model_validate_json((folder / "index.json").read_bytes())
-        _check(index, dataset, form)
+        check_index(index, dataset, form)
         pcm = np.memmap(folder / "pcm.i16", np.int16, "r", shape=(max(1, index.total_clips), form.samples))
-        _check_sound(index, pcm)
+        check_sound(index, pcm)
         label = np.full(len(pcm), -1, np.int64)
         recording = np.full(len(pcm), -1, np.int64)
         for number, item in enumerate(index.recordings):

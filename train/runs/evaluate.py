@@ -28,7 +28,8 @@ from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.common.text import json_text
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.live.classifier import OnnxClassifier, SceneClassifier, open_classifier
-from tinyscene.train.data.cache import CachedRecording, Clips
+from tinyscene.train.data.cache import Clips
+from tinyscene.train.data.cache_index import CachedRecording
 from tinyscene.train.data.datasets import DEVICE_GROUPS
 from tinyscene.train.data.features import waveform
 from tinyscene.train.models import Features, features_of
