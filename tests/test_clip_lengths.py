@@ -158,7 +158,7 @@ def test_classify_and_a_stream_decide_on_the_same_clips(trained: Trained, datase
 
 def test_a_hop_longer_than_a_clip_is_refused(trained: Trained) -> None:
     length = trained.bundle.front_end.clip_seconds
-    with pytest.raises(InputError, match=rf"it must be above 0 and at most {length:g}, a clip's length"):
+    with pytest.raises(InputError, match=rf"it must be above 0 and at most a clip's length, {length:g}"):
         BundleClassifier(trained.bundle, "reference").stream(RATE, length + 0.1)
     with pytest.raises(InputError, match=rf"it must be {length:g}, or less and a multiple of 0.025 \(a frame\)"):
         make_library(trained.bundle.graph, trained.bundle.front_end, trained.bundle.labels, hop=length + 0.1)

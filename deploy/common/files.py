@@ -193,7 +193,7 @@ def cache_folder() -> Path:
     named = os.environ.get("TINYSCENE_CACHE")
     remedy = "set TINYSCENE_CACHE to a folder that can be written"
     try:
-        folder = Path(named) if named else platformdirs.user_cache_path("tinyscene").expanduser()
+        folder = Path(named).absolute() if named else platformdirs.user_cache_path("tinyscene").expanduser()
     except RuntimeError:
         raise InputError(f"this user has no home folder to keep a cache in; {remedy}") from None
     try:
@@ -221,6 +221,8 @@ def require_file(path: Path) -> None:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:  # such as a link that leads to itself
+        raise InputError(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(mode):
         raise InputError(f"{path}: not a file but a {KINDS.get(stat.S_IFMT(mode), 'thing of another kind')}")
 

@@ -139,24 +139,32 @@ def describe_seconds(seconds: float) -> str:
 
 
 def mix_down(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Samples (samples,) or (samples, channels), int16 or float within +-1 -> mono float32 (samples,).
+    """Samples of a clip, as `float_channels` takes them -> mono float32 (samples,).
 
     Channels are added in float64, one after the other, and their mean is rounded to float32. Where they cancel each
     other, as they do when one of two is inverted, the first is taken instead.
+    """
+    real = float_channels(samples)
+    mono = _mean(real)
+    return real[:, 0] if _cancels(mono, _peak(real)) else mono
+
+
+def float_channels(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Samples (samples,) or (samples, channels), int16 or float within +-1 -> float32 (samples, channels).
+
     Raises InputError for any other shape or type, and for NaN or infinite samples.
     """
     samples = np.asarray(samples)
-    if samples.ndim not in (1, 2) or (samples.dtype != np.int16 and samples.dtype.kind != "f"):
+    is_pcm = samples.dtype.kind == "i" and samples.dtype.itemsize == 2
+    if samples.ndim not in (1, 2) or not (is_pcm or samples.dtype.kind == "f"):
         raise InputError(f"samples are {samples.dtype} {samples.shape}: needed are int16 or float, (samples, channels)")
     if 0 in samples.shape[1:]:
         raise InputError("samples of no channel")
-    real = float_pcm(samples) if samples.dtype == np.int16 else samples.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        real = float_pcm(samples.astype(np.int16)) if is_pcm else samples.astype(np.float32)
     if not np.isfinite(real).all():
         raise InputError("samples hold NaN or infinite values")
-    if real.ndim == 1:
-        return real
-    mono = _mean(real)
-    return real[:, 0] if _cancels(mono, _peak(real)) else mono
+    return real[:, None] if real.ndim == 1 else real
 
 
 def _mean(samples: NDArray[np.float32]) -> NDArray[np.float32]:

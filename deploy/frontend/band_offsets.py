@@ -24,6 +24,7 @@ No value leaves 32 bits. While nothing was learned all offsets are zero.
 
 import hashlib
 import json
+import os
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -109,8 +110,8 @@ class BandOffsets:
         return HEAD.pack(VERSION, self.bands.identity, self.frames) + self._missing.astype("<i4").tobytes()
 
     def save(self, file: Path | str) -> None:
-        """Write the state, whole or not at all."""
-        write_whole(Path(file), self.state)
+        """Write the state, whole or not at all; through a link, into the file that it leads to."""
+        write_whole(Path(os.path.realpath(file)), self.state)
 
     def load(self, file: Path | str) -> None:
         """Go on from a file that `save` wrote. Raises InputError for any other."""

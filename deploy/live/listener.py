@@ -51,7 +51,7 @@ class Listener:
         self.level = _level(mono)
         self.peak, self.clipped = _decibels(loudest), loudest >= FULL_SCALE
         started = time.perf_counter()
-        return self._note(self._stream.push(mono), started)
+        return self._note(self._stream.push(block), started)
 
     def finish(self) -> list[dict[str, Any]]:
         """End the sound: the decision on what is left of it, if any."""

@@ -7,16 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.frontend.audio import make_clip, mix_down, source_samples
+from tinyscene.deploy.frontend.audio import float_channels, make_clip, mix_down, source_samples
 from tinyscene.deploy.frontend.band_offsets import BandOffsets, OffsetWindows
 from tinyscene.deploy.frontend.log_mel import CLIP_SECONDS, FrontEnd
 from tinyscene.deploy.frontend.resample import SOURCE_RATES
 
 
-def require_hop(hop: float, sample_rate: int, clip_seconds: float = CLIP_SECONDS[1]) -> None:
+def require_hop(hop: float, sample_rate: int, clip_seconds: float | None = None) -> None:
     """Raise InputError for a hop, in seconds, that no stream can have, or none of clips of this length."""
-    if not 0 < hop <= clip_seconds or round(hop * sample_rate) < 1:
-        raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most {clip_seconds:g}, a clip's length")
+    if not 0 < hop <= (clip_seconds or CLIP_SECONDS[1]) or round(hop * sample_rate) < 1:
+        most = "a clip's length" + (f", {clip_seconds:g}" if clip_seconds else "")
+        raise InputError(f"a hop of {hop} seconds: it must be above 0 and at most {most}")
 
 
 class Heard(NamedTuple):
@@ -55,17 +56,18 @@ class SceneStream:
         offsets: BandOffsets | None = None,
     ) -> None:
         low, high = SOURCE_RATES
-        if type(sample_rate) is not int or not low <= sample_rate <= high:
+        is_whole = isinstance(sample_rate, int | np.integer) and not isinstance(sample_rate, bool)
+        if not is_whole or not low <= sample_rate <= high:
             raise InputError(f"a sample rate of {sample_rate} Hz: it must be a whole number in {low:,} to {high:,}")
         front_end = classifier.front_end
-        self.classifier, self.sample_rate = classifier, sample_rate
-        self._clip = source_samples(front_end.clip_samples, sample_rate, front_end.sample_rate)
+        self.classifier, self.sample_rate = classifier, int(sample_rate)
+        self._clip = source_samples(front_end.clip_samples, self.sample_rate, front_end.sample_rate)
         self._hop = float(self._clip)  # samples, and not always a whole number of them
         if hop is not None and hop != front_end.clip_seconds:
             require_hop(hop, sample_rate, front_end.clip_seconds)
             self._hop = hop * sample_rate
         self._decided = 0  # clips
-        self._buffer = np.zeros(0, np.float32)
+        self._buffer = np.zeros((0, 1), np.float32)  # (samples, channels): which cancel each other, a clip tells
         self._decider = classifier.decider()
         self._offsets = offsets
         self._follower = classifier.follow(self._new_windows())
@@ -73,9 +75,16 @@ class SceneStream:
     def push(self, samples: NDArray[Any]) -> list[dict[str, Any]]:
         """Take more samples, (samples,) or (samples, channels), int16 or float within +-1, of any number.
 
-        Returns a decision (start in seconds, scene, scores) for each clip that is complete.
+        Returns a decision (start in seconds, scene, scores) for each clip that is complete. Raises InputError for
+        other samples, and for other channels than those that wait for a decision have.
         """
-        self._buffer = np.concatenate([self._buffer, mix_down(samples)])
+        pushed = float_channels(samples)
+        if len(self._buffer) and pushed.shape[1] != self._buffer.shape[1]:
+            before = self._buffer.shape[1]
+            raise InputError(
+                f"samples of {pushed.shape[1]} channels after samples of {before}: finish() the stream first"
+            )
+        self._buffer = np.concatenate([self._buffer, pushed]) if len(self._buffer) else pushed
         decisions = []
         while len(self._buffer) >= self._clip:
             decisions.append(self._decide(self._buffer[: self._clip]))
@@ -108,7 +117,7 @@ class SceneStream:
 
     def _decide(self, samples: NDArray[np.float32], padded: bool = False) -> dict[str, Any]:
         front_end = self.classifier.front_end
-        clip, _ = make_clip(samples, self.sample_rate, front_end.sample_rate, front_end.clip_samples)
+        clip, _ = make_clip(mix_down(samples), self.sample_rate, front_end.sample_rate, front_end.clip_samples)
         advance, rest = divmod(self._advance * front_end.sample_rate, self.sample_rate)
         logits, likeness = self._follower(clip, 0 if rest else advance)
         if self._offsets is not None and not padded:

@@ -252,11 +252,20 @@ def heard(classifier: SceneClassifier, rate: int, samples: NDArray[Any], folder:
     cuts=st.lists(st.integers(0, 40_000), max_size=6),
     kind=st.sampled_from(["int16", "float32"]),
     channels=st.integers(1, 3),
+    inverted=st.sampled_from([0.0, 0.6, 1.0]),  # share of the second of two channels that is the first, inverted
 )
 def test_a_stream_pushed_in_any_parts_is_decided_as_its_file(
-    rate: int, length: int, cuts: list[int], kind: str, channels: int, tmp_path_factory: pytest.TempPathFactory
+    rate: int,
+    length: int,
+    cuts: list[int],
+    kind: str,
+    channels: int,
+    inverted: float,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     samples = noise_of(length, kind, channels)
+    if channels == 2:
+        samples[: round(inverted * length), 1] = -samples[: round(inverted * length), 0]
     parts = np.split(samples, sorted(min(cut, length) for cut in cuts))
     assert decided(LISTENER, rate, parts) == heard(LISTENER, rate, samples, tmp_path_factory.getbasetemp())
 
@@ -273,6 +282,11 @@ def test_a_bundle_decides_a_stream_as_its_file(
     decisions = decided(classifier, rate, np.array_split(samples, 11))
     assert decisions == heard(classifier, rate, samples, tmp_path)
     assert len(decisions) == {2.4: 2, 2.5: 3, 0.3: 1}[seconds]
+
+
+def test_samples_and_rates_of_numpy_are_taken_as_pythons() -> None:
+    samples, rate = noise_of(8_000, "int16", 1), np.array([8_000])[0]
+    assert LISTENER.stream(rate).push(samples.astype(">i2")) == decided(LISTENER, 8_000, [samples])
 
 
 def test_a_decision_comes_with_the_last_sample_of_its_second() -> None:
@@ -331,10 +345,10 @@ UNUSABLE = {
     "one number": np.float32(0.0),
     "three axes": np.zeros((2, 2, 2), np.int16),
     "no channels": np.zeros((5, 0), np.float32),
+    "other channels": np.zeros((5, 2), np.float32),
 }
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("fault", UNUSABLE)
 def test_unusable_samples_are_refused_and_leave_the_stream_as_it_was(fault: str) -> None:
     samples = noise_of(8_000, "float32", 1)

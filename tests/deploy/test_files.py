@@ -124,8 +124,9 @@ def test_a_file_is_read_up_to_a_size(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named_by_its_kind(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
     kinds = {"pipe": "not a file but a pipe", "link": "not a file but a device", ".": "not a file but a folder"}
-    for name, line in {**kinds, "missing": "no such file", "pipe/x": "no such file"}.items():
+    for name, line in {**kinds, "missing": "no such file", "pipe/x": "no such file", "loop": ".*links"}.items():
         with pytest.raises(InputError, match=f"{name}: {line}$" if name != "." else line):
             require_file(tmp_path / name)
 
@@ -351,6 +352,12 @@ def test_a_cache_folder_is_made_with_those_above_it_and_used_again(
     monkeypatch.setenv("TINYSCENE_CACHE", str(tmp_path / "a" / "b"))
     assert cache_folder() == cache_folder() == tmp_path / "a" / "b"
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_relative_cache_folder_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYSCENE_CACHE", "mine")
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder() == tmp_path / "mine"
 
 
 def test_a_new_folder_is_open_to_all_for_reading(tmp_path: Path) -> None:

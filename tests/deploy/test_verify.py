@@ -326,15 +326,24 @@ def test_recordings_given_are_measured(bundle: Bundle, recording: Path, run_cli:
 def test_of_many_clips_some_are_measured_evenly_spaced(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    soundfile.write(tmp_path / "long.wav", np.repeat(np.arange(5, dtype=np.int16), 32_000), 32_000)
+    soundfile.write(tmp_path / "long.wav", np.repeat(np.arange(100, dtype=np.int16), 32_000), 32_000)
+    soundfile.write(tmp_path / "damaged.flac", np.random.default_rng(0).normal(0, 0.1, 900_000), 32_000)
+    content = (tmp_path / "damaged.flac").read_bytes()
+    (tmp_path / "damaged.flac").write_bytes(content[:200] + bytes(len(content) - 200))
+    files = [tmp_path / "damaged.flac", tmp_path / "long.wav"]
+    first = [int(clip[0]) for clip in some_clips_of(files, FrontEnd(), 10, Failures().kept)]
+    assert first == sorted(set(first))
+    assert len(first) == 10
+    assert max(np.diff([*first, 100])) <= 2 * 100 / 10
+    assert "10 of 100 clips are measured, evenly spaced" in capsys.readouterr().err
+    assert len(some_clips_of([recording], FrontEnd(), 10)) == len(list(clips_of([recording], FrontEnd())))
+
+
+def test_errors_that_were_not_measured_are_not_shown(bundle: Bundle, tmp_path: Path, run_cli: RunCli) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    files, failures = [tmp_path / "long.wav", tmp_path / "broken.wav", recording], Failures()
-    kept = list(some_clips_of(files, FrontEnd(), 3, failures.kept))
-    whole = list(clips_of([files[0], recording], FrontEnd()))
-    assert [int(clip[0]) for clip in kept[:2]] == [0, 3]
-    assert len(kept) == 3
-    assert f"3 of {len(whole)} clips are measured, evenly spaced" in capsys.readouterr().err
-    assert len(list(some_clips_of([recording], FrontEnd(), 3))) == len(whole) - 5
+    code, out, err = run_cli("inspect", bundle.folder, tmp_path / "broken.wav")
+    assert (code, out) == (2, "")
+    assert "broken.wav: " in err
 
 
 def constant(value: float, step: float | None = None) -> Graph:

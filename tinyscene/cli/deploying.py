@@ -66,7 +66,7 @@ def firmware(
     ] = None,
     kernels: Annotated[str, typer.Option(help="Instruction sets, separated by commas.")] = ",".join(DEVICE_KERNELS),
     hop: Annotated[
-        float | None, typer.Option(help="Seconds between decisions; by default, the length of a clip.")
+        float | None, typer.Option(help="Seconds between decisions; by default a clip's length, or about 1 by time.")
     ] = None,
     prefix: Annotated[
         str, typer.Option(help="First part of all names in the C, for several models in one program.")

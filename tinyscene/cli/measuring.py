@@ -95,12 +95,11 @@ def inspect(
 ) -> None:
     """Show each tensor of a bundle: shape, scale, range, bytes, MACs and the error that its quantization adds."""
     bundle, failures = Bundle(folder), Failures()
-    errors = bundle.errors
     with failures.kept():
         errors = bundle.inspect(files or (), failures.kept)
-    costs = inspect_graph(bundle.graph)
-    rows = [asdict(cost) | asdict(errors[cost.name]) for cost in costs]
-    show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(costs, errors))
+        costs = inspect_graph(bundle.graph)
+        rows = [asdict(cost) | asdict(errors[cost.name]) for cost in costs]
+        show({"bundle": str(folder), "tensors": rows}, as_json, inspection_table(costs, errors))
     failures.name()
 
 

@@ -32,18 +32,17 @@ def clips_of(
 
 def some_clips_of(
     files: "Iterable[str | os.PathLike[str]]", front_end: FrontEnd, most: int, keep: Keep = contextlib.nullcontext
-) -> Iterator[NDArray[np.int16]]:
+) -> list[NDArray[np.int16]]:
     """As `clips_of`, but not more than `most`, evenly spaced over all of them; a line says so where there are more."""
-    recordings: list[Recording] = []
-    for path in recordings_of([Path(file) for file in files]):
-        with keep():
-            recordings.append(Recording(path, front_end.sample_rate, front_end.clip_seconds))
-    total, first = sum(recording.clip_count for recording in recordings), 0
+    kept: list[NDArray[np.int16]] = []
+    total, step = 0, 1  # clips; of them one of so many is kept
+    for clip in clips_of(files, front_end, keep):
+        if total % step == 0:
+            kept.append(clip)
+        if len(kept) == 2 * most:
+            kept, step = kept[::2], 2 * step
+        total += 1
     if total > most:
         notice(f"{most:,} of {total:,} clips are measured, evenly spaced")
-    for recording in recordings:
-        with keep():
-            for index, clip in enumerate(recording.clips(), first):
-                if total <= most or index * most % total < most:
-                    yield clip
-        first += recording.clip_count
+        kept = [kept[number * len(kept) // most] for number in range(most)]
+    return kept
