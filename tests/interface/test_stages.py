@@ -1,8 +1,9 @@
 """Each stage as a call: what it returns, and that the command does the same."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,29 @@ def test_a_bundle_verifies_and_exports_as_the_commands_do(bundle: Bundle, tmp_pa
 def test_a_file_that_cannot_be_read_is_an_error_of_the_call(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing\.wav"):
         tinyscene.Bundle(bundle.folder).verify([tmp_path / "missing.wav"])
+
+
+def test_one_path_is_not_taken_letter_by_letter(
+    bundle: Bundle, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(files: Iterable[Path], *_: Any) -> None:
+        raise InputError(" ".join(map(str, files)))
+
+    monkeypatch.chdir(tmp_path)
+    for reader in ("clips_of", "some_clips_of"):
+        monkeypatch.setattr(f"tinyscene.interface.bundle.{reader}", refuse)
+    opened = tinyscene.Bundle(bundle.folder)
+    calls: list[Callable[[Any], object]] = [
+        opened.verify,
+        opened.inspect,
+        lambda path: opened.emulate("host", path),
+        tinyscene.report,
+        lambda path: tinyscene.logits(path, sample, tmp_path / "logits.safetensors", "5"),
+    ]
+    for call in calls:
+        for one in ("missing.wav", Path("missing.wav")):
+            with pytest.raises(InputError, match=r"^missing\.wav\b"):
+                call(one)
 
 
 def test_a_bundle_is_taken_where_its_path_is(bundle: Bundle, sample: Path) -> None:

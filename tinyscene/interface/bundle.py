@@ -25,6 +25,7 @@ from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.html import facts_table
 from tinyscene.interface.hub import push
 from tinyscene.interface.names import find_model, is_kept_unchanged
+from tinyscene.interface.paths import AnyPaths, paths_of
 from tinyscene.interface.recordings import Keep, clips_of, some_clips_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from tinyscene.interface.evaluation import ModelEvaluation
 
 MEASURED_CLIPS = 256  # of recordings that `inspect` is given, at most: each is run once for each tensor
-AnyFiles = Iterable["str | os.PathLike[str]"]
 
 
 class Bundle(files.Bundle):
@@ -108,7 +108,7 @@ class Bundle(files.Bundle):
 
     def verify(
         self,
-        files: AnyFiles = (),
+        files: AnyPaths = (),
         data: AnyDataset | None = None,
         split: str | None = None,
         keep: Keep = contextlib.nullcontext,
@@ -116,14 +116,14 @@ class Bundle(files.Bundle):
         """Compare every installed runtime with the reference, on the golden sounds and on more.
 
         Args:
-            files: recordings that are compared, too.
+            files: recordings that are compared, too, and folders of them: one path, or several.
             data: dataset whose test list is compared, too.
             split: split of that list; by default that of the quantization.
             keep: surrounds the reading of each recording (`clips_of`).
 
         Returns the comparison; its `require()` raises VerificationError if a runtime that must be equal differs.
         """
-        paths, truth = list(files), None
+        paths, truth = paths_of(files), None
         pcm: Iterator[NDArray[np.int16]] = clips_of(paths, self.front_end, keep)
         if data is not None:
             dataset, clips = open_data(data, self.front_end)
@@ -133,14 +133,14 @@ class Bundle(files.Bundle):
             truth = None if paths else clips.label[indices]
         return verify(self, pcm, truth)
 
-    def inspect(self, files: AnyFiles = (), keep: Keep = contextlib.nullcontext) -> dict[str, TensorErrors]:
+    def inspect(self, files: AnyPaths = (), keep: Keep = contextlib.nullcontext) -> dict[str, TensorErrors]:
         """The error that quantization adds to each tensor: on recordings, or on those that it was quantized with.
 
         Of recordings with more than 256 clips, 256 are measured, evenly spaced.
 
         Raises InputError if no recording can be read.
         """
-        paths = list(files)
+        paths = paths_of(files)
         if not paths:
             return self.errors
         pcm = some_clips_of(paths, self.front_end, MEASURED_CLIPS, keep)
@@ -219,7 +219,7 @@ class Bundle(files.Bundle):
     def emulate(
         self,
         target: "str | BuildSettings" = "cortex-m4",
-        files: AnyFiles = (),
+        files: AnyPaths = (),
         data: AnyDataset | None = None,
         split: str | None = None,
         clips: int | None = None,
@@ -230,7 +230,7 @@ class Bundle(files.Bundle):
 
         Args:
             target: its name, such as cortex-m55 or riscv32; `host` is this machine. Or settings of its build.
-            files: recordings that are compared, besides the golden sounds.
+            files: recordings that are compared, besides the golden sounds, and folders of them: one path, or several.
             data: dataset whose test list is compared, too.
             split: split of that list; by default that of the quantization.
             clips: number of clips of that list, evenly spaced; by default all.
@@ -244,7 +244,7 @@ class Bundle(files.Bundle):
 
         settings = build_settings(target) if isinstance(target, str) else target
         tested = iter(()) if data is None else self._test_clips(data, split, clips)
-        pcm = chain(self.vectors.pcm, clips_of(files, self.front_end, keep), tested)
+        pcm = chain(self.vectors.pcm, clips_of(paths_of(files), self.front_end, keep), tested)
         return emulate(self, pcm, settings, profile)
 
     def _test_clips(self, data: AnyDataset, split: str | None, count: int | None) -> Iterator[NDArray[np.int16]]:

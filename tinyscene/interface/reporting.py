@@ -1,23 +1,23 @@
 """The report of bundles and sweeps."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.installation import require
 from tinyscene.interface.bundle import is_bundle
+from tinyscene.interface.paths import AnyPaths, paths_of
 
 
-def report(folders: "Sequence[str | os.PathLike[str]]", out: "str | os.PathLike[str] | None" = None) -> dict[str, Any]:
+def report(folders: AnyPaths, out: "str | os.PathLike[str] | None" = None) -> dict[str, Any]:
     """Report bundles and sweeps on one HTML page, and as Markdown and JSON. Returns the content.
 
     `out` is the folder to write; a single sweep is by default reported in its own. Raises InputError for a folder that
     is neither, or where `out` is taken or is needed and missing.
     """
     require("torch", "train")
-    paths = [Path(folder) for folder in folders]
+    paths = paths_of(folders)
     if out is not None:
         from tinyscene.benchmarks.report import write_report
 

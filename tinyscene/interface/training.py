@@ -11,6 +11,7 @@ from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, DatasetOptions, open_data, options_of
 from tinyscene.interface.names import find_model
+from tinyscene.interface.paths import AnyPaths, paths_of
 from tinyscene.interface.run import Run
 from tinyscene.interface.settings import Settings, overrides_of
 
@@ -113,7 +114,7 @@ def probe(
 
 
 def logits(
-    teachers: "Sequence[str | os.PathLike[str]]",
+    teachers: AnyPaths,
     data: AnyDataset,
     out: "str | os.PathLike[str]",
     split: str | None = None,
@@ -136,7 +137,7 @@ def logits(
     if average not in AVERAGES:
         raise InputError(f"--average {average}: must be one of {', '.join(AVERAGES)}")
     dataset, clips = open_data(data, FrontEnd())
-    paths, views = [Path(teacher) for teacher in teachers], None if responses is None else Path(responses)
+    paths, views = paths_of(teachers), None if responses is None else Path(responses)
     name = split or dataset.default_split
     return read_logits(make_logits(paths, dataset, clips, name, Path(out), average, views))
 
