@@ -36,7 +36,7 @@ In Python:
     stream.push(samples)                        # a decision for each second that is complete
 
 Every command takes --json and then prints one JSON object or list on stdout; messages go to stderr.
-Exit codes: 0 done, 2 bad input, 3 over budget, 4 not verified, 130 interrupted.
+Exit codes: 0 done, 1 runs of a sweep failed, 2 bad input, 3 over budget, 4 not verified, 130 interrupted.
 """
 
 import sys
