@@ -243,6 +243,14 @@ def test_what_cannot_be_adapted_is_refused(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_bad_metrics_are_found_before_anything_is_fine_tuned(start: Adapt, general: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(general, tmp_path / "run")
+    (run / "metrics.jsonl").write_text('{"epoch": 1')
+    with pytest.raises(InputError, match="not the metrics of a training"):
+        start(run=run)
+    assert [*tmp_path.iterdir()] == [run]
+
+
 @pytest.mark.parametrize("name", ["..", "../s1", "/etc", "s1/", ".hidden", "s\n1", "ß", "s" * 65])
 def test_a_device_whose_name_leads_elsewhere_is_refused(
     name: str, start: Adapt, dataset: Dataset, sample_clips: Clips, tmp_path: Path

@@ -33,6 +33,7 @@ from tinyscene.train.runs.run import (
     RunFolder,
     load_model,
     model_path,
+    read_metrics,
     save_tensors,
     write_recipe,
 )
@@ -79,6 +80,10 @@ def adapt(
         )
     for device in clip_counts:
         require_device_name(device)
+    metrics = None
+    if run.is_dir() and (run / METRICS).exists():
+        read_metrics(run)
+        metrics = read_bounded(run / METRICS, MAX_METRICS)
     if not resume:
         require_free(out)
     elif not (out / DEVICES).is_dir():
@@ -88,8 +93,8 @@ def adapt(
         data = TrainingData(part_of(dataset, split, device), clips, split)
         _fine_tune(run, recipe, data, out / DEVICES / device)
     write_recipe(out, card.parsed_recipe)
-    if run.is_dir() and (run / METRICS).exists():
-        write_whole(out / METRICS, read_bounded(run / METRICS, MAX_METRICS))
+    if metrics is not None:
+        write_whole(out / METRICS, metrics)
     write_whole(out / MODEL, model_path(run).read_bytes())  # last: now it is a run
     return Adapted(out, clip_counts, {device: count for device, count in counts.items() if device not in clip_counts})
 
