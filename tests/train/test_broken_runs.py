@@ -33,6 +33,7 @@ from tinyscene.train.runs.run import (
     digest,
     load_model,
     read_metrics,
+    training_seconds,
 )
 
 SETTINGS = [*TINY, "train.batch_size=32", "train.epochs=3"]
@@ -230,6 +231,17 @@ def test_metrics_that_are_none_are_one_line(content: str, tmp_path: Path) -> Non
     (tmp_path / METRICS).write_text(content)
     with pytest.raises(InputError, match=r"not the metrics of a training|larger than"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "seconds", ["", ', "seconds": "1"', ', "seconds": NaN', ', "seconds": 1e400', ', "seconds": true']
+)
+def test_metrics_without_the_seconds_of_an_epoch_are_one_line(seconds: str, tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"epoch": 1, "seconds": 2.5}\n{"epoch": 2, "seconds": 1}\n')
+    assert training_seconds(tmp_path) == 3.5
+    (tmp_path / METRICS).write_text(f'{{"epoch": 1, "seconds": 2.5}}\n{{"epoch": 2{seconds}}}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 does not say how many `seconds`"):
+        training_seconds(tmp_path)
 
 
 def test_a_line_of_metrics_is_on_the_disk_before_the_checkpoint_that_counts_on_it(

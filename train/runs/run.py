@@ -42,6 +42,7 @@ MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 MAX_FILE, MAX_HEADER = 2**31, 2**25  # bytes; a header of logits for 150,000 clips has 2**23
 MAX_METRICS = 10_000_000  # bytes; 10,000 epochs have 2 MB
+LONGEST_EPOCH = 1e9  # seconds
 MAX_TENSORS = 20_000
 _CARD, DIGEST = "tinyscene", "digest"  # keys of a safetensors header: the card, and a hash of all else in the file
 
@@ -130,6 +131,16 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not all(isinstance(epoch, dict) for epoch in epochs):
         raise InputError(f"{path}: not the metrics of a training")
     return epochs
+
+
+def training_seconds(folder: Path) -> float:
+    """How long a run's epochs took. Raises InputError where its metrics do not say so of each."""
+    epochs = read_metrics(folder)
+    for line, epoch in enumerate(epochs, 1):
+        seconds: Any = epoch.get("seconds")
+        if type(seconds) not in (int, float) or not 0 <= seconds < LONGEST_EPOCH:
+            raise InputError(f"{folder / METRICS}: line {line} does not say how many `seconds` its epoch took")
+    return sum(epoch["seconds"] for epoch in epochs)
 
 
 def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:

@@ -30,7 +30,7 @@ from tinyscene.train.loop.loop import train
 from tinyscene.train.quantize.quantize import quantize
 from tinyscene.train.runs.budget import count_target
 from tinyscene.train.runs.evaluate import EvaluatedModel, count_left_out, evaluate, open_evaluated_model, record
-from tinyscene.train.runs.run import RunFolder, read_metrics
+from tinyscene.train.runs.run import RunFolder, training_seconds
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import Section
 from tinyscene.train.sweep.plan import EvaluatedJob, Job, LogitsJob, QuantizeJob, TrainJob
@@ -148,8 +148,7 @@ def _train(out: Path, job: TrainJob, data: TrainingData) -> None:
         train(job.recipe, data, RunFolder.begun_or_new(run), weights, job.allow_over_budget)
     elif not run.exists():
         probe(job.recipe, data, run, weights)
-    seconds = sum(epoch["seconds"] for epoch in read_metrics(run))
-    _evaluate(run, open_evaluated_model(run, "torch"), data, seconds)
+    _evaluate(run, open_evaluated_model(run, "torch"), data, training_seconds(run))
 
 
 def _quantize(out: Path, job: QuantizeJob, data: TrainingData) -> None:
