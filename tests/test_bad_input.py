@@ -120,7 +120,7 @@ def world(sample: Path, sample_clips: Clips, tmp_path_factory: pytest.TempPathFa
         **dict.fromkeys(("garbage.onnx", "garbage.safetensors"), noise),
         **dict.fromkeys(("nothing.onnx", "nothing.safetensors", "nothing.tflite"), b""),
         **dict.fromkeys(("two/hum/1-a.wav", "two/hiss/2-b.wav"), wav(0.1)),
-        **dict.fromkeys(map(os.fsdecode, (b"letters/hum/\xfe.wav", b"letters/hiss/\xff.wav")), wav(0.1)),
+        **dict.fromkeys(map(os.fsdecode, (b"letters/hum/1-\xfe.wav", b"letters/hiss/2-\xff.wav")), wav(0.1)),
         **dict.fromkeys(("words/hum/1-a.wav", "words/hiss/2-b.wav"), b"not a sound"),
         **dict.fromkeys(("nan/hum/1-a.wav", "nan/hiss/2-b.wav"), wav(np.nan)),
     }
