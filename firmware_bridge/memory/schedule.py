@@ -131,7 +131,9 @@ def _run_part(schedule: Schedule, part: int) -> None:
     operators = schedule.operators(part)
     turns = dict.fromkeys(operators, 0)
     available = dict.fromkeys(schedule.sources(part), 0)
-    while any(turns[operator] < schedule.turns(operator) for operator in operators):
+    source = schedule.graph.input.name
+    arriving = schedule.rows[source].count if schedule.arriving else 0  # rows, whether they are read or not
+    while available.get(source, 0) < arriving or any(turns[each] < schedule.turns(each) for each in operators):
         for name in schedule.sources(part):
             if schedule.arriving and available[name] < schedule.rows[name].count:
                 _add(schedule, Step(ARRIVAL, available[name], part))

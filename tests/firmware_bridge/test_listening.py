@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -63,8 +63,11 @@ def heard(scene: NativeScene, pcm: NDArray[np.int16], portions: list[int]) -> li
 PORTIONS = st.lists(st.integers(1, 3_000), min_size=1, max_size=9)
 
 
-def require_windows(strides: list[tuple[int, int]], more: int, columns: int, portions: list[int], samples: int) -> None:
-    """Columns that are made once decide as windows do that are each computed by themselves."""
+def require_windows(strides: list[tuple[int, int]], more: int, columns: int, portions: list[int], samples: int) -> int:
+    """Columns that are made once decide as windows do that are each computed by themselves.
+
+    Returns how many different logits there are: where they are at their bounds, equal ones show little.
+    """
     heard_frames, period = receptive_frames(strides)
     sound = front_end(heard_frames + period * (more + -(-15 // period)))
     graph, library = library_of(strides, sound.frames, columns)
@@ -73,11 +76,11 @@ def require_windows(strides: list[tuple[int, int]], more: int, columns: int, por
     wanted = expected(graph, sound, pcm, hop).tolist()
     assert len(decisions) == (samples - sound.clip_samples - int(library.config["DELAY_SAMPLES"])) // hop + 1
     assert decisions == wanted[: len(decisions)]
-    assert len({tuple(each) for each in wanted}) > 2  # logits at their bounds show nothing
+    return len({tuple(each) for each in wanted})
 
 
 def test_every_decision_is_that_of_its_window_while_rings_come_round_many_times() -> None:
-    require_windows([(1, 1), (1, 2), (2, 1)], 3, 2, [333], 60_000)
+    assert require_windows([(1, 1), (1, 2), (2, 1)], 3, 2, [333], 60_000) > 2
 
 
 @pytest.mark.slow
@@ -86,7 +89,7 @@ def test_every_decision_is_that_of_its_window_while_rings_come_round_many_times(
 def test_every_decision_is_that_of_its_window(
     strides: list[tuple[int, int]], more: int, columns: int, portions: list[int]
 ) -> None:
-    require_windows(strides, more, columns, portions, 60_000)
+    assume(require_windows(strides, more, columns, portions, 60_000) > 2)
 
 
 @pytest.mark.slow

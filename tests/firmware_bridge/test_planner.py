@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from tests.graphs import integer_graphs
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, Conv2D, DepthwiseConv2D, Mean
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Mean
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.ops import access_of
 from tinyscene.firmware_bridge.memory.arena_check import ArenaError, check_arena
 from tinyscene.firmware_bridge.memory.planner import ALWAYS, Plan, make_plan, work_block
-from tinyscene.firmware_bridge.memory.schedule import FIRST, make_schedule
+from tinyscene.firmware_bridge.memory.schedule import ARRIVAL, FIRST, make_schedule
 
 Q = Quantization(0.5, 0)
 KERNELS = ("mve",)  # which need no working memory
@@ -107,6 +107,14 @@ def test_a_shortcut_is_held_as_far_as_the_windows_beside_it_reach() -> None:
 @given(integer_graphs(), st.sampled_from([None, 0, 64]))
 def test_plans_of_random_graphs_are_proven(graph: Graph, arrival: int | None) -> None:
     check_arena(plan_of(graph, (), arrival))
+
+
+def test_rows_that_arrive_and_are_not_read_have_their_place() -> None:
+    source = activation("x", 6, 4, 2)
+    pool = AveragePool2D(inputs=("x",), output=activation("y", 2, 4, 2), window=(1, 1), stride=(3, 1))
+    plan = plan_of(Graph(source, (pool,)), (), 0)
+    check_arena(plan)
+    assert [step.turn for step in plan.schedule.order if step.operator == ARRIVAL] == [*range(6)]
 
 
 def test_an_input_that_arrives_row_by_row_is_held_as_far_as_its_readers_are_behind() -> None:
