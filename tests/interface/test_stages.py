@@ -132,12 +132,11 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_call(bundle: Bundle, tmp_
 def test_one_path_is_not_taken_letter_by_letter(
     bundle: Bundle, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(files: Iterable[Path], *_: Any) -> None:
+    def refuse(files: Iterable[Path]) -> None:
         raise InputError(" ".join(map(str, files)))
 
     monkeypatch.chdir(tmp_path)
-    for reader in ("clips_of", "some_clips_of"):
-        monkeypatch.setattr(f"tinyscene.interface.bundle.{reader}", refuse)
+    monkeypatch.setattr("tinyscene.interface.recordings.recordings_of", refuse)
     opened = tinyscene.Bundle(bundle.folder)
     calls: list[Callable[[Any], object]] = [
         opened.verify,
@@ -146,10 +145,9 @@ def test_one_path_is_not_taken_letter_by_letter(
         tinyscene.report,
         lambda path: tinyscene.logits(path, sample, tmp_path / "logits.safetensors", "5"),
     ]
-    for call in calls:
-        for one in ("missing.wav", Path("missing.wav")):
-            with pytest.raises(InputError, match=r"^missing\.wav\b"):
-                call(one)
+    for call, one in [*((call, "missing.wav") for call in calls), (opened.inspect, Path("missing.wav"))]:
+        with pytest.raises(InputError, match=r"^missing\.wav\b"):
+            call(one)
 
 
 def test_a_bundle_is_taken_where_its_path_is(bundle: Bundle, sample: Path) -> None:

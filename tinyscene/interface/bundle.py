@@ -244,7 +244,7 @@ class Bundle(files.Bundle):
 
         settings = build_settings(target) if isinstance(target, str) else target
         tested = iter(()) if data is None else self._test_clips(data, split, clips)
-        pcm = chain(self.vectors.pcm, clips_of(paths_of(files), self.front_end, keep), tested)
+        pcm = chain(self.vectors.pcm, clips_of(files, self.front_end, keep), tested)
         return emulate(self, pcm, settings, profile)
 
     def _test_clips(self, data: AnyDataset, split: str | None, count: int | None) -> Iterator[NDArray[np.int16]]:

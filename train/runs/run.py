@@ -121,13 +121,11 @@ def to_bytes(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """What a run measured after each epoch; nothing where it has no metrics. Raises InputError for a file of others."""
     path = folder / METRICS
+    lines = read_bounded(path, MAX_METRICS).splitlines() if path.exists() else []
     try:
-        lines = read_bounded(path, MAX_METRICS).splitlines() if path.exists() else []
         epochs = [json.loads(line) for line in lines]
-    except (RecursionError, ValueError) as error:
-        raise (
-            error if isinstance(error, InputError) else InputError(f"{path}: not the metrics of a training")
-        ) from None
+    except (RecursionError, ValueError):
+        raise InputError(f"{path}: not the metrics of a training") from None
     if not all(isinstance(epoch, dict) for epoch in epochs):
         raise InputError(f"{path}: not the metrics of a training")
     return epochs
