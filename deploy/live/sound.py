@@ -93,7 +93,8 @@ class SoundCard:
         self.name = f"{settings['name']}, {self.sample_rate:,} Hz"
         self.lost, self.overflows = 0, 0
         self._index, self._channels = settings["index"], settings["max_input_channels"]
-        self._queue: queue.Queue[NDArray[np.int16]] = queue.Queue(round(QUEUED / BLOCK))
+        # no queue.Queue: Ctrl-C can interrupt its get() with the lock held, and the driver's thread waits for ever
+        self._queue: queue.SimpleQueue[NDArray[np.int16]] = queue.SimpleQueue()
 
     def blocks(self) -> Blocks:
         try:
@@ -127,9 +128,9 @@ class SoundCard:
     def _take(self, samples: NDArray[np.int16], frames: int, _time: object, status: Any) -> None:
         """Called by the driver's thread, which must not wait."""
         self.overflows += bool(status.input_overflow)
-        try:
-            self._queue.put_nowait(samples.copy())
-        except queue.Full:
+        if self._queue.qsize() < round(QUEUED / BLOCK):
+            self._queue.put(samples.copy())
+        else:
             self.lost += frames
 
     def _none_of(self, device: str | None, error: Exception) -> str:

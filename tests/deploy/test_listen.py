@@ -48,6 +48,23 @@ taken = np.concatenate([*first, *islice(blocks, 39)])[:, 0]
 blocks.close()
 print(json.dumps([card.name, card.lost, card._queue.qsize(), taken.tolist()]))
 """
+INTERRUPTED = """
+import random, signal, sys
+from contextlib import closing
+from tinyscene.deploy.live.sound import SoundCard
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+card, drawn, interrupts = SoundCard(sys.argv[1]), random.Random(0), 0
+for _ in range(200):
+    with closing(card.blocks()) as blocks:
+        next(blocks)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, drawn.uniform(1e-5, 2e-3))
+            for _ in blocks:
+                pass
+        except KeyboardInterrupt:
+            interrupts += 1
+print(interrupts)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +238,12 @@ def test_the_card_is_heard_sample_by_sample_and_what_does_not_fit_is_counted(car
     assert np.array_equal(taken, soundfile.read(wav, dtype="int16")[0][: 2 * RATE, 0])
     assert lost > 0
     assert waiting <= 40
+
+
+def test_a_card_is_let_go_wherever_ctrl_c_comes(card: dict[str, str]) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, "microphone"]
+    done = subprocess.run(command, env=card, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("200\n", "")
 
 
 def test_an_unknown_card_is_said_with_those_that_are_there(bundle: Bundle, card: dict[str, str]) -> None:
