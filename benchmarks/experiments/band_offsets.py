@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, GROUPS, TestList, draw, interval, macro, recordings_of
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.band_offsets import (
     HORIZON_SECONDS,
@@ -163,4 +164,4 @@ def _rows(right: dict[str, Floats], test: TestList) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -15,6 +15,7 @@ import typer
 from numpy.typing import NDArray
 
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
 from tinyscene.deploy.graph.graph import Graph
@@ -103,4 +104,4 @@ def _logits(graph: Graph, features: NDArray) -> NDArray:
 
 
 if __name__ == "__main__":
-    app()
+    run_command_line(app)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.benchmarks.experiments.results import Out, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.sweep.job import read_record
 from tinyscene.train.sweep.summary import read_summary
@@ -72,4 +73,4 @@ def compare(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> dic
 
 
 if __name__ == "__main__":
-    typer.run(choice)
+    run_command_line(choice)

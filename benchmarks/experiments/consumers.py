@@ -21,6 +21,7 @@ from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.exports import export
 from tinyscene.deploy.bundle.index import EXPORTS
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.graph.reference import run
 
@@ -101,4 +102,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -15,6 +15,7 @@ import typer
 
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.firmware_bridge.codegen.library import make_library, make_network
 from tinyscene.firmware_bridge.emulate import emulate
@@ -87,4 +88,4 @@ def _memory(bundle: Bundle) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(devices)
+    run_command_line(devices)

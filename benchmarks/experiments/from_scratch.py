@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.train.data.cache import prepare
 from tinyscene.train.data.datasets import open_dataset
 from tinyscene.train.data.features import LogMel
@@ -89,4 +90,4 @@ def _run(
 
 
 if __name__ == "__main__":
-    app()
+    run_command_line(app)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
 from tinyscene.train.fine_tuning.prune import prune
@@ -76,4 +77,4 @@ def _measure(run: Path, dataset: Dataset, clips: Clips, bundle: Path) -> dict[st
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

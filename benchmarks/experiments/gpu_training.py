@@ -18,6 +18,7 @@ import torch
 import typer
 
 from tinyscene.benchmarks.experiments.results import Out, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.progress import progress
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.cache_index import CachedRecording
@@ -91,4 +92,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tinyscene.benchmarks.experiments.results import Out, Rounds, write_result
 from tinyscene.benchmarks.experiments.training_speed import our_step
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, interleaved, one_core, summarize
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.graph.graph import Graph
@@ -185,4 +186,4 @@ def main(out: Out = Path("benchmarks/results/growth.json"), rounds: Rounds = LEA
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, GROUPS, TestList, draw, interval, macro, recordings_of
 from tinyscene.benchmarks.experiments.results import Out, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
 from tinyscene.train.data.cache import Clips, prepare
@@ -188,4 +189,4 @@ def _predictions(run: Path, clips: Clips, test: TestList) -> NDArray[np.int64]:
 
 
 if __name__ == "__main__":
-    typer.run(ladder)
+    run_command_line(ladder)

@@ -11,6 +11,7 @@ import typer
 from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.benchmarks.latency import LEAST_ROUNDS, host_latency
 from tinyscene.deploy.bundle.bundle import open_bundle
+from tinyscene.deploy.common.command_line import run_command_line
 
 
 def main(
@@ -28,4 +29,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -18,6 +18,7 @@ import soundfile
 import torch
 import typer
 
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.data.augment import convolve, load_responses, response_paths
@@ -98,4 +99,4 @@ def _write(path: Path, entries: list[ListedRecording], columns: tuple[str, ...])
 
 
 if __name__ == "__main__":
-    typer.run(leave_out)
+    run_command_line(leave_out)

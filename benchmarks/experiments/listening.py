@@ -15,6 +15,7 @@ import typer
 from tinyscene.benchmarks.experiments.recipe_costs import TARGET, TOOLCHAIN, bundle_of
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.firmware_bridge.codegen.library import make_library, streams
 from tinyscene.firmware_bridge.emulate import Image, emulate, last_window, listening_job, require_equal
@@ -68,4 +69,4 @@ def main(out: Out = Path("benchmarks/results/listening.json")) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

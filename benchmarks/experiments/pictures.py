@@ -19,6 +19,7 @@ from tinyscene.benchmarks.experiments.browser import open_browser
 from tinyscene.benchmarks.experiments.results import write_result
 from tinyscene.benchmarks.report import PAGE, write_report
 from tinyscene.deploy.bundle.bundle import open_bundle
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.firmware_bridge.web import write_site
@@ -100,4 +101,4 @@ def fewer_colours(png: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    app()
+    run_command_line(app)

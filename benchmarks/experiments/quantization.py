@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tinyscene.benchmarks.experiments.results import read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
 from tinyscene.deploy.bundle.verify import verify
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd, float_pcm
@@ -175,4 +176,4 @@ def _slug(way: str) -> str:
 
 
 if __name__ == "__main__":
-    app()
+    run_command_line(app)

@@ -19,6 +19,7 @@ from torch import nn
 
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.deploy.bundle.bundle import Bundle
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.files import temporary_folder
 from tinyscene.firmware_bridge.emulate import emulate, require_equal
 from tinyscene.firmware_bridge.targets.image import build_settings
@@ -86,4 +87,4 @@ def main(out: Out = Path("benchmarks/results/recipe_costs.json")) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.files import replacing_folder, require_free
 from tinyscene.train.data.datasets import TAU_COLUMNS, Dataset, open_dataset
 from tinyscene.train.data.tables import read_table
@@ -61,4 +62,4 @@ def _write(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) ->
 
 
 if __name__ == "__main__":
-    typer.run(redraw_labels)
+    run_command_line(redraw_labels)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, TestList, recordings_of
 from tinyscene.benchmarks.experiments.ladder import compare
 from tinyscene.benchmarks.experiments.results import Out, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.frontend.audio import Recording
 from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset, open_dataset
@@ -176,4 +177,4 @@ def _classes(model: EvaluatedModel, sounds: NDArray[np.int16], start: float) -> 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from tinyscene.benchmarks.experiments.results import write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.sweep.job import read_record
 from tinyscene.train.sweep.summary import ALL_FOLDS, read_summary
@@ -41,4 +42,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

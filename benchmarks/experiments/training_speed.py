@@ -23,6 +23,7 @@ import typer
 from torch import Tensor
 
 from tinyscene.benchmarks.experiments.results import Out, Rounds, write_result
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.frontend.resample import PHASES_A_BLOCK, TAP_ONE, sinc_filter
@@ -165,4 +166,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

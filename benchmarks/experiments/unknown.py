@@ -21,6 +21,7 @@ from tinyscene.benchmarks.bootstrap import COVERAGE, TestList, recordings_of
 from tinyscene.benchmarks.experiments.results import Out, read_result, write_result
 from tinyscene.benchmarks.separation import DRAWS, Scored, separate
 from tinyscene.deploy.bundle.bundle import Bundle, open_bundle
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.graph.embedding import below_classifier
 from tinyscene.deploy.live.classifier import open_classifier
@@ -142,4 +143,4 @@ def hear(bundle: Bundle, clips: Clips, indices: NDArray[np.int64]) -> Heard:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)

@@ -19,6 +19,7 @@ import typer
 from tinyscene.benchmarks.experiments.browser import open_browser
 from tinyscene.benchmarks.experiments.results import Out, write_result
 from tinyscene.deploy.bundle.bundle import open_bundle
+from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.firmware_bridge.codegen.library import make_library
 from tinyscene.firmware_bridge.packaging import WASM_KERNELS, WASM_MODULES, package
 
@@ -102,4 +103,4 @@ def _quartiles(times: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command_line(main)
