@@ -150,6 +150,20 @@ def test_one_path_is_not_taken_letter_by_letter(
             call(one)
 
 
+def test_one_name_is_not_taken_letter_by_letter(bundle: Bundle, sample: Path, tmp_path: Path) -> None:
+    opened = tinyscene.Bundle(bundle.folder)
+    calls: list[Callable[[Any], object]] = [
+        opened.export_all,
+        lambda name: opened.firmware(tmp_path / "firmware", kernels=name),
+        lambda name: opened.bench(name, record=False),
+        lambda name: tinyscene.sweep("dcase2024", sample, tmp_path / "sweep", variants=name),
+        lambda name: tinyscene.budget("nano", settings=name),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=r"\bnonsense\b"):
+            call("nonsense")
+
+
 def test_a_bundle_is_taken_where_its_path_is(bundle: Bundle, sample: Path) -> None:
     opened = tinyscene.Bundle(bundle.folder)
     recording = next((sample / "audio").iterdir())

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from tinyscene.interface.datasets import AnyDataset, open_data
 from tinyscene.interface.html import facts_table
 from tinyscene.interface.hub import push
 from tinyscene.interface.names import find_model, is_kept_unchanged
-from tinyscene.interface.paths import AnyPaths, paths_of
+from tinyscene.interface.paths import AnyPaths, Names, names_of, paths_of
 from tinyscene.interface.recordings import Keep, clips_of, some_clips_of
 
 if TYPE_CHECKING:
@@ -165,13 +165,13 @@ class Bundle(files.Bundle):
 
     def export_all(
         self,
-        kinds: Sequence[str],
+        kinds: Names,
         out: "str | os.PathLike[str] | None" = None,
         small: bool = False,
         batch: int | None = None,
     ) -> list[Path]:
         """Several exports: all are made before the first is written. With `out`, one."""
-        contents = {kind: export_bytes(self, kind, small, batch) for kind in kinds}
+        contents = {kind: export_bytes(self, kind, small, batch) for kind in names_of(kinds)}
         if out is None:
             if is_kept_unchanged(self.folder):
                 raise InputError(
@@ -186,7 +186,7 @@ class Bundle(files.Bundle):
         self,
         out: "str | os.PathLike[str]",
         package: str | None = None,
-        kernels: Sequence[str] | None = None,
+        kernels: Names | None = None,
         hop: float | None = None,
         prefix: str = "tinyscene",
         order: "Order" = "mel",
@@ -207,7 +207,7 @@ class Bundle(files.Bundle):
         from tinyscene.firmware_bridge.codegen.library import DEVICE_KERNELS
         from tinyscene.firmware_bridge.firmware import write_firmware
 
-        chosen = DEVICE_KERNELS if kernels is None else kernels
+        chosen = DEVICE_KERNELS if kernels is None else names_of(kernels)
         return write_firmware(self, Path(out), package, chosen, hop, prefix, order, band_offsets)
 
     def web(self, out: "str | os.PathLike[str]") -> "Site":
@@ -256,7 +256,7 @@ class Bundle(files.Bundle):
 
     def bench(
         self,
-        targets: Sequence[str] | None = None,
+        targets: Names | None = None,
         data: AnyDataset | None = None,
         split: str | None = None,
         serial: str | None = None,
@@ -279,7 +279,7 @@ class Bundle(files.Bundle):
             dataset, clips = open_data(data, self.front_end)
             clips.require_labels(self.labels, self.folder)
             test = clips, dataset.split(split or self.split or dataset.default_split)[1]
-        result = bench(self, DEFAULT_TARGETS if targets is None else targets, test, serial)
+        result = bench(self, DEFAULT_TARGETS if targets is None else names_of(targets), test, serial)
         if record and not is_kept_unchanged(self.folder):
             self.record("bench", result.as_dict())
         return result

@@ -1,19 +1,20 @@
 """Changes of a recipe: as a mapping in Python, as `key=value` on the command line."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
+from tinyscene.interface.paths import Names, names_of
 
-Settings = Mapping[str, Any] | Sequence[str] | None
+Settings = Mapping[str, Any] | Names | None
 
 
 def overrides_of(settings: Settings) -> list[str]:
     """Overrides `key=value` from a mapping, such as {"train.epochs": 5} or {"train": {"epochs": 5}}, or as they are."""
     if not isinstance(settings, Mapping):
-        return list(settings or ())
+        return names_of(settings or ())
     overrides: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """The stages that train: train, teach, logits, prune, sweep and import."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -11,7 +11,7 @@ from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.interface.datasets import AnyDataset, DatasetOptions, open_data, options_of
 from tinyscene.interface.names import find_model
-from tinyscene.interface.paths import AnyPaths, paths_of
+from tinyscene.interface.paths import AnyPaths, Names, names_of, paths_of
 from tinyscene.interface.run import Run
 from tinyscene.interface.settings import Settings, overrides_of
 
@@ -214,7 +214,7 @@ def open_sweep(
     out: "str | os.PathLike[str]",
     others: Mapping[str, NamedDataset] | None = None,
     settings: Settings = None,
-    variants: Sequence[str] = (),
+    variants: Names = (),
     jobs: int | None = None,
 ) -> "tuple[SweepStatus, SweepCost]":
     """Begin or reopen a sweep in the folder `out`. Returns it, and what is left of it costs.
@@ -244,7 +244,7 @@ def open_sweep(
             fold_pattern=options.fold_pattern,
             allow_missing=options.allow_missing,
         )
-    record = begin(os.fspath(file), sources, tuple(overrides_of(settings)), Path(out), tuple(variants))
+    record = begin(os.fspath(file), sources, tuple(overrides_of(settings)), Path(out), tuple(names_of(variants)))
     status = SweepStatus(Path(out), record)
     return status, estimate(status, jobs)
 
@@ -255,7 +255,7 @@ def sweep(
     out: "str | os.PathLike[str]",
     others: Mapping[str, NamedDataset] | None = None,
     settings: Settings = None,
-    variants: Sequence[str] = (),
+    variants: Names = (),
     jobs: int | None = None,
     ray: str | None = None,
 ) -> dict[str, Any]:
