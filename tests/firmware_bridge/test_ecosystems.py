@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.firmware_bridge.packaged import COSTS, SKETCHES, need, run, write
+from tests.firmware_bridge.packaged import COSTS, HOME, SKETCHES, need, run, write
 from tests.firmware_bridge.test_examples import DECISIONS, STAND_INS, WRAPPED, answers, listen
 from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.firmware_bridge.codegen.library import Library, make_library
+from tinyscene.firmware_bridge.codegen.library import Library
 from tinyscene.firmware_bridge.packaging import package
 
 pytestmark = pytest.mark.slow
-HOME = "https://example.org/tinyscene"
 
 
 def tool(name: str) -> str:
@@ -31,11 +30,6 @@ def tool(name: str) -> str:
     if path is None:
         pytest.skip(f"{name} is not installed: the extra `boards` has it")
     return path
-
-
-@pytest.fixture(scope="module")
-def library(bundle: Bundle) -> Library:
-    return make_library(bundle.graph, bundle.front_end, bundle.labels)
 
 
 def made(library: Library, kind: str, folder: Path, home: str | None = HOME) -> Path:

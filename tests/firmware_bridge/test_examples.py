@@ -54,17 +54,6 @@ def compiled(package_folder: Path, folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def library(bundle: Bundle) -> Library:
-    return make_library(bundle.graph, bundle.front_end, bundle.labels)
-
-
-@pytest.fixture(scope="module")
-def made(library: Library, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("examples")
-    return {kind: write(package(library, kind, "1.2.3", COSTS), folder / kind) for kind in LISTENING}
-
-
-@pytest.fixture(scope="module")
 def objects(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The library and the machine of the stand-ins, compiled for this computer as C, as the Arduino builder does."""
     need("gcc", "g++")

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.firmware_bridge.packaged import COSTS, SKETCHES, write
-from tinyscene.deploy.bundle.bundle import Bundle
-from tinyscene.firmware_bridge.codegen.library import Library, make_library
+from tests.firmware_bridge.packaged import COSTS, HOME, SKETCHES, write
+from tinyscene.firmware_bridge.codegen.library import Library
 from tinyscene.firmware_bridge.packaging import PACKAGES, package
 
-HOME = "https://example.org/tinyscene"
 WITH_ADDRESS = {"arduino": "library.properties", "platformio": "library.json", "espidf": "idf_component.yml"}
 # https://docs.arduino.cc/arduino-cli/library-specification, format 1.5, revision 2.2, read in November 2026
 REQUIRED = {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"}
@@ -51,11 +49,6 @@ def faults(folder: Path) -> list[str]:
             if not 2 <= len(words) <= 4 or not re.fullmatch(r"\w+", words[0]) or words[1] not in TOKENS:
                 found.append(f"keyword {line}")
     return found
-
-
-@pytest.fixture(scope="module")
-def library(bundle: Bundle) -> Library:
-    return make_library(bundle.graph, bundle.front_end, bundle.labels)
 
 
 @pytest.fixture

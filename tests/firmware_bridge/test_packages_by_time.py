@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.firmware_bridge.packaged import COSTS, SKETCHES, need, run, write
 from tests.firmware_bridge.test_examples import answers, assert_unbroken, compiled, listen, program, sketch
 from tests.firmware_bridge.test_listening import expected, library_of
-from tests.firmware_bridge.test_packages import Module
+from tests.firmware_bridge.test_wasm_package import Module
 from tests.streamable import LABELS, front_end, noise, streamable
 from tinyscene.deploy.bundle.bundle import Bundle
 from tinyscene.deploy.common.errors import InputError
