@@ -11,6 +11,8 @@ import soundfile
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.train.data.datasets import SCENES, open_dataset
 from tinyscene.train.runs.evaluate import score
+from tinyscene.train.sweep.begin import begin
+from tinyscene.train.sweep.job import Source
 
 LABELS = ("cat", "dog", "rain")
 RATE = 8_000
@@ -119,6 +121,15 @@ def test_such_a_table_is_trained_on_and_evaluated(
     assert (result["clips"], set(result["by_class"]), result["split"]) == (6, set(LABELS), "few")
     assert set(result["by_device"]) == {"laptop"}
     assert set(result["by_device_group"]) == {"unseen"}
+
+
+def test_a_sweep_finds_lists_by_their_folder_in_the_dataset(table: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("{name: few, splits: [few], seeds: [0], runs: {nano: {recipe: nano}}}")
+    record = begin(str(sweep), {"": Source(folder=str(table), splits="fold1")}, (), tmp_path / "out")
+    assert record.sources[""].open().splits == open_dataset(table, "fold1").splits
+    with pytest.raises(InputError, match=r"^fold9: holds no test\.csv"):
+        begin(str(sweep), {"": Source(folder=str(table), splits="fold9")}, (), tmp_path / "out")
 
 
 def test_a_teacher_of_another_folds_lists_of_the_same_name_is_refused(

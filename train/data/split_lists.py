@@ -32,7 +32,7 @@ def read_splits(root: Path, named: str | Path | None, labels: dict[str, str], pu
     cannot be used.
     """
     if named:
-        return _read_folder(_named_folder(root, Path(named)), labels)
+        return _read_folder(named_folder(root, Path(named)), labels)
     for folder in (root / "evaluation_setup", root):
         if (folder / TEST).exists():
             return _read_folder(folder, labels)
@@ -46,7 +46,7 @@ def read_splits(root: Path, named: str | Path | None, labels: dict[str, str], pu
     )
 
 
-def _named_folder(root: Path, named: Path) -> Path:
+def named_folder(root: Path, named: Path) -> Path:
     """The folder that --splits names, by its path or by its name in the dataset."""
     folders = [named, root / named]
     if named.parts[0] == root.resolve().name:

@@ -11,6 +11,7 @@ from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.data.datasets import Dataset
+from tinyscene.train.data.split_lists import named_folder
 from tinyscene.train.recipe import parse_recipe
 from tinyscene.train.runs.run import RECIPE
 from tinyscene.train.runs.transfer import find_weights
@@ -85,9 +86,10 @@ def require_weights(status: SweepStatus) -> None:
 
 
 def _absolute(source: Source) -> Source:
-    """For processes with another working folder."""
-    paths = {"folder": source.folder, "splits": source.splits}
-    return source.model_copy(update={key: path and str(Path(path).resolve()) for key, path in paths.items()})
+    """For processes with another working folder. Raises InputError where no split lists have that name."""
+    folder = Path(source.folder)
+    splits = source.splits and str(named_folder(folder, Path(source.splits)).resolve())
+    return source.model_copy(update={"folder": str(folder.resolve()), "splits": splits})
 
 
 def _check_sources(needed: set[str], sources: set[str]) -> None:
