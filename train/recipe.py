@@ -76,6 +76,11 @@ class Recipe(Section):
             self.model.require_whole_columns(self.features)
         return self
 
+    @property
+    def has_other_clips(self) -> bool:
+        """Whether each batch holds as many clips of another folder as of the training list."""
+        return bool(self.distill.transfer or self.train.outliers)
+
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json") | {"features": self.features.as_dict()}
 

@@ -28,7 +28,7 @@ def main(
     record, summary = read_record(sweep), read_summary(sweep)
     if summary.not_done:
         raise InputError(f"{sweep}: {len(summary.not_done)} runs are not done; go on with `tinyscene sweep`")
-    done = [result for result in summary.results if result.split != ALL_FOLDS]
+    done = [result for result in summary.results if not result.split.startswith(ALL_FOLDS)]
     seconds = sum(result.done * (result.statistics.seconds or 0) for result in done)
     write_result(
         results / f"{record.sweep.name}.json",

@@ -165,6 +165,17 @@ def test_a_teacher_that_says_the_labels_teaches_what_the_labels_do(
     assert (by_labels - by_teacher).norm() < 0.05 * (by_labels - start).norm()
 
 
+def test_a_student_refuses_the_answers_of_a_teacher_of_another_split(
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    path = Path(teacher_of(tmp_path, sample_dataset, sample_clips, wrong_by=0))
+    tensors, header = load_tensors(path)
+    save_file(tensors, path, header | {"split": "100"})
+    recipe = load_recipe("nano", [*QUICK, f"distill.logits={path}"])
+    with pytest.raises(InputError, match=f"is of split 100; a student of split {SPLIT} may not see that"):
+        train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
+
+
 def vector(state: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([state[name].flatten() for name in sorted(state) if name.endswith("weight")])
 

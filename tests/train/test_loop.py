@@ -27,9 +27,10 @@ from tinyscene.train.loop.checkpoint import TrainState
 from tinyscene.train.loop.loop import train
 from tinyscene.train.loop.schedule import learning_rate
 from tinyscene.train.loop.trainer import Hardware, Ranks, Trainer
-from tinyscene.train.models import build
+from tinyscene.train.models import build, features_of
 from tinyscene.train.recipe import Recipe, load_recipe
-from tinyscene.train.runs.run import RunFolder, load_model, write_recipe
+from tinyscene.train.runs.evaluate import evaluate, predictor
+from tinyscene.train.runs.run import RunFolder, load_model, read_metrics, write_recipe
 from tinyscene.train.teachers.distill import cross_entropy
 from tinyscene.train.training_settings import Train
 
@@ -278,6 +279,16 @@ def test_the_average_is_what_a_run_keeps(sample_dataset: Dataset, sample_clips: 
     name = "stages.s1.b1.block.0.0.weight"
     assert torch.equal(kept[name], checkpoint[f"average.module.{name}"])
     assert not torch.equal(kept[name], checkpoint[f"model.{name}"])
+
+
+def test_the_average_is_what_is_tested_while_it_trains(
+    sample_dataset: Dataset, sample_clips: Clips, tmp_path: Path
+) -> None:
+    recipe = load_recipe("nano", [*QUICK, "train.epochs=1", "train.evaluate_every=1", "train.ema=0.99"])
+    train(recipe, TrainingData(sample_dataset, sample_clips, SPLIT), RunFolder(tmp_path / "run"))
+    network, _ = load_model(tmp_path / "run")
+    kept = evaluate(predictor(network, features_of(recipe)), sample_clips, sample_dataset.split(SPLIT)[1])
+    assert read_metrics(tmp_path / "run")[0]["test_log_loss"] == pytest.approx(kept.log_loss, rel=1e-5)
 
 
 def test_an_average_with_hardly_any_memory_is_the_network(

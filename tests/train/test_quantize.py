@@ -303,6 +303,15 @@ def test_the_loss_is_divergence_and_cross_entropy_in_these_shares(share: float) 
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_the_divergence_is_the_mean_over_all_clips_where_half_are_of_another_folder() -> None:
+    clips = Targets(torch.randn(6, 1, 2, 5), torch.zeros(6, 10))
+    logits = torch.randn(6, 10)
+    own, with_others = (
+        from_network(nn.Flatten(), 1.0, cross_entropy, others)(logits, clips) for others in (False, True)
+    )
+    assert float(with_others) == pytest.approx(float(own) / 2)
+
+
 @pytest.mark.parametrize("share", [0, 1])
 def test_the_model_card_speaks_of_distillation_where_there_was_any(share: int, quantized: Quantized) -> None:
     bundle = quantized(*NO_STEP, f"quantize.distill={share}", qat=True)

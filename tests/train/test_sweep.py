@@ -278,6 +278,17 @@ def test_weights_of_another_run_are_another_recipe(
         run_sweep(write(tmp_path, ONE + runs), data, out, settings=[*QUICK, "train.epochs=2"])
 
 
+def test_a_sweep_goes_on_where_its_folder_was_moved_to(
+    swept: tuple[Path, Exception], data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses: list[SweepStatus] = []
+    monkeypatch.setattr("tinyscene.train.sweep.sweep.run_locally", lambda status, _: statuses.append(status))
+    out = shutil.copytree(swept[0], tmp_path / "moved")
+    run_sweep(str(swept[0].parent / "sweep.yaml"), data, out, settings=[*QUICK, "train.epochs=2"])
+    assert [job.name for job in statuses[0].ready()] == ["runs/broken-5-0"]
+    assert table(out)["student-5-0"]["state"] == "done"
+
+
 def test_runs_and_seeds_may_be_added(
     swept: tuple[Path, Exception], data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

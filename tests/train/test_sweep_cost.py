@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.train.test_loop import QUICK
 from tests.train.test_sweep import few_clips
 from tests.train.test_sweep_plan import ONE, write
-from tinyscene.train.recipe import override
+from tinyscene.train.recipe import Recipe, override
 from tinyscene.train.runs.run import METRICS
 from tinyscene.train.sweep.begin import begin
 from tinyscene.train.sweep.cost import SweepCost, estimate
@@ -82,7 +83,8 @@ def test_a_stage_costs_its_clips_by_their_rates(status: SweepStatus) -> None:
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_jobs_at_the_same_time_wait_for_those_they_need(status: SweepStatus) -> None:
+def test_jobs_at_the_same_time_wait_for_those_they_need(status: SweepStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyscene.train.sweep.sweep.available_cores", lambda: 9)
     write_rates(status)
     run, logits, bundle = 1 + TRAINING + TESTING, 1 + 2 * TRAIN / 20, 1 + 5 + TESTING
     online = run + TRAIN * EPOCHS / 20
@@ -90,6 +92,14 @@ def test_jobs_at_the_same_time_wait_for_those_they_need(status: SweepStatus) -> 
     assert estimate(status, 2).hours == pytest.approx((run + max(logits + run, online) + bundle) / 3600)
     # on many: the longest chain
     assert estimate(status, 9).hours == pytest.approx((run + max(logits + run, online, bundle)) / 3600)
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_more_jobs_than_cores_are_no_faster_than_as_many(status: SweepStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyscene.train.sweep.sweep.available_cores", lambda: 2)
+    write_rates(status)
+    many, two = estimate(status, 9), estimate(status, 2)
+    assert (many.slots, many.hours) == (9, two.hours)
 
 
 @pytest.mark.usefixtures("unmeasured")
@@ -120,6 +130,23 @@ def test_a_rate_holds_for_other_seeds_teachers_and_epochs_of_a_recipe(status: Sw
     assert key("seed=7", "train.epochs=99", "distill.logits=x") == key()
     assert len({key(), key("augment.freq_mask=1"), key("train.batch_size=8"), key("model.base_channels=16")}) == 4
     assert rate_key(job, "another") != key()
+
+
+def test_a_recipe_too_large_for_the_gpu_leaves_the_others_rates(
+    status: SweepStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run_rate(recipe: Recipe, _data: object) -> Rate:
+        asked.append(recipe.name)
+        if len(asked) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return Rate(started=0, trained=10, tested=20)
+
+    monkeypatch.setattr("tinyscene.train.sweep.rates._run_rate", run_rate)
+    monkeypatch.setattr("tinyscene.train.sweep.rates._bundle_rate", lambda job, data: run_rate(job.recipe, data))
+    measure(status.out, started=3.0)
+    assert len(read_rates(status.out)) == len(asked) - 1 > 0
 
 
 @pytest.mark.slow

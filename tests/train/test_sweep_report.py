@@ -186,6 +186,15 @@ def test_folds_are_summed_up_over_folds(tmp_path: Path) -> None:
     assert (found["done"], found["of"]) == (10, 10)
 
 
+def test_folds_are_summed_up_for_each_size_of_their_lists(tmp_path: Path) -> None:
+    rows = drawn(("micro",), ("fold1-25", "fold2-25", "fold1-100", "fold2-100"), 1)
+    content = report(write(tmp_path, rows))
+    for size in ("25", "100"):
+        found = result(content, "micro", f"all folds, split {size}")
+        of_size = [each["accuracy"] for each in rows if each["split"].endswith(f"-{size}")]
+        assert (found["accuracy"]["mean"], found["accuracy"]["count"]) == (pytest.approx(np.mean(of_size)), 2)
+
+
 def test_data_without_devices_has_no_rows_of_them(tmp_path: Path) -> None:
     rows = [{key: value for key, value in each.items() if "." not in key} for each in drawn(("a",), ("fold1",), 2)]
     assert result(report(write(tmp_path, rows)), "a", "fold1")["by_device"] == {}

@@ -150,6 +150,11 @@ def prepare(
     return clips
 
 
+def in_other_form(clips: Clips, dataset: Dataset, sample_rate: int, clip_seconds: float) -> Clips:
+    """The clips of the same dataset at another sample rate or of another length, with what is allowed to be missing."""
+    return prepare(dataset, sample_rate, clips.folder.parent, clips.allow_missing, clip_seconds)
+
+
 def _key(dataset: Dataset, form: ClipFormat) -> str:
     """Hash of everything a cache depends on that can be known without decoding."""
     length = "" if form.clip_seconds == ONE_SECOND else f" {form.clip_seconds!r}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.sound_files import recordings_of
-from tinyscene.train.data.cache import Clips, prepare
+from tinyscene.train.data.cache import Clips, in_other_form, prepare
 from tinyscene.train.data.datasets import EVERYTHING, Dataset, ListedRecording
 from tinyscene.train.data.training_data import TrainingData
 from tinyscene.train.recipe import Recipe
@@ -49,13 +49,13 @@ class Selection:
 
     def at_rate(self, sample_rate: int, dataset: Dataset) -> "Selection":
         """The same clips, of this dataset, at another sample rate."""
-        cache, transfer, seconds = self.clips.folder.parent, self.transfer, self.clips.clip_seconds
+        transfer, seconds = self.transfer, self.clips.clip_seconds
         if self.clips.sample_rate == sample_rate:
             return self
         if transfer is not None:
-            clips = prepare(transfer.dataset, sample_rate, cache, clip_seconds=seconds)
+            clips = in_other_form(transfer.clips, transfer.dataset, sample_rate, seconds)
             transfer = replace(transfer, clips=clips)
-        return replace(self, clips=prepare(dataset, sample_rate, cache, clip_seconds=seconds), transfer=transfer)
+        return replace(self, clips=in_other_form(self.clips, dataset, sample_rate, seconds), transfer=transfer)
 
 
 def select(recipe: Recipe, data: TrainingData) -> Selection:

@@ -302,7 +302,7 @@ def _fine_tune(
     """Train a pruned network in a run folder beside it, or go on where that stands. Returns it on the CPU."""
     network, step_recipe = _load_start(start, recipe, step, step_card)
     folder = start.with_suffix("")
-    loss = from_network(unpruned, recipe.prune.distill, loss_of(step_recipe.distill))
+    loss = from_network(unpruned, recipe.prune.distill, loss_of(step_recipe.distill), step_recipe.has_other_clips)
     initial = InitialNetwork(network, step_card.source)
     with lower_rate_advised(folder.parent, "prune"):
         _, card = fit(initial, step_recipe, loss, data, RunFolder.begun_or_new(folder))

@@ -95,8 +95,7 @@ def train(
         raise DivergedError(f"{error}; choose another --out and try a lower --set train.lr") from None
     model = run.path / MODEL
     if trainer.ranks.rank == 0 and not model.exists():
-        final_network = trainer.network if trainer.average is None else trainer.average.module
-        save_tensors(model, finish(final_network.cpu()).state_dict(), card)
+        save_tensors(model, finish(trainer.saved_network.cpu()).state_dict(), card)
     trainer.ranks.sum(torch.zeros(1, device=trainer.torch_device))  # no process leaves before the file is written
     return model
 
@@ -181,7 +180,7 @@ def _run_epochs(trainer: Trainer, state: TrainState, out: Path, card: Card, test
             metrics = trainer.finish_epoch(state, total_steps)
             if first:
                 if settings.evaluate_every and state.epoch % settings.evaluate_every == 0:
-                    predict = predictor(trainer.network, trainer.features, trainer.torch_device)
+                    predict = predictor(trainer.saved_network, trainer.features, trainer.torch_device)
                     result = evaluate(predict, trainer.clips, test)
                     metrics |= {
                         f"test_{key}": getattr(result, key) for key in ("accuracy", "macro_accuracy", "log_loss")

@@ -259,6 +259,11 @@ class Trainer:
             signal, drawn = augment.mixed(signal, drawn), replace(drawn, mixup=None)
         return augment.on_log_mel(augment.log_mel(self.features, signal, drawn), drawn)
 
+    @property
+    def saved_network(self) -> nn.Module:
+        """What the run will be: the network, or where there is one, the average of its weights."""
+        return self.network if self.average is None else self.average.module
+
     def require_finite(self) -> None:
         """Raise DivergedError if a weight or an answer is NaN or infinite: a step may do that after the last loss."""
         for name, parameter in self.network.named_parameters():

@@ -234,7 +234,7 @@ def _fine_tune(
     train = train.model_copy(update={"weight_decay": 0.0, "precision": "float32"})
     distill = recipe.distill if settings.distill < 1 else Distill()
     qat_recipe = recipe.model_copy(update={"train": train, "distill": distill, "consistency": Consistency()})
-    loss = from_network(network, settings.distill, loss_of(distill))
+    loss = from_network(network, settings.distill, loss_of(distill), qat_recipe.has_other_clips)
     with lower_rate_advised(work.path, "quantize"):
         fit(initial, qat_recipe, loss, data, work)
     return read_metrics(work.path)

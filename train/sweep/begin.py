@@ -4,6 +4,7 @@ Runs, seeds and splits may be added to a sweep; a run or bundle that was begun w
 """
 
 from pathlib import Path
+from typing import Any
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_free, write_whole
@@ -12,7 +13,7 @@ from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.split_lists import named_folder
-from tinyscene.train.recipe import parse_recipe
+from tinyscene.train.recipe import Recipe, parse_recipe
 from tinyscene.train.runs.run import RECIPE
 from tinyscene.train.runs.transfer import find_weights
 from tinyscene.train.settings import first_change, flat, read_settings
@@ -92,6 +93,15 @@ def _absolute(source: Source) -> Source:
     return source.model_copy(update={"folder": str(folder.resolve()), "splits": splits})
 
 
+def _placed(recipe: Recipe, needs: tuple[str, ...]) -> dict[str, Any]:
+    """The settings of a run, with what it needs of the sweep by its name: the sweep's folder may have been moved."""
+    settings = recipe.as_dict()
+    for key in ("logits", "online"):
+        place = settings["distill"][key]
+        settings["distill"][key] = next((need for need in needs if place and place.endswith(f"/{need}")), place)
+    return settings
+
+
 def _check_sources(needed: set[str], sources: set[str]) -> None:
     if missing := sorted(needed - sources):
         raise InputError(f"the sweep trains on {missing[0]!r}: name its folder with --other {missing[0]}=FOLDER")
@@ -134,7 +144,8 @@ def _changed_since(old: Job | None, new: Job, out: Path) -> str:
     path = out / new.name / RECIPE
     if not isinstance(new, TrainJob) or not path.exists():
         return ""
-    change = first_change(parse_recipe(read_settings(path, "recipe"), str(path)).as_dict(), new.recipe.as_dict())
+    made_with = parse_recipe(read_settings(path, "recipe"), str(path))
+    change = first_change(_placed(made_with, new.needs), _placed(new.recipe, new.needs))
     if not change and isinstance(old, TrainJob) and old.weights != new.weights:
         change = f"weights {old.weights}, not {new.weights}"
     return change

@@ -51,7 +51,10 @@ class SweepCost:
 
 
 def estimate(status: SweepStatus, jobs: int | None) -> SweepCost:
-    """What is left of a sweep costs on this machine, with so many jobs at a time; none: as many as it would have."""
+    """What is left of a sweep costs on this machine, with so many jobs at a time; none: as many as it would have.
+
+    Rates are those of a job that has a GPU or a core for itself: of more jobs, so many at a time are counted.
+    """
     torch_device, left = torch_device_name(), [job for job in status.sweep.jobs if status.state[job.name] == "waiting"]
     environments = slots(jobs)
     keys = {job.name: rate_key(job, torch_device) for job in status.sweep.jobs if isinstance(job, EvaluatedJob)}
@@ -65,7 +68,8 @@ def estimate(status: SweepStatus, jobs: int | None) -> SweepCost:
         for stage in dict.fromkeys(_stage_of(job) for job in left)
     )
     known = {name: value for name, value in seconds.items() if value is not None}
-    hours = _makespan(left, known, len(environments)) / 3600 if len(known) == len(seconds) else None
+    at_a_time = min(len(environments), len(slots(None)))
+    hours = _makespan(left, known, at_a_time) / 3600 if len(known) == len(seconds) else None
     return SweepCost(stages, torch_device, len(environments), hours)
 
 
@@ -108,7 +112,7 @@ class _Work:
             return 0
         metrics = self._status.out / job.name / METRICS
         done = read_bounded(metrics, MAX_METRICS).count(b"\n") if metrics.exists() else 0
-        clips = self._clips(job)[0] * (2 if job.recipe.distill.transfer or job.recipe.train.outliers else 1)
+        clips = self._clips(job)[0] * (2 if job.recipe.has_other_clips else 1)
         return clips * max(0, job.recipe.train.epochs - done)
 
     def seconds(self, job: Job) -> float | None:

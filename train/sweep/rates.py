@@ -92,7 +92,7 @@ def measure(out: Path, started: float) -> None:
             dataset = source.open()
             data = TrainingData(dataset, source.prepare(dataset, job.recipe.features), job.split)
             measured = _bundle_rate(job, data) if isinstance(job, QuantizeJob) else _run_rate(job.recipe, data)
-        except TinysceneError as error:
+        except (TinysceneError, torch.cuda.OutOfMemoryError) as error:  # the others' rates can still be measured
             print(f"{job.name}: {error}", file=sys.stderr)
             continue
         rates[key] = measured.model_copy(update={"started": started})

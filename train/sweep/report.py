@@ -25,7 +25,7 @@ from tinyscene.train.runs.figures import figure_style, figure_text
 from tinyscene.train.sweep.published import RUNS
 from tinyscene.train.sweep.statistic import RunStatistics, Statistic
 from tinyscene.train.sweep.status import GROUPS
-from tinyscene.train.sweep.summary import ALL_FOLDS, SweepSummary, Unfinished, read_summary
+from tinyscene.train.sweep.summary import ALL_FOLDS, SweepSummary, Unfinished, all_folds, read_summary
 
 MEASURES = {"accuracy": "accuracy, %", "macro_accuracy": "macro-average accuracy, %", "log_loss": "log loss"}
 PUBLISHED = "published baseline (TAU)"
@@ -71,7 +71,7 @@ def _notes(summary: SweepSummary) -> list[str]:
 
 
 def split_title(split: str) -> str:
-    return "All folds" if split == ALL_FOLDS else f"Split {split}"
+    return split.capitalize() if split.startswith(ALL_FOLDS) else f"Split {split}"
 
 
 def overview(summary: SweepSummary) -> Lines:
@@ -134,8 +134,7 @@ def _table(lines: Lines) -> list[str]:
 
 def picture(summary: SweepSummary) -> bytes:
     """Macro-average accuracy against MACs as a PNG: a panel a split, or one of all folds, with a point a run."""
-    is_folded = ALL_FOLDS in summary.splits
-    results = [result for result in summary.results if not (is_folded and result.split.startswith("fold"))]
+    results = [result for result in summary.results if all_folds(result.split) not in summary.splits]
     splits = list(dict.fromkeys(result.split for result in results))
     colours = {run: f"C{number}" for number, run in enumerate(summary.runs)}
     macs = [result.statistics.macs / 1e6 for result in results]

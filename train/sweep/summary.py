@@ -194,15 +194,26 @@ def _statistic(values: list[float]) -> Statistic:
 
 
 def _over_folds(results: list[RunSummary]) -> list[RunSummary]:
-    """For runs on folds: the mean over folds of the means over seeds, and the deviation over folds."""
+    """For runs on folds: the mean over folds of the means over seeds, and the deviation over folds.
+
+    Each size of the training lists (`fold1-25`, `fold1-100`) has its own.
+    """
     added = []
-    for run in dict.fromkeys(result.run for result in results):
-        folds = [result for result in results if result.run == run and result.split.startswith("fold")]
+    for run, name in dict.fromkeys((result.run, all_folds(result.split)) for result in results):
+        folds = [result for result in results if result.run == run and name and all_folds(result.split) == name]
         if len(folds) > 1:
             done, of = sum(fold.done for fold in folds), sum(fold.of for fold in folds)
             over_folds = _statistics([_means(fold.statistics) for fold in folds])
-            added.append(RunSummary(run, folds[0].recipe, ALL_FOLDS, done, of, over_folds))
+            added.append(RunSummary(run, folds[0].recipe, name, done, of, over_folds))
     return added
+
+
+def all_folds(split: str) -> str:
+    """The name of all folds that a split is one of, such as `all folds, split 25` for `fold1-25`; empty if of none."""
+    if not split.startswith("fold"):
+        return ""
+    size = split.partition("-")[2]
+    return f"{ALL_FOLDS}, split {size}" if size else ALL_FOLDS
 
 
 def _means(runs: RunStatistics) -> Numbers:

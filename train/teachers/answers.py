@@ -49,7 +49,7 @@ def teacher_of(
     """The teacher that a recipe names, if it does; one that is asked at each step takes `batch` clips at once."""
     if recipe.distill.online:
         return OnlineTeacher(Path(recipe.distill.online), recipe, data, selection, torch_device, batch)
-    return StoredAnswers(recipe, selection, torch_device) if recipe.distill.logits else None
+    return StoredAnswers(recipe, selection, data.split, torch_device) if recipe.distill.logits else None
 
 
 def doubted(teacher: Teacher | None, labels: Tensor, least: float) -> Tensor:
@@ -63,8 +63,9 @@ def doubted(teacher: Teacher | None, labels: Tensor, least: float) -> Tensor:
 class StoredAnswers:
     """The answers of a file, those to a clip's impulse response where the file has them; mixed as the clips are."""
 
-    def __init__(self, recipe: Recipe, selection: Selection, torch_device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, selection: Selection, split: str, torch_device: torch.device) -> None:
         logits = read_logits(Path(recipe.distill.logits or ""))
+        logits.require_split(split)
         clips = selection.clips
         values = logits.of(clips.names(selection.labelled), clips.labels, clips.clip_seconds)
         folder = recipe.augment.dir_folder

@@ -77,15 +77,19 @@ def loss_of(settings: Distill) -> Loss:
     return loss
 
 
-def from_network(teacher: nn.Module, share: float, rest: Loss) -> Loss:
-    """The divergence from a network's answers to the same features with weight `share`, and another loss."""
+def from_network(teacher: nn.Module, share: float, rest: Loss, with_others: bool = False) -> Loss:
+    """The divergence from a network's answers to the same features with weight `share`, and another loss.
+
+    `with_others`: half of the clips are of another folder, and the divergence is the mean over all of them.
+    """
     teacher.eval()
+    weight = share / 2 if with_others else share
 
     def loss(logits: Tensor, targets: Targets) -> Tensor:
         with torch.no_grad():
             answers = teacher.to(targets.log_mel.device)(targets.log_mel).log_softmax(1)
         divergence = F.kl_div(logits.log_softmax(1), answers, reduction="sum", log_target=True)
-        return share * divergence + (1 - share) * rest(logits, targets)
+        return weight * divergence + (1 - share) * rest(logits, targets)
 
     return loss
 

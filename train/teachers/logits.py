@@ -5,8 +5,8 @@
 A teacher is a run of any family, or a file of logits made elsewhere. A file is a safetensors file with a tensor
 `logits` (clip, class) or (view, clip, class) and, in its header, JSON lists `clips` (the paths of the recordings;
 with `#N` for clip N of one that has several) and `labels`; `split` names the list that the teacher was trained on,
-`clip_seconds` is the length of the clips, one second where it is missing. README, "A teacher from elsewhere", shows
-the ten lines that write one. A `.pt` dictionary from recording to logits, or with the lists `clips` and `labels`
+`clip_seconds` is the length of the clips, one second where it is missing. docs/training.md, "A teacher from elsewhere",
+shows the ten lines that write one. A `.pt` dictionary from recording to logits, or with the lists `clips` and `labels`
 beside a tensor `logits`, is read with `weights_only`.
 
 Several teachers become one ensemble, the mean of their logits, or the Bayesian average of their probabilities:
@@ -31,7 +31,7 @@ from tinyscene.deploy.common.progress import progress
 from tinyscene.deploy.common.provenance import provenance
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND
 from tinyscene.train.data import augment
-from tinyscene.train.data.cache import Clips, prepare
+from tinyscene.train.data.cache import Clips, in_other_form
 from tinyscene.train.data.datasets import SCENES, Dataset
 from tinyscene.train.data.features import waveform
 from tinyscene.train.models import features_of
@@ -54,6 +54,11 @@ class Logits:
     split: str | None
     source: str
     clip_seconds: float = ONE_SECOND
+
+    def require_split(self, split: str) -> None:
+        """Raise InputError where the teacher was trained on another list, which may hold the student's test clips."""
+        if self.split not in (None, split):
+            raise InputError(f"{self.source}: is of split {self.split}; a student of split {split} may not see that")
 
     def of(self, names: list[str], labels: tuple[str, ...], clip_seconds: float = ONE_SECOND) -> Tensor:
         """Logits (view, clip, class) of these clips.
@@ -85,7 +90,7 @@ def make_logits(
     Raises InputError: a teacher cannot be used, knows other labels, or was trained on another split.
     """
     if (seconds := _clip_seconds(teachers[0])) != clips.clip_seconds:
-        clips = prepare(dataset, clips.sample_rate, clips.folder.parent, clip_seconds=seconds)
+        clips = in_other_form(clips, dataset, clips.sample_rate, seconds)
     indices = clips.select(dataset.split(split)[0])
     names, truth = clips.names(indices), torch.from_numpy(clips.label[indices])
     answers, views = [], ("",)
@@ -94,8 +99,7 @@ def make_logits(
         if is_file and responses:
             raise InputError(f"{teacher}: a file of logits cannot answer to --responses; name runs only")
         answer = read_logits(teacher) if is_file else _ask(teacher, dataset, clips, split, responses)
-        if answer.split not in (None, split):
-            raise InputError(f"{teacher}: is of split {answer.split}; a student of split {split} may not see that")
+        answer.require_split(split)
         answers.append(answer.of(names, clips.labels, seconds))
         views = answer.views
     if len({len(values) for values in answers}) > 1:
@@ -138,7 +142,7 @@ def _ask(run: Path, dataset: Dataset, clips: Clips, split: str, responses: Path 
     rate, seconds = recipe.features.sample_rate, recipe.features.clip_seconds
     require_same_length(run, seconds, clips.clip_seconds, "those of the first teacher")
     if clips.sample_rate != rate:
-        clips = prepare(dataset, rate, clips.folder.parent, clip_seconds=seconds)
+        clips = in_other_form(clips, dataset, rate, seconds)
     require_same_lists(run, card, dataset, clips, split)
     indices = clips.select(dataset.split(split)[0])
     names = augment.response_paths(responses) if responses else []
