@@ -91,7 +91,7 @@ def test_it_is_the_logarithm_of_its_power(front_end: KaldiMel) -> None:
 
 
 @pytest.mark.parametrize(("front_end", "floor"), [(BOTH[0], np.log(1e-5)), (BOTH[1], np.log(2.0**-23))])
-def test_silence_and_masks_are_the_floor_of_the_logarithm(front_end: KaldiMel, floor: float) -> None:
+def test_silence_is_the_floor_of_the_logarithm(front_end: KaldiMel, floor: float) -> None:
     normal = (floor + 4.5) / 5 if isinstance(front_end, PasstMel) else (floor + 4.2677393) / (2 * 4.5689974)
     silent = front_end(torch.zeros(1, front_end.front_end.clip_samples))
     torch.testing.assert_close(silent, torch.full_like(silent, normal))

@@ -3,10 +3,10 @@
     tinyscene train RECIPE --data DATA --split 25 --out RUN [--weights RUN | FILE] [--resume]
     torchrun --nproc-per-node 2 -m tinyscene train ...        # several GPUs or hosts
 
-AdamW, cosine with warm-up. A step (`train/loop/trainer.py`) takes `batch_size` clips: features and augmentation are
-made for the whole batch, the network runs on micro-batches whose gradients are summed. The step is that of the
-whole batch in all but BatchNorm, which sees the mean and variance of a micro-batch: noisier than the published
-ones, and a CPU trains faster (its caches hold 32 clips, not 256). A GPU takes the batch whole.
+The recipe names the optimizer and the schedule. A step (`train/loop/trainer.py`) takes `batch_size` clips: features
+and augmentation are made for the whole batch, the network runs on micro-batches whose gradients are summed. The step
+is that of the whole batch in all but BatchNorm, which sees the mean and variance of a micro-batch: noisier than the
+published ones, and a CPU trains faster (its caches hold 32 clips, not 256). A GPU takes the batch whole.
 
 Every random number comes from a generator seeded by run, epoch, step and rank, so a resumed run draws
 the numbers of an unbroken one and ends with the same metrics. Ctrl-C finishes the step and saves.

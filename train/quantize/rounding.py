@@ -3,7 +3,7 @@
     integers, scales = round_weights(weights, covariance, scales)
 
 Rounding errors e of an output channel's weights change its output by e . x, x the inputs that the weights meet. Biases
-take back the mean of that change (`train/quantize/calibrate.py`), so that e' C e is left, C the covariance of x. The
+take back the mean of that change (`train/quantize/correct.py`), so that e' C e is left, C the covariance of x. The
 integers of least e' C e are sought as E. Frantar et al. do in "GPTQ", ICLR 2023: weight by weight, each rounded with
 what the errors of those before it are worth to it; then weights that gain by one step more or less are moved, as long
 as there are some. This is tried with several scales a channel, and the best is kept.
