@@ -3,6 +3,9 @@
 import os
 import sys
 
+# read when torch loads OpenMP: threads that spin while they wait cost small networks several times the work itself
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 def python_module(name: str, *arguments: str) -> list[str]:
     """The command line that runs a module in a child interpreter.

@@ -27,7 +27,7 @@ from tinyscene.train.runs.evaluate import evaluate, open_evaluated_model
 from tinyscene.train.runs.run import load_model
 from tinyscene.train.sweep.job import Source, read_record
 from tinyscene.train.sweep.status import SweepStatus
-from tinyscene.train.sweep.sweep import FailedRunsError, named_sources, run_sweep, slots
+from tinyscene.train.sweep.sweep import FailedRunsError, named_sources, run_sweep, slots, start
 from tinyscene.train.teachers.logits import read_logits
 
 
@@ -359,6 +359,16 @@ def test_without_a_gpu_there_is_a_job_a_core(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert slots(None) == [{}] * len(os.sched_getaffinity(0))
     assert slots(3) == [{}] * 3
+
+
+def test_the_threads_of_a_job_sleep_while_they_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)  # as where Python calls the sweep
+    program = "import os; print(os.environ['OMP_WAIT_POLICY'], os.environ['OMP_NUM_THREADS'])"
+    ends = os.pipe()
+    assert start([sys.executable, "-c", program], 3, {}, tmp_path / "log", ends[0]).wait() == 0
+    assert (tmp_path / "log").read_text() == "PASSIVE 3\n"
+    for end in ends:
+        os.close(end)
 
 
 # Broken and resumed sweeps

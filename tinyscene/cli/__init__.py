@@ -8,6 +8,7 @@ import typer
 
 from tinyscene.cli import deploying, measuring, quantizing, sharing, training
 from tinyscene.deploy.common.command_line import run_command_line
+from tinyscene.deploy.common.processes import PASSIVE_THREADS
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 for commands in (training, quantizing, deploying, measuring, sharing):  # the order of --help
@@ -24,6 +25,5 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Run the command line."""
-    # read when torch loads OpenMP: threads that spin while they wait cost small networks several times the work itself
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update({**PASSIVE_THREADS, **os.environ})
     run_command_line(app, "tinyscene")

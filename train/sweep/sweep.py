@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from tinyscene.deploy.common.errors import InputError, TinysceneError
-from tinyscene.deploy.common.processes import available_cores, python_module
+from tinyscene.deploy.common.processes import PASSIVE_THREADS, available_cores, python_module
 from tinyscene.deploy.common.progress import progress
 from tinyscene.train.loop.loop import StopFlag
 from tinyscene.train.sweep.begin import begin, require_weights
@@ -162,7 +162,7 @@ def start(
     with path.open("wb") as log:
         return subprocess.Popen(
             [*command, *options],
-            env={**os.environ, **environment, "OMP_NUM_THREADS": str(threads)},
+            env={**PASSIVE_THREADS, **os.environ, **environment, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
