@@ -146,6 +146,8 @@ class TFSepNetModel(Network):
     """Channels of the first blocks, a multiple of 4; the stem has twice as many, the last blocks 2.5 times."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the means that a block adds that are zeroed in training."""
+    residual_norm: bool = True
+    """Whether residual normalization stands after the stem and each group of blocks, as published."""
 
 
 class CPResNetModel(Network):

@@ -55,6 +55,13 @@ def test_the_residual_norm_is_a_tenth_of_the_input_and_bands_of_mean_0_and_devia
     torch.testing.assert_close(rest.var((1, 3)), torch.ones(4, 5), atol=1e-4, rtol=0)
 
 
+def test_the_residual_norm_can_be_left_out() -> None:
+    networks = [TFSepNet(TFSepNetModel(family="tf_sepnet", width=8, residual_norm=each), 10) for each in (True, False)]
+    assert networks[0].state_dict().keys() == networks[1].state_dict().keys()
+    counts = [sum(isinstance(module, ResidualNorm) for module in network.modules()) for network in networks]
+    assert counts == [5, 0]
+
+
 def test_its_loss_falls() -> None:
     torch.manual_seed(0)
     network = TFSepNet(TFSepNetModel(family="tf_sepnet", width=16, dropout=0), 10)

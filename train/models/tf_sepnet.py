@@ -8,13 +8,14 @@ Scene Classification", ICASSP 2024, in the form of their system for DCASE 2024 T
 their code): 126,858 parameters at width 64.
 
 A stem of two strided convolutions; then blocks of 1, 1.5, 2 and 2.5 times `width` channels, two of each and three of
-the last, with 2 x 2 max-pooling between the groups. After the stem and after each group stands residual normalization
-(B. Kim et al., "Domain Generalization on Efficient Acoustic Scene Classification Using Residual Normalization", DCASE
-2021). A block averages each half of its channels over the axis that it convolved, so its pointwise convolutions have
-one row or one column to compute.
+the last, with 2 x 2 max-pooling between the groups. A block averages each half of its channels over the axis that it
+convolved, so its pointwise convolutions have one row or one column to compute. After the stem and after each group
+stands residual normalization (B. Kim et al., "Domain Generalization on Efficient Acoustic Scene Classification Using
+Residual Normalization", DCASE 2021), which `model.residual_norm: false` leaves out.
 
-The network cannot be quantized or exported: the graph has no mean over one axis, broadcast addition, max-pooling or
-shuffle of channels.
+The network cannot be quantized or exported: lowering knows no mean over one axis, and the graph no addition that
+repeats a column or a row, no halves or shuffle of channels, and no normalization by a clip's own mean and variance.
+What it gains over CP-Mobile of the same MACs: docs/results.md, "Another family".
 """
 
 import torch
@@ -82,15 +83,16 @@ class TFSepNet(nn.Module):
         self.stem = nn.Sequential(
             ConvNorm(1, half, (3, 3), stride=2), ConvNorm(half, inputs, (3, 3), stride=2, groups=half)
         )
+        norm = ResidualNorm if model.residual_norm else nn.Identity
         groups = []
         for growth, count in zip(GROWTH, BLOCKS, strict=True):
             outputs = int(growth * model.width)
             blocks = [SeparableBlock(inputs, outputs, model.dropout)]
             blocks += [SeparableBlock(outputs, outputs, model.dropout) for _ in range(count - 1)]
-            groups.append(nn.Sequential(*blocks, ResidualNorm()))
+            groups.append(nn.Sequential(*blocks, norm()))
             inputs = outputs
         pooled = [layer for group in groups[1:] for layer in (nn.MaxPool2d(2), group)]
-        self.blocks = nn.Sequential(ResidualNorm(), groups[0], *pooled)
+        self.blocks = nn.Sequential(norm(), groups[0], *pooled)
         self.classifier = nn.Conv2d(inputs, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
