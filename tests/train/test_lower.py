@@ -175,6 +175,21 @@ def test_global_pooling_may_be_written_in_any_of_these_ways(head) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "window"),
+    [
+        (lambda self, x: x.mean(2, keepdim=True), (35, 1)),
+        (lambda self, x: torch.mean(x, dim=[-1], keepdim=True), (1, 20)),
+        (lambda self, x: F.adaptive_avg_pool2d(x, (1, 20)), (35, 1)),
+        (lambda self, x: self.pool(x), (1, 20)),
+    ],
+)
+def test_a_mean_over_mel_or_frame_is_a_window_over_all_of_it(part, window: tuple[int, int]) -> None:
+    around = Around(part, pool=nn.AdaptiveAvgPool2d((None, 1)))
+    graph = assert_same(nn.Sequential(nn.Conv2d(1, 5, 3), around, nn.Conv2d(5, 4, 1)).eval())
+    assert [getattr(each, "window", None) for each in graph.operators] == [None, window, None]
+
+
+@pytest.mark.parametrize(
     "head",
     [
         lambda self, x: self.linear(self.pool(x).flatten(1)),
@@ -375,7 +390,7 @@ REFUSED = {  # what the error says: a module "odd" after a pool of 8 channels
     "odd: AvgPool2d with count_include_pad=False ": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
     "odd: AvgPool2d with ceil_mode=True ": nn.AvgPool2d(2, ceil_mode=True),
     "odd: AvgPool2d with a divisor_override ": nn.AvgPool2d(2, divisor_override=3),
-    "odd: AdaptiveAvgPool2d over other than all ": nn.AdaptiveAvgPool2d(2),
+    "odd: AdaptiveAvgPool2d over other than all of mel, ": nn.AdaptiveAvgPool2d(2),
     "odd: Flatten to (2, 8, ": nn.Flatten(2),
     "network: output (node output) of a flattened map ": nn.Flatten(),
     "odd.1: Conv2d with padding after global pooling ": nn.Sequential(
@@ -389,7 +404,8 @@ REFUSED = {  # what the error says: a module "odd" after a pool of 8 channels
     "odd: add (node add) of other than two tensors ": module(lambda self, x: self.conv(x) + 1.0),
     "odd: add (node add) of (2, 8, 37, 22) and (2, 8, 1, 1) ": module(lambda self, x: x + x.mean((2, 3), True)),
     "odd: add (node add) of other than two tensors cannot": module(lambda self, x: torch.add(x, x, alpha=2)),
-    "odd: mean (node mean) over other than all ": module(lambda self, x: x.mean((1, 2))),
+    "odd: mean (node mean) over other than all of": module(lambda self, x: x.mean((1, 2))),
+    "odd: mean (node mean) over other than all of mel": module(lambda self, x: x.mean(2)),
     "odd: torch.fx cannot trace it ": module(lambda self, x: self.conv(x) if x.sum() > 0 else x),
     "network: torch.fx traces it as something else": module(aliased),
     "network: output (node output) of other than the last result ": module(lambda self, x: (self.conv(x), x)),

@@ -13,9 +13,9 @@ convolved, so its pointwise convolutions have one row or one column to compute. 
 stands residual normalization (B. Kim et al., "Domain Generalization on Efficient Acoustic Scene Classification Using
 Residual Normalization", DCASE 2021), which `model.residual_norm: false` leaves out.
 
-The network cannot be quantized or exported: lowering knows no mean over one axis, and the graph no addition that
-repeats a column or a row, no halves or shuffle of channels, and no normalization by a clip's own mean and variance.
-What it gains over CP-Mobile of the same MACs: docs/results.md, "Another family".
+The network cannot be quantized or exported: the graph has no addition that repeats a column or a row, no halves or
+shuffle of channels, and no normalization by a clip's own mean and variance. What it gains over CP-Mobile of the same
+MACs: docs/results.md, "Another family".
 """
 
 import torch

@@ -33,20 +33,26 @@ from tinyscene.deploy.graph.operators import (
 )
 from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
-from tinyscene.train.quantize.trace import BATCH, Traced, called_layer, operands, place, trace
+from tinyscene.train.quantize.trace import (
+    BATCH,
+    UNBOUNDED,
+    Traced,
+    bounds_of,
+    called_layer,
+    operands,
+    place,
+    trace,
+)
 
 INPUT, OUTPUT = "log_mel", "logits"
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d, BatchNorm1d, ReLU, ReLU6, Hardtanh and clamp, AvgPool2d, MaxPool2d, "
-    "AdaptiveAvgPool2d(1), AdaptiveMaxPool2d(1), mean over mel and frame, addition, Flatten, squeeze, view and reshape "
-    "to (batch, features), slices of mel and frame, pad with negative sizes, Dropout, Identity"
+    "AdaptiveAvgPool2d(1), AdaptiveMaxPool2d(1), mean over mel, frame or both, addition, Flatten, squeeze, view and "
+    "reshape to (batch, features), slices of mel and frame, pad with negative sizes, Dropout, Identity"
 )
 
 Shape = tuple[int, ...]  # torch's unless said otherwise: (batch, channels, mel, frame) or (batch, channels)
 Pair = tuple[int, int]  # mel, frame
-Bounds = tuple[float, float]
-
-UNBOUNDED = (-math.inf, math.inf)
 
 
 def lower(network: nn.Module, shape: Pair) -> Graph:
@@ -137,7 +143,7 @@ class _Lowering:
         self.fuse(node, replace(fused, weights=weights, bias=bias))
 
     def activation(self, node: fx.Node) -> None:
-        least, most = bounds = _bounds(node, self.layer(node))
+        least, most = bounds = bounds_of(node, self.layer(node))
         allowed = bounds == (0.0, math.inf) or -math.inf < least <= 0.0 <= most < math.inf
         supported = "ReLU, ReLU6, and clamps to finite bounds with zero between them"
         self.require(node, allowed and least < most, f"to {least} and {most}", supported)
@@ -197,15 +203,22 @@ class _Lowering:
         self.window(node, AveragePool2D, size, stride, before, window=size)
 
     def mean(self, node: fx.Node) -> None:
+        (_, tall, wide, channels), made = self.spatial(node).shape, self.shapes[node]
         if node.op == "call_module" or node.target is F.adaptive_avg_pool2d:
-            whole = self.shapes[node][2:] == (1, 1)
+            axes = {(1, 1): [2, 3], (1, wide): [2], (tall, 1): [3]}.get(made[2:])  # type: ignore[arg-type]
         else:
-            axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-            numbers = [axis % 4 for axis in axes if isinstance(axis, int)] if isinstance(axes, tuple | list) else []
-            whole = sorted(numbers) == [2, 3] and set(node.kwargs) <= {"input", "dim", "keepdim"}
-        self.require(node, whole, "over other than all of mel and frame", "global pooling")
-        self.spatial(node)
-        self.add(node, Mean, (1, self.shapes[node][1]))
+            given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+            numbers = given if isinstance(given, tuple | list) else [given]
+            axes = sorted(axis % 4 for axis in numbers if isinstance(axis, int))
+            axes = axes if set(node.kwargs) <= {"input", "dim", "keepdim"} else None
+        supported = "global pooling, and means over mel or frame with keepdim=True"
+        kept = len(made) == 4 and axes in ([2], [3])
+        self.require(node, axes == [2, 3] or kept, "over other than all of mel, of frame or of both", supported)
+        if axes == [2, 3]:
+            self.add(node, Mean, (1, channels))
+        else:
+            size = (tall, 1) if axes == [2] else (1, wide)
+            self.window(node, AveragePool2D, size, (1, 1), (0, 0), window=size)
 
     def crop(self, node: fx.Node) -> None:
         shape, supported = self.shapes.get(operands(node)[0], ()), "slices of mel and frame, pad with negative sizes"
@@ -331,24 +344,6 @@ STEPS: dict[Any, Callable[[_Lowering, fx.Node], None]] = {  # by module, functio
     **dict.fromkeys([nn.Flatten, torch.flatten, torch.squeeze, torch.reshape], _Lowering.flatten),
     **dict.fromkeys(["flatten", "squeeze", "view", "reshape"], _Lowering.flatten),
 }
-
-
-def _bounds(node: fx.Node, layer: nn.Module | None) -> Bounds:
-    """The bounds of an activation, infinite where none is given, NaN where one is computed."""
-    if layer is None and node.target not in (torch.clamp, "clamp", F.hardtanh):
-        return (0.0, 6.0) if node.target is F.relu6 else (0.0, math.inf)
-    if layer is not None:
-        return (0.0, math.inf) if isinstance(layer, nn.ReLU) else (float(layer.min_val), float(layer.max_val))  # type: ignore[arg-type]
-    settings: dict[str, Any] = {"min": None, "max": None}
-    settings |= dict(zip(settings, node.args[1:], strict=False))
-    settings |= {name.removesuffix("_val"): value for name, value in node.kwargs.items()}
-    infinite = (-1.0, 1.0) if node.target is F.hardtanh else UNBOUNDED
-    ends = [
-        settings[name] if settings[name] is not None else end
-        for name, end in zip(("min", "max"), infinite, strict=True)
-    ]
-    low, high = (float(end) if isinstance(end, int | float) else math.nan for end in ends)
-    return low, high
 
 
 def _pair(setting: int | Pair) -> Pair:

@@ -1,5 +1,6 @@
 """A torch network as torch.fx traces it, down to torch.nn's own modules, with the shape of what each node makes."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from tinyscene.deploy.common.errors import InputError
 
 BATCH = 2  # of the trial run: with 1, squeeze() would drop it
 Shape = tuple[int, ...]  # (batch, channels, mel, frame) or (batch, features)
+Bounds = tuple[float, float]
+
+UNBOUNDED = (-math.inf, math.inf)
 
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout)
@@ -71,6 +75,24 @@ def called_layer(node: fx.Node) -> Any:
     kind, names = _POOLS[node.target]  # type: ignore[index]
     settings: dict[str, Any] = dict(zip(names, node.args[1:], strict=False))
     return kind(**settings | {name: value for name, value in node.kwargs.items() if name in names})
+
+
+def bounds_of(node: fx.Node, layer: nn.Module | None) -> Bounds:
+    """The bounds of an activation, infinite where none is given, NaN where one is computed."""
+    if layer is None and node.target not in (torch.clamp, "clamp", F.hardtanh):
+        return (0.0, 6.0) if node.target is F.relu6 else (0.0, math.inf)
+    if layer is not None:
+        return (0.0, math.inf) if isinstance(layer, nn.ReLU) else (float(layer.min_val), float(layer.max_val))  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"min": None, "max": None}
+    settings |= dict(zip(settings, node.args[1:], strict=False))
+    settings |= {name.removesuffix("_val"): value for name, value in node.kwargs.items()}
+    infinite = (-1.0, 1.0) if node.target is F.hardtanh else UNBOUNDED
+    ends = [
+        settings[name] if settings[name] is not None else end
+        for name, end in zip(("min", "max"), infinite, strict=True)
+    ]
+    low, high = (float(end) if isinstance(end, int | float) else math.nan for end in ends)
+    return low, high
 
 
 def place(node: fx.Node) -> str:
