@@ -33,6 +33,8 @@ def results_page() -> str:
         frontier_rows=frontier_rows(measured["frontier"]),
         calibration_rows=calibration_rows(measured["calibration"]),
         decisions=decisions(measured),
+        families={name: count_recipe(load_recipe(name)) for name in ("micro16k", "tf_sepnet16k")},
+        rest_rows=[row for row in measured["esc50_rest"]["rows"] if row["recipe"] == "micro16k"],
         origin=lambda name: origin(measured[name]["made_by"], name),
     )
 
