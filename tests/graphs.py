@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operator import MAX_CLAMP_STEPS
 from tinyscene.deploy.graph.operators import (
-    MAX_CLAMP_STEPS,
     Add,
     AveragePool2D,
+    Channels,
+    Concat,
     Conv2D,
     Crop,
     DepthwiseConv2D,
     Kind,
     MaxPool2D,
     Mean,
+    Repeat,
 )
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
@@ -211,6 +214,47 @@ def crops(draw: Draw, builder: Builder) -> list[Kind]:
 
 
 @st.composite
+def shuffles(draw: Draw, builder: Builder) -> list[Kind]:
+    """Some channels and others, one behind the other; nothing where there is one channel."""
+    source = builder.last
+    *place, channels = source.shape
+    if channels == 1:
+        return []
+    spans = [draw(st.sampled_from([(0, channels - 1), (channels // 2, channels), (1, channels)])) for _ in range(2)]
+    parts = [
+        Channels(
+            inputs=(source.name,),
+            output=replace(source, name=f"{source.name}/{number}", shape=(*place, end - first)),
+            first=first,
+        )
+        for number, (first, end) in enumerate(spans)
+    ]
+    whole = builder.tensor((*place, sum(each.output.shape[3] for each in parts)), source.quantization)
+    return [*parts, Concat(inputs=(parts[0].output.name, parts[1].output.name), output=whole)]
+
+
+@st.composite
+def repeated(draw: Draw, builder: Builder) -> list[Kind]:
+    """The mean over mel or over frame, added to all; nothing where there is one of both."""
+    source = builder.last
+    _, height, width, channels = source.shape
+    axes = [axis for axis, size in enumerate((height, width)) if size > 1]
+    if not axes:
+        return []
+    window = (height, 1) if draw(st.sampled_from(axes)) == 0 else (1, width)
+    shape = (1, height // window[0], width // window[1], channels)
+    mean = replace(source, name=f"{source.name}/mean", shape=shape)
+    wide = replace(source, name=f"{source.name}/wide")
+    names = draw(st.permutations([source.name, wide.name]))
+    total = builder.tensor(source.shape, draw(quantizations_near(source.q.scale)))
+    return [
+        AveragePool2D(inputs=(source.name,), output=mean, window=window),
+        Repeat(inputs=(mean.name,), output=wide, times=window),
+        Add(inputs=tuple(names), output=total, **draw(activations(total.q.scale))),
+    ]
+
+
+@st.composite
 def valid_shortcuts(draw: Draw, builder: Builder) -> list[Kind]:
     """A convolution without padding and a crop to its size beside it, added up; nothing where no window of 3 fits."""
     source = builder.last
@@ -242,7 +286,9 @@ def integer_graphs(draw: Draw, most_steps: int = 4) -> Graph:
     sizes = st.integers(1, MAX_SIZE)
     shape = (1, draw(sizes), draw(sizes), draw(st.integers(1, MAX_CHANNELS)))
     builder = Builder(Tensor("input", shape, draw(quantizations())))
-    steps = st.sampled_from(["convolution", "pool", "shortcut", "add", "crop", "cropped shortcut", "linear"])
+    steps = st.sampled_from(
+        ["convolution", "pool", "shortcut", "add", "crop", "cropped shortcut", "linear", "shuffle", "repeat"]
+    )
     for step in draw(st.lists(steps, max_size=most_steps)):
         match step:
             case "convolution":
@@ -258,6 +304,10 @@ def integer_graphs(draw: Draw, most_steps: int = 4) -> Graph:
                 builder.operators += draw(crops(builder))
             case "cropped shortcut":
                 builder.operators += draw(valid_shortcuts(builder))
+            case "shuffle":
+                builder.operators += draw(shuffles(builder))
+            case "repeat":
+                builder.operators += draw(repeated(builder))
             case "linear":
                 builder.operators.append(draw(means(builder, (1, 1))))
                 builder.operators.append(draw(convolutions(builder, linear=True)))

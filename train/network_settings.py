@@ -134,7 +134,8 @@ class CPMobileModel(Network):
 
 
 class TFSepNetModel(Network):
-    """TF-SepNet, which convolves half of the channels along mel and half along time. It can be trained, not quantized.
+    """TF-SepNet, which convolves half of the channels along mel and half along time. Without residual normalization it
+    can be quantized.
 
     Y. Cai et al., "TF-SepNet: An Efficient 1D Kernel Design in CNNs for Low-Complexity Acoustic Scene Classification",
     ICASSP 2024.

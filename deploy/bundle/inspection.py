@@ -12,7 +12,8 @@ from tinyscene.deploy.bundle.features import input_log_mel
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Convolution, Kind
+from tinyscene.deploy.graph.operator import Convolution
+from tinyscene.deploy.graph.operators import Kind
 from tinyscene.deploy.graph.reference import run_all, run_float
 from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Tensor
 

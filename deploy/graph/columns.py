@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, Crop, Kind, Mean, Window
+from tinyscene.deploy.graph.operator import Window
+from tinyscene.deploy.graph.operators import Add, Channels, Concat, Crop, Kind, Mean, Repeat
 from tinyscene.deploy.graph.reference import Values, require_features, run_integer
 from tinyscene.deploy.graph.tensor import Tensor
 
@@ -38,14 +39,16 @@ class Reach(NamedTuple):
 
 
 def reach_of(operator: Kind) -> Reach | None:
-    """The reach over time of an operator; none of a mean, which reads all columns."""
+    """The reach over time of an operator; none of a mean, which reads all columns, or of a frame that is repeated."""
     match operator:
         case Window():
             return Reach(operator.size[1], operator.stride[1], *operator.padding[2:])
         case Crop():
             return Reach(sum(operator.crop[2:]) + 1)
-        case Add():
+        case Add() | Channels() | Concat():
             return Reach()
+        case Repeat():
+            return None if operator.times[1] > 1 else Reach()
         case Mean():
             return None
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.deploy.graph.operators import Convolution, Kind, Mean, Window
+from tinyscene.deploy.graph.operator import Convolution, Kept, Window
+from tinyscene.deploy.graph.operators import Add, Kind, Mean, Repeat
 from tinyscene.deploy.graph.tensor import Tensor
 
 MAX_OPERATORS = 1_000
@@ -33,17 +34,22 @@ class Graph:
             raise InputError(f"a graph of {len(self.operators)} operators: it must have 1 to {MAX_OPERATORS:,}")
         tensors, unread = {self.input.name: self.input}, {self.input.name}
         means: set[str] = set()
+        repeats: set[str] = set()
         for operator in self.operators:
             for name in operator.inputs:
                 operator.require(name in tensors, f"its input {name!r} is not made before it")
                 # the firmware sums a mean row by row, and writes none of padding around it
                 padded = name in means and isinstance(operator, Window) and any(operator.padding)
                 operator.require(not padded, f"pads {name!r}, which is a mean")
+                fits = name not in repeats or isinstance(operator, Add)  # which repeats in other runtimes
+                operator.require(fits, f"reads {name!r}, which an addition alone may")
             operator.require(operator.output.name not in tensors, "its name is taken")
             self._check(operator, [tensors[name] for name in operator.inputs])
             tensors[operator.output.name] = operator.output
             unread = (unread - {*operator.inputs}) | {operator.output.name}
             means |= {operator.output.name} if isinstance(operator, Mean) else set()
+            repeats |= {operator.output.name} if isinstance(operator, Repeat) else set()
+        self.operators[-1].require(self.output.name not in repeats, "is the last operator, and repeats")
         if dangling := sorted(unread - {self.output.name}):
             raise InputError(f"nothing reads tensor {dangling[0]!r}")
         object.__setattr__(self, "tensors", tensors)
@@ -74,6 +80,19 @@ class Graph:
     def sources(self, operator: Kind) -> list[Tensor]:
         """The tensors that an operator reads."""
         return [self.tensors[name] for name in operator.inputs]
+
+    def quantized_together(self) -> dict[str, str]:
+        """For each tensor the first of those that must have its scale and zero point, by name.
+
+        What an operator keeps has that of what it reads; what is joined to one activation has one.
+        """
+        first = {name: name for name in self.tensors}
+        for operator in self.operators:
+            if isinstance(operator, Kept):
+                joined = {first[name] for name in (*operator.inputs, operator.output.name)}
+                leader = next(name for name in self.tensors if name in joined)
+                first = {name: leader if each in joined else each for name, each in first.items()}
+        return first
 
     def last_reads(self) -> list[set[str]]:
         """For each operator the tensors that none after it reads."""

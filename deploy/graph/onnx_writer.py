@@ -19,17 +19,8 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import (
-    Activated,
-    AveragePool2D,
-    Convolution,
-    Crop,
-    DepthwiseConv2D,
-    Kind,
-    Mean,
-    Pool,
-    Window,
-)
+from tinyscene.deploy.graph.operator import Activated, Convolution, Pool, Window
+from tinyscene.deploy.graph.operators import AveragePool2D, Channels, Concat, Crop, DepthwiseConv2D, Kind, Mean, Repeat
 from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Tensor
 
 try:
@@ -52,6 +43,8 @@ OPERATORS = {
     "AveragePool2D": "AveragePool",
     "MaxPool2D": "MaxPool",
     "Crop": "Slice",
+    "Channels": "Slice",
+    "Concat": "Concat",
     "Mean": "GlobalAveragePool",
 }
 
@@ -61,6 +54,9 @@ def write_onnx(graph: Graph, metadata: dict[str, Any], batch: int | None = None)
     file = _File(set(graph.tensors), batch or BATCH)
     floats = {graph.input.name: file.as_float(graph.input)}
     for operator in graph.operators:
+        if isinstance(operator, Repeat):  # Add repeats what it reads
+            floats[operator.output.name] = floats[operator.inputs[0]]
+            continue
         _write(file, operator, graph.sources(operator), [floats[name] for name in operator.inputs])
         if operator.output is not graph.output:
             floats[operator.output.name] = file.as_float(operator.output)
@@ -130,7 +126,7 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[str]
     output = operator.output
     if isinstance(operator, Convolution):
         inputs = [*inputs, *_write_weights(file, operator, sources[0])]
-    if isinstance(operator, Crop):
+    if isinstance(operator, Crop | Channels):
         inputs = [*inputs, *_write_ends(file, operator)]
     chain: list[tuple[str, list[str]]] = []  # kind and the inputs after the first
     if output.quantization:
@@ -163,6 +159,8 @@ def _bounds(file: _File, operator: Activated, zero: str) -> list[str]:
 
 
 def _attributes(operator: Kind) -> dict[str, Any]:
+    if isinstance(operator, Concat):
+        return {"axis": 1}
     if not isinstance(operator, Window):
         return {}
     top, bottom, left, right = operator.padding
@@ -172,11 +170,16 @@ def _attributes(operator: Kind) -> dict[str, Any]:
     return {**attributes, "group": operator.output.shape[3] if isinstance(operator, DepthwiseConv2D) else 1}
 
 
-def _write_ends(file: _File, operator: Crop) -> list[str]:
-    """Where a Slice begins and ends along mel and frame."""
-    first = operator.crop[::2]
-    last = [start + size for start, size in zip(first, operator.output.shape[1:3], strict=True)]
-    settings = {"starts": first, "ends": last, "axes": (2, 3)}
+def _write_ends(file: _File, operator: Crop | Channels) -> list[str]:
+    """Where a Slice begins and ends, along mel and frame or along channels."""
+    _, mel, frame, channels = operator.output.shape
+    axes, first, size = (
+        ((2, 3), operator.crop[::2], (mel, frame))
+        if isinstance(operator, Crop)
+        else ((1,), (operator.first,), (channels,))
+    )
+    last = [start + length for start, length in zip(first, size, strict=True)]
+    settings = {"starts": first, "ends": last, "axes": axes}
     return [file.constant(f"{operator.output.name}/{name}", np.array(v, np.int64)) for name, v in settings.items()]
 
 

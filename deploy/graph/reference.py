@@ -21,18 +21,19 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operator import Activated, Convolution, Window
 from tinyscene.deploy.graph.operators import (
-    Activated,
     Add,
     AveragePool2D,
+    Channels,
+    Concat,
     Conv2D,
-    Convolution,
     Crop,
     DepthwiseConv2D,
     Kind,
     MaxPool2D,
     Mean,
-    Window,
+    Repeat,
 )
 from tinyscene.deploy.graph.tensor import (
     INT8_MAX,
@@ -100,6 +101,12 @@ def run_float(operator: Kind, _sources: list[Tensor], arguments: list[Values]) -
             y = _window_max(operator, arguments[0], -math.inf)
         case Crop():
             y = _crop(operator, arguments[0])
+        case Repeat():
+            y = np.tile(arguments[0], (1, *operator.times, 1))
+        case Channels():
+            y = arguments[0][..., operator.first : operator.first + operator.output.shape[3]]
+        case Concat():
+            y = np.concatenate(arguments, 3)
     return activated(operator, y)
 
 
@@ -126,6 +133,12 @@ def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) 
             y = _window_max(operator, arguments[0], INT8_MIN)
         case Crop():
             y = _crop(operator, arguments[0])
+        case Repeat():
+            y = np.tile(arguments[0], (1, *operator.times, 1))
+        case Channels():
+            y = arguments[0][..., operator.first : operator.first + operator.output.shape[3]]
+        case Concat():
+            y = np.concatenate(arguments, 3)
     bounds = operator.integer_bounds if isinstance(operator, Activated) else (INT8_MIN, INT8_MAX)
     return np.clip(y, *bounds).astype(np.int8)
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import write_whole
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import ARRAYS, Kind, Operator
+from tinyscene.deploy.graph.operator import ARRAYS, Operator
+from tinyscene.deploy.graph.operators import Kind
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 
 FORMAT = 1

@@ -1,6 +1,6 @@
 """What a graph costs that is computed as sound comes, column by column: each column of each layer once.
 
-cost = stream_cost(graph)        # None for a graph that pads over time
+cost = stream_cost(graph)        # None for a graph that pads or repeats over time
 cost.frame * frames_a_second, cost.decision * decisions_a_second
 """
 
@@ -9,7 +9,8 @@ from fractions import Fraction
 
 from tinyscene.deploy.graph.columns import column_steps
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Window
+from tinyscene.deploy.graph.operator import Window
+from tinyscene.deploy.graph.operators import Repeat
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class StreamCost:
 
 
 def stream_cost(graph: Graph) -> StreamCost | None:
-    """The cost of a graph whose columns are the same in every clip; none of one that pads over time.
+    """The cost of a graph whose columns are the same in every clip; none of one that pads or repeats over time.
 
     A column of a layer costs what its rows do, and comes once in as many frames as the strides before it multiply to.
     What reads a mean over frames is computed for each decision.
     """
     steps, frame, decision = column_steps(graph), Fraction(0), 0
     for operator in graph.operators:
+        if isinstance(operator, Repeat) and operator.times[1] > 1:
+            return None
         macs, step = getattr(operator, "macs", 0), steps.get(operator.output.name)
         if step is None:
             decision += macs

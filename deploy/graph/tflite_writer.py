@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from tinyscene.deploy.common.installation import missing
 from tinyscene.deploy.common.provenance import METADATA_KEY
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operator import Activated, Convolution, Pool, Window
 from tinyscene.deploy.graph.operators import (
-    Activated,
     AveragePool2D,
-    Convolution,
+    Channels,
+    Concat,
     Crop,
     DepthwiseConv2D,
     Kind,
     MaxPool2D,
     Mean,
-    Pool,
-    Window,
+    Repeat,
 )
 from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Tensor
 
@@ -63,6 +63,8 @@ OPERATORS = {
     "AveragePool2D": _Spelling(CODE.AVERAGE_POOL_2D, 2, schema.Pool2DOptionsT),
     "MaxPool2D": _Spelling(CODE.MAX_POOL_2D, 2, schema.Pool2DOptionsT),
     "Crop": _Spelling(CODE.SLICE, 2, schema.SliceOptionsT),
+    "Channels": _Spelling(CODE.SLICE, 2, schema.SliceOptionsT),
+    "Concat": _Spelling(CODE.CONCATENATION, 2, schema.ConcatenationOptionsT),
     "Mean": _Spelling(CODE.MEAN, 2, schema.ReducerOptionsT),
     "PadV2": _Spelling(CODE.PADV2, 2, schema.PadV2OptionsT),
     "Maximum": _Spelling(CODE.MAXIMUM, 2, schema.MaximumMinimumOptionsT),
@@ -84,6 +86,9 @@ def write_tflite(graph: Graph, metadata: dict[str, Any], small: bool = False) ->
     indices = {graph.input.name: file.activation(graph.input)}
     for operator in graph.operators:
         inputs = [indices[name] for name in operator.inputs]
+        if isinstance(operator, Repeat):  # ADD repeats what it reads
+            indices[operator.output.name] = inputs[0]
+            continue
         indices[operator.output.name] = _write(file, operator, graph.sources(operator), inputs)
     return file.pack(indices[graph.input.name], indices[graph.output.name], metadata)
 
@@ -180,9 +185,9 @@ def _write(file: _File, operator: Kind, sources: list[Tensor], inputs: list[int]
             inputs = [_write_pad(file, operator, sources[0], inputs[0])]
     if isinstance(operator, Convolution):
         inputs = [*inputs, *_write_weights(file, operator, sources[0])]
-    if isinstance(operator, Crop):
-        begin, size = (0, operator.crop[0], operator.crop[2], 0), operator.output.shape
-        places = {"begin": begin, "size": size}.items()
+    if isinstance(operator, Crop | Channels):
+        begin = (0, *operator.crop[::2], 0) if isinstance(operator, Crop) else (0, 0, 0, operator.first)
+        places = {"begin": begin, "size": operator.output.shape}.items()
         inputs += [file.constant(f"{operator.output.name}/{name}", np.array(each, np.int32)) for name, each in places]
     file.operator(operator.kind, inputs, output, _options(operator, padding))
     for number, (kind, bound) in enumerate(clamps, 1):
@@ -229,6 +234,8 @@ def _options(operator: Kind, padding: int) -> Any:
         options.depthMultiplier = 1
     if isinstance(operator, Pool):
         options.filterHeight, options.filterWidth = operator.window
+    if isinstance(operator, Concat):
+        options.axis = 3
     if isinstance(operator, Activated):
         fused = ACTIVATION.RELU if operator.relu else ACTIVATION.NONE
         options.fusedActivationFunction = CLAMPS.get(operator.bounds, fused)

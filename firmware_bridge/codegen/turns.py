@@ -261,6 +261,7 @@ def _needs(schedule: Schedule, index: int, name: str, available: str) -> list[st
     turn = f"turns[{index + 1}]"
     scaled = turn if factor == 1 else f"({factor} * {turn})"
     need = f"({scaled} {'+' if addend > 0 else '-'} {abs(addend)})" if addend else scaled
+    need = need if factor else str(addend)  # of a row that is repeated
     if turns != most and available != "pass":  # a mean of this part writes its row in its last turn
         complete = f"({available} == {turns})"
         return [complete if addend > 0 else f"({complete} || ({need} <= 0))"]  # a row of padding needs none

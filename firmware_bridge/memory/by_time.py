@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, Convolution, Crop, Kind, Mean, Pool, Window
+from tinyscene.deploy.graph.operator import Convolution, Pool, Window
+from tinyscene.deploy.graph.operators import Add, Channels, Concat, Crop, Kind, Mean, Repeat
 from tinyscene.deploy.graph.tensor import Tensor
 
 Order = Literal["mel", "time"]  # of the rows
@@ -49,8 +50,10 @@ def _operator(operator: Kind) -> Kind:
     if isinstance(operator, Crop):
         top, bottom, left, right = operator.crop
         return replace(operator, output=output, crop=(left, right, top, bottom))
+    if isinstance(operator, Repeat):
+        return replace(operator, output=output, times=operator.times[::-1])
     if not isinstance(operator, Window):
-        assert isinstance(operator, Add | Mean)
+        assert isinstance(operator, Add | Channels | Concat | Mean)
         return replace(operator, output=output)
     top, bottom, left, right = operator.padding
     down, across = operator.stride

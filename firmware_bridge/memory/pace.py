@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Kind, Mean, Window
+from tinyscene.deploy.graph.operator import Window
+from tinyscene.deploy.graph.operators import Kind, Mean, Repeat
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
 
 
@@ -41,7 +42,8 @@ def is_streamable(graph: Graph) -> bool:
     """Whether all windows of a graph have the same columns, and it ends in their mean."""
     padded = any(any(operator.padding[2:]) for operator in graph.operators if isinstance(operator, Window))
     means = [operator for operator in graph.operators if isinstance(operator, Mean)]
-    return not padded and means == list(graph.operators[-1:])
+    repeated = any(operator.times[1] > 1 for operator in graph.operators if isinstance(operator, Repeat))
+    return not padded and not repeated and means == list(graph.operators[-1:])
 
 
 def lengthened(graph: Graph, frames: int) -> Graph:

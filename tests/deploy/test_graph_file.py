@@ -17,7 +17,18 @@ from hypothesis import strategies as st
 from tests.graphs import float_graph, inputs_of, integer_graphs
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, Crop, DepthwiseConv2D, MaxPool2D, Mean
+from tinyscene.deploy.graph.operators import (
+    Add,
+    AveragePool2D,
+    Channels,
+    Concat,
+    Conv2D,
+    Crop,
+    DepthwiseConv2D,
+    MaxPool2D,
+    Mean,
+    Repeat,
+)
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.storage import FORMAT, load_graph, save_graph
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
@@ -61,7 +72,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         MaxPool2D(inputs=("d",), output=Tensor("e", (1, 1, 2, 2), q), window=(2, 2)),
         Add(inputs=("e", "e"), output=Tensor("f", (1, 1, 2, 2), q), clamp=(-1.0, 6.0)),
         Crop(inputs=("f",), output=Tensor("g", (1, 1, 1, 2), q), crop=(0, 0, 1, 0)),
-        Mean(inputs=("g",), output=Tensor("mean", (1, 2), q)),
+        Repeat(inputs=("g",), output=Tensor("h", (1, 3, 1, 2), q), times=(3, 1)),
+        Add(inputs=("h", "h"), output=Tensor("i", (1, 3, 1, 2), q)),
+        Channels(inputs=("i",), output=Tensor("j", (1, 3, 1, 1), q), first=1),
+        Concat(inputs=("j", "j"), output=Tensor("k", (1, 3, 1, 2), q)),
+        Mean(inputs=("k",), output=Tensor("mean", (1, 2), q)),
     )
     path = tmp_path_factory.mktemp("graphs")
     save_graph(Graph(Tensor("input", shape, q), operators), path, "whole")

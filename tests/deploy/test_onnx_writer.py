@@ -22,18 +22,8 @@ from onnx.reference import ReferenceEvaluator
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
 from tinyscene.deploy.graph.onnx_writer import write_onnx
-from tinyscene.deploy.graph.operators import (
-    Activated,
-    Add,
-    AveragePool2D,
-    Conv2D,
-    Convolution,
-    Crop,
-    DepthwiseConv2D,
-    Kept,
-    MaxPool2D,
-    Mean,
-)
+from tinyscene.deploy.graph.operator import Activated, Convolution, Kept
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, Crop, DepthwiseConv2D, MaxPool2D, Mean
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.train.runs.model_files import count_onnx

@@ -15,7 +15,8 @@ from tests.graphs import float32s, float_graph, inputs_of, integer_graphs, quant
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph import reference
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, MaxPool2D, Mean, Window
+from tinyscene.deploy.graph.operator import Window
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Kind, MaxPool2D, Mean
 from tinyscene.deploy.graph.reference import (
     EXACT_IN_FLOAT32,
     quantize_multiplier,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.graphs import float_graph, inputs_of, integer_graphs
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, Conv2D, Mean
+from tinyscene.deploy.graph.operators import Add, Conv2D, Mean, Repeat
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.deploy.graph.tflite_writer import write_tflite
@@ -38,6 +38,8 @@ def tflite_tensors(module: Any, graph: Graph, features: NDArray[Any]) -> Values:
     """
     in_place = module.__name__.startswith("tflite_runtime")
     gone = {name for each in graph.operators if in_place and isinstance(each, Add) for name in each.inputs}
+    repeats = {each.output.name: each.inputs[0] for each in graph.operators if isinstance(each, Repeat)}
+    gone |= {repeats[name] for name in gone & repeats.keys()} | repeats.keys()  # an ADD repeats as it reads
     interpreter = module.Interpreter(
         model_content=write_tflite(graph, {}),
         experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tests.graphs import conv, float_graph, inputs_of
 from tests.train.test_fake_quantize import extremes, nchw
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import AveragePool2D, Convolution, Crop
+from tinyscene.deploy.graph.operator import Convolution
+from tinyscene.deploy.graph.operators import AveragePool2D, Crop
 from tinyscene.deploy.graph.reference import run
 from tinyscene.deploy.graph.tensor import Quantization
 from tinyscene.deploy.graph.tensor import Tensor as Activation

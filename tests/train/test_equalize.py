@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tests.graphs import conv, depthwise, float_graph, inputs_of
 from tests.train.test_fake_quantize import lowered
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, AveragePool2D, Convolution, Crop, DepthwiseConv2D, Kind, Mean
+from tinyscene.deploy.graph.operator import Convolution
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Crop, DepthwiseConv2D, Kind, Mean
 from tinyscene.deploy.graph.reference import run, run_all
 from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.quantize.equalize import equalize

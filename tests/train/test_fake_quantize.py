@@ -15,7 +15,8 @@ from torch import Tensor
 from tests.graphs import float_graph, inputs_of
 from tests.train.test_lower import SMALL, trained
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import AveragePool2D, Conv2D, Convolution, DepthwiseConv2D
+from tinyscene.deploy.graph.operator import Convolution
+from tinyscene.deploy.graph.operators import AveragePool2D, Conv2D, DepthwiseConv2D
 from tinyscene.deploy.graph.reference import run, run_all, run_float, run_integer
 from tinyscene.deploy.graph.tensor import Tensor as Activation
 from tinyscene.train.models import build

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Convolution, Crop, Window
+from tinyscene.deploy.graph.operator import Convolution, Window
+from tinyscene.deploy.graph.operators import Crop
 from tinyscene.deploy.graph.reference import run
 from tinyscene.train.models import build
 from tinyscene.train.quantize.lower import lower
@@ -172,6 +173,21 @@ def test_padding_may_be_given_by_name(kernel: tuple[int, int], padding: str) -> 
 def test_global_pooling_may_be_written_in_any_of_these_ways(head) -> None:
     network = nn.Sequential(nn.Conv2d(1, 5, 3), Around(head, pool=nn.AdaptiveAvgPool2d(1))).eval()
     assert [each.kind for each in assert_same(network).operators] == ["Conv2D", "Mean"]
+
+
+@pytest.mark.parametrize(
+    ("joined", "kinds"),
+    [
+        (lambda self, x: x + self.conv(x).mean(2, True), ["Repeat", "Add"]),
+        (lambda self, x: torch.relu(self.conv(x).mean(3, True) + x), ["Repeat", "Add"]),
+        (lambda self, x: torch.cat([x[:, 1:3], self.conv(x)], 1)[:, :5], ["Channels", "Concat", "Channels"]),
+        (lambda self, x: torch.cat((x, self.conv(x), x), dim=-3)[:, 3:8], ["Concat", "Concat", "Channels"]),
+    ],
+)
+def test_halves_of_channels_and_sums_of_all_with_a_band_or_a_frame(joined, kinds: list[str]) -> None:
+    part = Around(joined, conv=nn.Conv2d(5, 5, 1))
+    graph = assert_same(nn.Sequential(nn.Conv2d(1, 5, 3), part, nn.Conv2d(5, 4, 1)).eval())
+    assert [each.kind for each in graph.operators if each.kind in ("Repeat", "Add", "Channels", "Concat")] == kinds
 
 
 @pytest.mark.parametrize(
@@ -396,11 +412,11 @@ REFUSED = {  # what the error says: a module "odd" after a pool of 8 channels
     "odd.1: Conv2d with padding after global pooling ": nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 3, padding=1)
     ),
-    "odd: getitem (node getitem) to (2, 1, 37, 22) cannot": module(lambda self, x: self.conv(x)[:, :1]),
+    "odd: getitem (node getitem) to (2, 4, 37, 22) cannot": module(lambda self, x: self.conv(x)[:, ::2]),
     "odd: getitem (node getitem) to (2, 8, 37, 11) cannot": module(lambda self, x: x[..., ::2]),
     "odd: getitem (node getitem) to (8, 37, 22) cannot": module(lambda self, x: x[1]),
     "odd: pad (node pad) to (2, 8, 37, 24) cannot": module(lambda self, x: F.pad(x, (1, 1))),
-    "odd: cat (node cat) cannot be lowered": module(lambda self, x: torch.cat([self.conv(x), x], 1)),
+    "odd: cat (node cat) along 2 cannot be lowered": module(lambda self, x: torch.cat([self.conv(x), x], 2)),
     "odd: add (node add) of other than two tensors ": module(lambda self, x: self.conv(x) + 1.0),
     "odd: add (node add) of (2, 8, 37, 22) and (2, 8, 1, 1) ": module(lambda self, x: x + x.mean((2, 3), True)),
     "odd: add (node add) of other than two tensors cannot": module(lambda self, x: torch.add(x, x, alpha=2)),

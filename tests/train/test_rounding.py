@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tests.graphs import float_graph, inputs_of
 from tests.train.test_fake_quantize import extremes
-from tinyscene.deploy.graph.operators import Convolution
+from tinyscene.deploy.graph.operator import Convolution
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData

@@ -1,11 +1,14 @@
 """TF-SepNet: its size against the published one, its block and its normalization against their definitions."""
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.learning import losses
 from tinyscene.deploy.common.errors import InputError
-from tinyscene.train.models.tf_sepnet import ResidualNorm, SeparableBlock, TFSepNet
+from tinyscene.deploy.graph.reference import run
+from tinyscene.train.models.tf_sepnet import HalvesShuffle, ResidualNorm, SeparableBlock, TFSepNet
 from tinyscene.train.network_settings import TFSepNetModel
 from tinyscene.train.quantize.lower import lower
 from tinyscene.train.recipe import load_recipe
@@ -37,15 +40,21 @@ def test_a_block_is_what_its_definition_says(inputs: int, outputs: int) -> None:
 
     half, expected = outputs // 2, torch.empty_like(found)
     wide = block.transition(x)
-    even_and_odd = torch.empty_like(wide)
-    even_and_odd[:, 0::2], even_and_odd[:, 1::2] = wide[:, :half], wide[:, half:]
     for frame in range(7):  # the first half knows its own frame alone
-        only = even_and_odd[:, :half, :, frame : frame + 1]
+        only = wide[:, :half, :, frame : frame + 1]
         expected[:, :half, :, frame] = (only + block.mel_pointwise(block.along_mel(only).mean(2, True)))[..., 0]
     for mel in range(9):  # the second half knows its own band alone
-        only = even_and_odd[:, half:, mel : mel + 1]
+        only = wide[:, half:, mel : mel + 1]
         expected[:, half:, mel] = (only + block.time_pointwise(block.along_time(only).mean(3, True)))[:, :, 0]
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("channels", [8, 12, 14])
+def test_the_shuffle_is_the_published_one_but_for_the_order_in_each_half(channels: int) -> None:
+    x = torch.arange(channels).view(1, channels, 1, 1)
+    ours, published = HalvesShuffle(channels)(x).flatten(), nn.ChannelShuffle(2)(x).flatten()
+    for half in (slice(channels // 2), slice(channels // 2, None)):
+        assert sorted(ours[half].tolist()) == sorted(published[half].tolist())
 
 
 def test_the_residual_norm_is_a_tenth_of_the_input_and_bands_of_mean_0_and_deviation_1() -> None:
@@ -70,7 +79,17 @@ def test_its_loss_falls() -> None:
     assert last < 0.3 * first
 
 
-def test_it_is_refused_where_a_graph_is_made_in_one_line() -> None:
+def test_without_the_residual_norm_a_graph_computes_the_same() -> None:
+    torch.manual_seed(0)
+    network = TFSepNet(TFSepNetModel(family="tf_sepnet", width=12, residual_norm=False), 10).eval()
+    x = torch.randn(2, 1, 64, 33)
+    with torch.inference_mode():
+        expected = network(x).numpy()
+    found = run(lower(network, (64, 33)), x.permute(0, 2, 3, 1).contiguous().numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_with_it_no_graph_is_made_and_one_line_says_why() -> None:
     network = TFSepNet(TFSepNetModel(family="tf_sepnet", width=8), 10).eval()
     with pytest.raises(InputError, match="cannot be lowered") as refusal:
         lower(network, (128, 65))

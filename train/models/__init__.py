@@ -1,7 +1,7 @@
 """Network families, and the functions that build a network and its features from a recipe.
 
-CP-Mobile can be deployed; TF-SepNet is a student that cannot yet, and the other families are teachers. Other packages
-can register more (`train/families.py`).
+CP-Mobile can be deployed, and TF-SepNet without residual normalization; the other families are teachers. Other
+packages can register more (`train/families.py`).
 """
 
 from torch import nn

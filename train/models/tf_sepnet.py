@@ -13,9 +13,9 @@ convolved, so its pointwise convolutions have one row or one column to compute. 
 stands residual normalization (B. Kim et al., "Domain Generalization on Efficient Acoustic Scene Classification Using
 Residual Normalization", DCASE 2021), which `model.residual_norm: false` leaves out.
 
-The network cannot be quantized or exported: the graph has no addition that repeats a column or a row, no halves or
-shuffle of channels, and no normalization by a clip's own mean and variance. What it gains over CP-Mobile of the same
-MACs: docs/results.md, "Another family".
+Without residual normalization the network can be quantized and exported; with it not, since the graph has no operator
+that divides by a clip's own deviation. What it gains over CP-Mobile of the same MACs: docs/results.md, "Another
+family".
 """
 
 import torch
@@ -48,6 +48,34 @@ class ResidualNorm(nn.Module):
         return SHORTCUT * x + (x - mean) / (variance + EPSILON).sqrt()
 
 
+class Repeated(nn.Module):
+    """All channels several times, one behind the other."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x] * self.times, 1)  # (batch, times * channels, mel, frame)
+
+
+class HalvesShuffle(nn.Module):
+    """Half of each half of the channels beside half of the other.
+
+    It is the published shuffle, which takes them in turn, but for the order of channels, and that the weights choose.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.middle = channels // 2
+        self.first = self.middle - self.middle // 2  # of the first half, in the new first half
+
+    def forward(self, x: Tensor) -> Tensor:
+        half, first, last = self.middle, self.first, 2 * self.middle - self.first
+        parts = x[:, :first], x[:, half:last], x[:, first:half], x[:, last:]
+        return torch.cat(parts, 1)  # (batch, channels, mel, frame)
+
+
 class SeparableBlock(nn.Module):
     """Half of the channels convolved along mel, half along time; (batch, inputs, mel, frame) -> outputs channels.
 
@@ -56,17 +84,17 @@ class SeparableBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        half = outputs // 2
-        self.transition = nn.Identity() if inputs == outputs else ConvNorm(inputs, outputs, (1, 1))
-        self.shuffle = nn.ChannelShuffle(2)
+        self.middle = half = outputs // 2
+        # channels that a convolution made need no shuffle: which are in which half is its weights' to choose
+        self.transition = HalvesShuffle(outputs) if inputs == outputs else ConvNorm(inputs, outputs, (1, 1))
         self.along_mel = ConvNorm(half, half, (3, 1), groups=half)
         self.mel_pointwise = nn.Sequential(ConvNorm(half, half, (1, 1)), nn.Dropout(dropout))
         self.along_time = ConvNorm(half, half, (1, 3), groups=half)
         self.time_pointwise = nn.Sequential(ConvNorm(half, half, (1, 1)), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.shuffle(self.transition(x))  # (batch, outputs, mel, frame)
-        first, second = x.chunk(2, 1)  # (batch, outputs / 2, mel, frame) each
+        x = self.transition(x)  # (batch, outputs, mel, frame)
+        first, second = x[:, : self.middle], x[:, self.middle :]  # (batch, outputs / 2, mel, frame) each
         column = self.along_mel(first).mean(2, keepdim=True)  # (batch, outputs / 2, 1, frame)
         row = self.along_time(second).mean(3, keepdim=True)  # (batch, outputs / 2, mel, 1)
         return torch.cat([first + self.mel_pointwise(column), second + self.time_pointwise(row)], 1)
@@ -81,7 +109,7 @@ class TFSepNet(nn.Module):
         super().__init__()
         half, inputs = model.width // 2, 2 * model.width
         self.stem = nn.Sequential(
-            ConvNorm(1, half, (3, 3), stride=2), ConvNorm(half, inputs, (3, 3), stride=2, groups=half)
+            ConvNorm(1, half, (3, 3), stride=2), Repeated(4), ConvNorm(inputs, inputs, (3, 3), stride=2, groups=inputs)
         )
         norm = ResidualNorm if model.residual_norm else nn.Identity
         groups = []

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import WEIGHT_MAX, Convolution, Kept, Kind
+from tinyscene.deploy.graph.operator import WEIGHT_MAX, Convolution, Kept
+from tinyscene.deploy.graph.operators import Kind
 from tinyscene.deploy.graph.reference import run_all
 from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Quantization, Tensor
 from tinyscene.train.training_settings import Quantize
@@ -96,17 +97,26 @@ def to_integers(graph: Graph, ranges: Ranges, scales: Scales | None = None) -> G
     Weights of an operator whose output `scales` names are multiples of those steps; others take the largest weight
     as 127 steps.
     """
+    ranges = joined(graph, ranges)
     tensors = {graph.input.name: _quantized(graph.input, ranges)}
     operators = []
     for operator in graph.operators:
-        source = tensors[operator.inputs[0]]
-        if isinstance(operator, Kept):
-            output = replace(operator.output, quantization=source.quantization)
-        else:
-            output = _quantized(operator.output, ranges)
+        source, output = tensors[operator.inputs[0]], _quantized(operator.output, ranges)
         tensors[output.name] = output
         operators.append(_integer_operator(operator, source, output, (scales or {}).get(output.name)))
     return Graph(tensors[graph.input.name], tuple(operators))
+
+
+def joined(graph: Graph, ranges: Ranges) -> Ranges:
+    """The range of every tensor, wide enough for all that must have its scale and zero point."""
+    together, made = graph.quantized_together(), {graph.input.name}
+    made |= {operator.output.name for operator in graph.operators if not isinstance(operator, Kept)}
+    lows: dict[str, float] = {}
+    highs: dict[str, float] = {}
+    for name in (name for name in graph.tensors if name in made & ranges.keys()):  # what keeps theirs has no other
+        first, (low, high) = together[name], ranges[name]
+        lows[first], highs[first] = min(low, lows.get(first, low)), max(high, highs.get(first, high))
+    return {name: (lows[first], highs[first]) for name, first in together.items() if first in lows}
 
 
 def _quantized(tensor: Tensor, ranges: Ranges) -> Tensor:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tinyscene.deploy.bundle.inspection import with_rounded_weights
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Activated, Conv2D, Convolution, DepthwiseConv2D, Kind
+from tinyscene.deploy.graph.operator import Activated, Convolution
+from tinyscene.deploy.graph.operators import Conv2D, DepthwiseConv2D, Kind
 from tinyscene.deploy.graph.reference import activated, exact_mean, run_float, windows
 from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.quantize.calibrate import Ranges, Scales, to_integers

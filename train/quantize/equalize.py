@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Activated, Add, Convolution, DepthwiseConv2D, Kept, Kind, Mean
+from tinyscene.deploy.graph.operator import Activated, Convolution, Kept
+from tinyscene.deploy.graph.operators import Add, Channels, Concat, DepthwiseConv2D, Kind, Mean
 from tinyscene.deploy.graph.reference import run_all
 
 Float32 = NDArray[np.float32]
@@ -58,12 +59,15 @@ def _joined(graph: Graph) -> list[list[str]]:
     """The tensors whose channels can have factors, those that share them together."""
     groups = {name: [name] for name in graph.tensors}
     for operator in graph.operators:
-        if isinstance(operator, Add | Kept | Mean):
+        if isinstance(operator, Add | Kept | Mean) and not isinstance(operator, Channels | Concat):
             for name in operator.inputs:
                 if groups[name] is not groups[operator.output.name]:
                     joined = groups[name] + groups[operator.output.name]
                     groups |= dict.fromkeys(joined, joined)
     fixed = {graph.input.name, graph.output.name}
+    for operator in graph.operators:
+        if isinstance(operator, Channels | Concat):  # their channels are numbered otherwise
+            fixed |= {*operator.inputs, operator.output.name}
     fixed |= {each.output.name for each in graph.operators if isinstance(each, Activated) and each.clamp is not None}
     unique = {id(names): names for names in groups.values()}
     return [names for names in unique.values() if not fixed & {*names}]

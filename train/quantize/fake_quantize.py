@@ -20,21 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operator import WEIGHT_MAX, Activated, Convolution, Window
 from tinyscene.deploy.graph.operators import (
-    WEIGHT_MAX,
-    Activated,
     Add,
     AveragePool2D,
-    Convolution,
+    Channels,
+    Concat,
     Crop,
     DepthwiseConv2D,
-    Kept,
     Kind,
     MaxPool2D,
-    Window,
+    Repeat,
 )
 from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN
-from tinyscene.train.quantize.calibrate import LEVELS, SMALLEST, Ranges, not_empty
+from tinyscene.train.quantize.calibrate import LEVELS, SMALLEST, Ranges, joined, not_empty
 
 
 class FakeQuantize(nn.Module):
@@ -64,10 +63,8 @@ class FakeQuantGraph(nn.Module):
         super().__init__()
         self.source = graph
         self.weights, self.biases, self.roundings = nn.ParameterDict(), nn.ParameterDict(), nn.ModuleDict()
-        self.rounded_as = {name: name for name in graph.tensors}  # the output of a pool or a crop keeps its input's
+        self.rounded_as = graph.quantized_together()
         for operator in graph.operators:
-            if isinstance(operator, Kept):
-                self.rounded_as[operator.output.name] = self.rounded_as[operator.inputs[0]]
             if isinstance(operator, Convolution):
                 key = _key(operator.output.name)
                 self.weights[key] = nn.Parameter(torch.tensor(operator.weights.transpose(_order(operator))))
@@ -75,7 +72,7 @@ class FakeQuantGraph(nn.Module):
 
     def round_in(self, ranges: Ranges) -> None:
         """Round every tensor from now on, in these ranges to begin with."""
-        for name, (low, high) in ranges.items():
+        for name, (low, high) in joined(self.source, ranges).items():
             if self.rounded_as[name] == name:
                 self.roundings[_key(name)] = FakeQuantize(low, high)
 
@@ -93,7 +90,9 @@ class FakeQuantGraph(nn.Module):
             for name in last_read:
                 del values[name]
 
-    def apply_operator(self, operator: Kind, inputs: list[Tensor]) -> Tensor:
+    def apply_operator(  # noqa: PLR0911 - one for each operator
+        self, operator: Kind, inputs: list[Tensor]
+    ) -> Tensor:
         """The output of an operator before its activation and rounding."""
         x = inputs[0]
         if isinstance(operator, Window) and any(operator.padding):
@@ -114,6 +113,12 @@ class FakeQuantGraph(nn.Module):
         if isinstance(operator, Crop):
             top, bottom, left, right = operator.crop
             return x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
+        if isinstance(operator, Channels):
+            return x[:, operator.first : operator.first + operator.output.shape[3]]
+        if isinstance(operator, Concat):
+            return torch.cat(inputs, 1)
+        if isinstance(operator, Repeat):
+            return x.repeat(1, 1, *operator.times)
         return x.mean((2, 3), keepdim=len(operator.output.shape) == 4)
 
     def finish(self, operator: Kind, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,38 +20,38 @@ from torch import fx, nn
 
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.graph.graph import Graph
+from tinyscene.deploy.graph.operator import Convolution
 from tinyscene.deploy.graph.operators import (
     Add,
     AveragePool2D,
+    Channels,
+    Concat,
     Conv2D,
-    Convolution,
     Crop,
     DepthwiseConv2D,
-    Kind,
     MaxPool2D,
     Mean,
+    Repeat,
 )
 from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
+from tinyscene.train.quantize.lowering import INPUT, Lowering
 from tinyscene.train.quantize.trace import (
     BATCH,
     UNBOUNDED,
-    Traced,
     bounds_of,
     called_layer,
     operands,
-    place,
     trace,
 )
 
-INPUT, OUTPUT = "log_mel", "logits"
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d, BatchNorm1d, ReLU, ReLU6, Hardtanh and clamp, AvgPool2d, MaxPool2d, "
-    "AdaptiveAvgPool2d(1), AdaptiveMaxPool2d(1), mean over mel, frame or both, addition, Flatten, squeeze, view and "
-    "reshape to (batch, features), slices of mel and frame, pad with negative sizes, Dropout, Identity"
+    "AdaptiveAvgPool2d(1), AdaptiveMaxPool2d(1), mean over mel, frame or both, addition, also of one band or frame to "
+    "all, cat of channels, slices of channels, mel and frame, pad with negative sizes, Flatten, squeeze, view and "
+    "reshape to (batch, features), Dropout, Identity"
 )
 
-Shape = tuple[int, ...]  # torch's unless said otherwise: (batch, channels, mel, frame) or (batch, channels)
 Pair = tuple[int, int]  # mel, frame
 
 
@@ -70,13 +70,8 @@ def lower(network: nn.Module, shape: Pair) -> Graph:
     return _Lowering(network, source, trace(network, shape)).graph()
 
 
-class _Lowering:
+class _Lowering(Lowering):
     """One walk over a traced network, node by node in the order they run."""
-
-    def __init__(self, network: nn.Module, source: Tensor, traced: Traced) -> None:
-        self.network, self.source, self.traced, self.shapes = network, source, traced.graph, traced.shapes
-        self.tensors: dict[fx.Node, Tensor] = {}  # what holds a node's value; fused nodes share one
-        self.operators: dict[str, Kind] = {}  # by the name of their output, in order
 
     def graph(self) -> Graph:
         for node in self.traced.nodes:
@@ -170,15 +165,30 @@ class _Lowering:
         return made
 
     def sum(self, node: fx.Node) -> None:
-        addends, supported = operands(node), "addition of two tensors of one shape"
+        addends, supported = operands(node), "addition of two tensors of one shape, or of one band or frame to all"
         plain = len(addends) == len(node.args) == 2 and not node.kwargs
         self.require(node, plain, "of other than two tensors", supported)
         first, second = (self.shapes.get(operand) for operand in addends)
-        self.require(node, first == second, f"of {first} and {second}", supported)
+        if first != second:
+            shape, repeated = self.shapes[node], int(first == self.shapes[node])  # which of them is not whole
+            _, channels, mel, frame = (*shape, 0, 0)[:4]
+            line = (first, second)[repeated] in ((BATCH, channels, 1, frame), (BATCH, channels, mel, 1))
+            self.require(node, line and shape in (first, second), f"of {first} and {second}", supported)
+            self.add_repeated(node, addends, repeated)
+            return
         if len({len(self.tensors[operand].shape) for operand in addends}) == 2:  # one is a mean, another was
             for operand in addends:
                 self.give_four_dimensions(self.tensors[operand])
         self.add(node, Add, self.tensors[addends[0]].shape)
+
+    def add_repeated(self, node: fx.Node, addends: list[fx.Node], repeated: int) -> None:
+        """Append an addition one of whose addends is a band or a frame for all."""
+        tensors = [self.tensors[each] for each in addends]
+        shape, before = tensors[1 - repeated].shape, tensors[repeated].shape
+        times = (shape[1] // before[1], shape[2] // before[2])
+        self.append(node, Repeat, [tensors[repeated]], shape, times=times)
+        tensors[repeated] = self.tensors[node]
+        self.append(node, Add, tensors, shape)
 
     def max_pool(self, node: fx.Node) -> None:
         layer: nn.MaxPool2d = called_layer(node) or self.layer(node)
@@ -221,18 +231,37 @@ class _Lowering:
             self.window(node, AveragePool2D, size, (1, 1), (0, 0), window=size)
 
     def crop(self, node: fx.Node) -> None:
-        shape, supported = self.shapes.get(operands(node)[0], ()), "slices of mel and frame, pad with negative sizes"
+        shape, supported = self.shapes.get(operands(node)[0], ()), "slices of channels, mel and frame"
         self.require(node, len(shape) == 4 and len(node.all_input_nodes) == 1, "", supported)
         places = torch.arange(math.prod(shape), dtype=torch.float64).view(shape)
         arguments, named = fx.map_arg((node.args, node.kwargs), lambda _: places)
         kept = node.target(*arguments, **named)  # type: ignore[operator] # the places of its input that it keeps
-        top, left = divmod(int(kept.flatten()[:1].sum()), shape[3])
-        *_, tall, wide = (1, 1, *kept.shape)
-        inside = torch.equal(kept, places[:, :, top : top + tall, left : left + wide])
-        self.require(node, inside, f"to {tuple(kept.shape)}", supported)
+        above, left = divmod(int(kept.flatten()[:1].sum()), shape[3])
+        first, top = divmod(above, shape[2])
+        *_, channels, tall, wide = (1, 1, 1, *kept.shape)
+        inside = places[:, first : first + channels, top : top + tall, left : left + wide]
+        self.require(node, torch.equal(kept, inside), f"to {tuple(kept.shape)}", supported)
         self.tensors[node] = self.tensors[operands(node)[0]]
+        if channels < shape[1]:
+            self.append(node, Channels, [self.tensors[node]], (1, *shape[2:], channels), first=first)
         if any(cut := (top, shape[2] - top - tall, left, shape[3] - left - wide)):
-            self.add(node, Crop, (1, tall, wide, shape[1]), crop=cut)
+            self.append(node, Crop, [self.tensors[node]], (1, tall, wide, channels), crop=cut)
+
+    def concat(self, node: fx.Node) -> None:
+        parts = node.args[0] if node.args else node.kwargs.get("tensors")
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        joined = isinstance(parts, list | tuple) and len(parts) > 1 and axis in (1, -3)
+        self.require(
+            node, joined and len(self.shapes[node]) == 4, f"along {axis}", "channels of two activations or more"
+        )
+        tensors = [self.tensors[part] for part in parts]  # type: ignore[union-attr, index]
+        for tensor in tensors:
+            self.give_four_dimensions(tensor)
+        first, *others = (self.tensors[part] for part in parts)  # type: ignore[union-attr, index]
+        for other in others:
+            shape = (*first.shape[:3], first.shape[3] + other.shape[3])
+            self.append(node, Concat, [first, other], shape)
+            first = self.tensors[node]
 
     def flatten(self, node: fx.Node) -> None:
         """The graph keeps what it has: a linear layer reads (batch, features) as a window of all rows and columns."""
@@ -241,92 +270,6 @@ class _Lowering:
         is_flat = shape[:1] == (BATCH,) and (shape[1:] == (math.prod(source.shape),) or kept)
         self.require(node, is_flat, f"to {shape}", "Flatten, squeeze, view and reshape to (batch, features)")
         self.tensors[node] = source
-
-    def finish(self, node: fx.Node) -> None:
-        results = [self.tensors[operand].name for operand in operands(node)]
-        self.require(
-            node, results == list(self.operators)[-1:], "of other than the last result", "one result, made last"
-        )
-        result = operands(node)[0]
-        shape = self.tensors[result].shape
-        if len(self.shapes[result]) == 2 and len(shape) == 4:
-            self.require(node, shape[:3] == (1, 1, 1), "of a flattened map", "one vector of logits")
-            self.tensors[node] = Tensor(OUTPUT, (1, shape[3]))
-            self.operators[OUTPUT] = Mean(inputs=(results[0],), output=self.tensors[node])  # of one value
-            return
-        _, last = self.operators.popitem()
-        self.operators[OUTPUT] = replace(last, output=replace(last.output, name=OUTPUT))
-
-    def window(self, node: fx.Node, kind: Any, size: Any, stride: Any, before: Any, **settings: Any) -> None:
-        """Append an operator with a window; its padding at the end reaches no further than some window does."""
-        pooled = len(self.tensors[operands(node)[0]].shape) == 2
-        input_shape, shape = self.spatial(node).shape, self.shapes[node]
-        self.require(node, not (pooled and any(before)), "with padding after global pooling", "windows of 1 x 1 there")
-        sides = zip(shape[2:], stride, size, before, input_shape[1:3], strict=True)
-        bottom, right = (
-            max((count - 1) * step + span - first - size_in, 0) for count, step, span, first, size_in in sides
-        )
-        padding = (before[0], bottom, before[1], right)
-        self.add(node, kind, (1, *shape[2:], shape[1]), stride=stride, padding=padding, **settings)
-
-    def add(self, node: fx.Node, kind: Any, shape: Shape, **settings: Any) -> None:
-        """Append the operator that makes this node's value; shape is the graph's."""
-        inputs = tuple(self.tensors[operand].name for operand in operands(node))
-        self.tensors[node] = Tensor(self.name(node), shape)
-        self.operators[self.tensors[node].name] = kind(inputs=inputs, output=self.tensors[node], **settings)
-
-    def spatial(self, node: fx.Node) -> Tensor:
-        """What a node reads first, with mel and frame: a mean that another operator reads keeps them."""
-        source = operands(node)[0]
-        self.give_four_dimensions(self.tensors[source])
-        return self.tensors[source]
-
-    def give_four_dimensions(self, tensor: Tensor) -> None:
-        if len(tensor.shape) == 2:
-            wider = replace(tensor, shape=(1, 1, 1, tensor.shape[1]))
-            self.operators[tensor.name] = replace(self.operators[tensor.name], output=wider)
-            self.tensors |= {node: wider for node, each in self.tensors.items() if each.name == tensor.name}
-
-    def fusable(self, node: fx.Node, kinds: Any) -> Any:
-        """The operator, if any, that makes what this node alone reads, so that the node may as well work in place."""
-        tensor = self.tensors[operands(node)[0]]
-        operator = self.operators.get(tensor.name)
-        holders = [each for each, held in self.tensors.items() if held.name == tensor.name]
-        alone = sum(len(each.users) for each in holders) == len(holders)  # each read by the next, the last by this node
-        return operator if isinstance(operator, kinds) and alone else None
-
-    def fuse(self, node: fx.Node, fused: Kind) -> None:
-        """Let an operator that does this node's work too take the place of the one it was made from."""
-        self.operators[fused.output.name], self.tensors[node] = fused, fused.output
-
-    def layer(self, node: fx.Node) -> Any:
-        """The module that a node calls; none where it calls a function."""
-        return self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    def name(self, node: fx.Node) -> str:
-        """A new name: the module's, or that of the Sequential around it if that has no other convolution."""
-        name = place(node) or node.name
-        outer = name.rpartition(".")[0]
-        around = self.network.get_submodule(outer)
-        if outer and isinstance(around, nn.Sequential):
-            convolutions = [layer for layer in around.modules() if isinstance(layer, nn.Conv2d)]
-            name = outer if convolutions == [self.layer(node)] else name
-        names = {INPUT, OUTPUT, *self.operators}
-        return next(
-            candidate
-            for candidate in (name, *(f"{name}_{count}" for count in range(2, 10_000)))
-            if candidate not in names
-        )
-
-    def require(self, node: fx.Node, condition: bool, detail: str, supported: str) -> None:
-        if not condition:
-            self.refuse(node, detail, supported)
-
-    def refuse(self, node: fx.Node, detail: str, supported: str) -> NoReturn:
-        called = f"{getattr(node.target, '__name__', node.target)} (node {node.name})"
-        what = called if self.layer(node) is None else type(self.layer(node)).__name__
-        detail = f" {detail}" if detail else ""
-        raise InputError(f"{place(node) or 'network'}: {what}{detail} cannot be lowered; supported: {supported}")
 
 
 STEPS: dict[Any, Callable[[_Lowering, fx.Node], None]] = {  # by module, function or name of a method
@@ -340,6 +283,7 @@ STEPS: dict[Any, Callable[[_Lowering, fx.Node], None]] = {  # by module, functio
     nn.AdaptiveMaxPool2d: _Lowering.global_max,
     **dict.fromkeys([nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, torch.mean, "mean"], _Lowering.mean),
     **dict.fromkeys([operator.getitem, F.pad], _Lowering.crop),
+    **dict.fromkeys([torch.cat, torch.concat], _Lowering.concat),
     **dict.fromkeys([operator.add, torch.add, "add"], _Lowering.sum),
     **dict.fromkeys([nn.Flatten, torch.flatten, torch.squeeze, torch.reshape], _Lowering.flatten),
     **dict.fromkeys(["flatten", "squeeze", "view", "reshape"], _Lowering.flatten),

@@ -35,7 +35,7 @@ from tinyscene.deploy.common.terminal import notice
 from tinyscene.deploy.frontend.fixed_point import FixedPointLogMel
 from tinyscene.deploy.frontend.log_mel import FrontEnd
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Convolution
+from tinyscene.deploy.graph.operator import Convolution
 from tinyscene.train.data.cache import Clips
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.data.training_data import TrainingData

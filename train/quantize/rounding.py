@@ -14,7 +14,7 @@ Every sum is taken in the order of its terms, so that every processor finds the 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.operators import WEIGHT_MAX
+from tinyscene.deploy.graph.operator import WEIGHT_MAX
 
 Float64 = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from tinyscene.deploy.bundle.inspection import inspect_graph
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import require_file
 from tinyscene.deploy.frontend.log_mel import ONE_SECOND
-from tinyscene.deploy.graph.operators import Convolution
+from tinyscene.deploy.graph.operator import Convolution
 from tinyscene.train.data.datasets import SCENES
 from tinyscene.train.models import build, finish
 from tinyscene.train.recipe import Recipe, load_recipe, recipe_names

@@ -3,19 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tinyscene.deploy.graph.operator import Activated
 from tinyscene.deploy.graph.operators import (
-    Activated,
     Add,
     AveragePool2D,
+    Channels,
+    Concat,
     Conv2D,
     Crop,
     DepthwiseConv2D,
     Kind,
     MaxPool2D,
     Mean,
+    Repeat,
 )
 from tinyscene.deploy.graph.tensor import INT8_MAX, INT8_MIN, Tensor
-from tinyscene.firmware_bridge.codegen.ops import add, convolution, crop, depthwise, max_pool, mean, pool
+from tinyscene.firmware_bridge.codegen.ops import (
+    add,
+    channels,
+    concat,
+    convolution,
+    crop,
+    depthwise,
+    max_pool,
+    mean,
+    pool,
+    repeat,
+)
 from tinyscene.firmware_bridge.codegen.ops.context import Code, CodegenContext
 from tinyscene.firmware_bridge.memory.rows import AccessPattern
 
@@ -37,6 +51,12 @@ def access_of(  # noqa: PLR0911 - one for each operator
             return max_pool.access(operator, sources[0])
         case Crop():
             return crop.access(operator)
+        case Repeat():
+            return repeat.access(operator, sources[0])
+        case Channels():
+            return channels.access(sources[0])
+        case Concat():
+            return concat.access(sources[0])
         case Mean():
             return mean.access(sources[0])
 
@@ -64,5 +84,11 @@ def _code_of(operator: Kind, context: CodegenContext) -> Code:  # noqa: PLR0911 
             return max_pool.emit(operator, context)
         case Crop():
             return crop.emit(operator, context)
+        case Repeat():
+            return repeat.emit(operator, context)
+        case Channels():
+            return channels.emit(operator, context)
+        case Concat():
+            return concat.emit(operator, context)
         case Mean():
             return mean.emit(operator, context)

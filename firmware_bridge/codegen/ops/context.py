@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyscene.deploy.graph.operators import Convolution, DepthwiseConv2D, Kind
+from tinyscene.deploy.graph.operator import Convolution
+from tinyscene.deploy.graph.operators import DepthwiseConv2D, Kind
 from tinyscene.deploy.graph.tensor import Tensor, quantize_multiplier
 from tinyscene.firmware_bridge.codegen.floats import bits, convolution_floats
 from tinyscene.firmware_bridge.codegen.weight_layouts import Rescaling
@@ -86,6 +87,8 @@ def fill_row(rows: Rows, zero: int) -> list[str]:
 
 
 def _scaled(variable: str, factor: int, addend: int) -> str:
+    if factor == 0:
+        return str(addend)
     product = variable if factor == 1 else f"{factor} * {variable}"
     return product if addend == 0 else f"{_bracketed(product)} {'+' if addend > 0 else '-'} {abs(addend)}"
 
