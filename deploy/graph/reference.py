@@ -99,14 +99,8 @@ def run_float(operator: Kind, _sources: list[Tensor], arguments: list[Values]) -
             y = exact_mean(arguments[0], (1, 2)).reshape(-1, *operator.output.shape[1:])
         case MaxPool2D():
             y = _window_max(operator, arguments[0], -math.inf)
-        case Crop():
-            y = _crop(operator, arguments[0])
-        case Repeat():
-            y = np.tile(arguments[0], (1, *operator.times, 1))
-        case Channels():
-            y = arguments[0][..., operator.first : operator.first + operator.output.shape[3]]
-        case Concat():
-            y = np.concatenate(arguments, 3)
+        case Crop() | Repeat() | Channels() | Concat():
+            y = _moved(operator, arguments)
     return activated(operator, y)
 
 
@@ -131,14 +125,8 @@ def run_integer(operator: Kind, sources: list[Tensor], arguments: list[Values]) 
             y = (_mean(sources[0].q, output, arguments[0]) + output.zero_point).reshape(-1, *operator.output.shape[1:])
         case MaxPool2D():
             y = _window_max(operator, arguments[0], INT8_MIN)
-        case Crop():
-            y = _crop(operator, arguments[0])
-        case Repeat():
-            y = np.tile(arguments[0], (1, *operator.times, 1))
-        case Channels():
-            y = arguments[0][..., operator.first : operator.first + operator.output.shape[3]]
-        case Concat():
-            y = np.concatenate(arguments, 3)
+        case Crop() | Repeat() | Channels() | Concat():
+            y = _moved(operator, arguments)
     bounds = operator.integer_bounds if isinstance(operator, Activated) else (INT8_MIN, INT8_MAX)
     return np.clip(y, *bounds).astype(np.int8)
 
@@ -213,9 +201,18 @@ def _window_max(operator: MaxPool2D, x: Values, least: float) -> Values:
     return most
 
 
-def _crop(operator: Crop, x: Values) -> Values:
-    top, bottom, left, right = operator.crop
-    return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+def _moved(operator: Crop | Repeat | Channels | Concat, arguments: list[Values]) -> Values:
+    """Values that are taken, repeated or joined as they are."""
+    match operator:
+        case Crop():
+            top, bottom, left, right = operator.crop
+            return arguments[0][:, top : arguments[0].shape[1] - bottom, left : arguments[0].shape[2] - right]
+        case Repeat():
+            return np.tile(arguments[0], (1, *operator.times, 1))
+        case Channels():
+            return arguments[0][..., operator.first : operator.first + operator.output.shape[3]]
+        case Concat():
+            return np.concatenate(arguments, 3)
 
 
 def windows(operator: Window, x: Values) -> Values:

@@ -175,6 +175,12 @@ def test_global_pooling_may_be_written_in_any_of_these_ways(head) -> None:
     assert [each.kind for each in assert_same(network).operators] == ["Conv2D", "Mean"]
 
 
+def test_global_pooling_of_one_band_or_one_frame_is_global_pooling() -> None:
+    for kernel in ((SMALL[0], 1), (1, SMALL[1])):
+        network = nn.Sequential(nn.Conv2d(1, 5, kernel), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        assert [each.kind for each in assert_same(network).operators] == ["Conv2D", "Mean"]
+
+
 @pytest.mark.parametrize(
     ("joined", "kinds"),
     [

@@ -215,7 +215,7 @@ class _Lowering(Lowering):
     def mean(self, node: fx.Node) -> None:
         (_, tall, wide, channels), made = self.spatial(node).shape, self.shapes[node]
         if node.op == "call_module" or node.target is F.adaptive_avg_pool2d:
-            axes = {(1, 1): [2, 3], (1, wide): [2], (tall, 1): [3]}.get(made[2:])  # type: ignore[arg-type]
+            axes = {(1, wide): [2], (tall, 1): [3], (1, 1): [2, 3]}.get(made[2:])  # type: ignore[arg-type]
         else:
             given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
             numbers = given if isinstance(given, tuple | list) else [given]
