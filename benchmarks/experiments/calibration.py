@@ -3,7 +3,8 @@
     python -m tinyscene.benchmarks.experiments.calibration RUN --data DATA --way default --clips 1088
 
 Compared are the same scene, the SQNR of the logits and the accuracy, fixed-point front end included, on evenly spaced
-test clips of split 100. What is in the result file is not measured again.
+test clips of the split that a run was trained on, or of split 100 where it was imported. What is in the result file is
+not measured again.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from tinyscene.train.training_settings import Quantize
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Float32 = NDArray[np.float32]
 
-SPLIT = "100"
+IMPORTED_SPLIT = "100"
 WAYS = {
     "default": Quantize(),
     "not equalized": Quantize(equalize=False),
@@ -51,33 +52,36 @@ class Test:
 
 @app.command()
 def main(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
-    data: Annotated[Path, typer.Option(help="Folder of a dataset in TAU's layout.")],
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs.")],
+    data: Annotated[Path, typer.Option(help="Folder of the dataset.")],
     draws: Annotated[int, typer.Option(help="Number of draws of calibration clips.")] = 5,
     clips: Annotated[int, typer.Option(help="Number of test clips.")] = 272,
     ways: Annotated[list[str] | None, typer.Option("--way", help="Only this one; may be repeated.")] = None,
     out: Out = Path("benchmarks/results/calibration.json"),
 ) -> None:
-    """Measure same scene, SQNR and accuracy for each way and draw."""
-    network, card = load_model(run)
-    dataset, front_end = open_dataset(data), card.parsed_recipe.features
-    prepared = prepare(dataset, front_end.sample_rate)
-    graph, result = lower(network, front_end.shape), read_result(out)
-    training, listed = (prepared.select(entries) for entries in dataset.split(SPLIT))
-    chosen = listed[np.linspace(0, len(listed) - 1, clips).astype(int)]
-    exact = _logits(graph, front_end.log_mel(float_pcm(prepared.pcm[chosen]))[..., None])
-    test = Test(_fixed_point(front_end, prepared.pcm[chosen]), exact, prepared.label[chosen])
-    result["float"] = result.get("float", {}) | {str(clips): int((exact.argmax(1) == test.labels).sum())}
-    for draw in range(draws):
-        drawn = np.random.default_rng(draw).permutation(training)[: Quantize().clips]
-        features = _fixed_point(front_end, prepared.pcm[drawn])
-        for way in ways or WAYS:
-            rows = result.setdefault("ways", {}).setdefault(way, {}).setdefault(str(clips), {})
-            if str(draw) not in rows:
-                batches = np.split(features, range(BATCH, len(features), BATCH))
-                _, corrected, ranges, scales = post_training(graph, batches, WAYS[way])
-                rows[str(draw)] = _measure(to_integers(corrected, ranges, scales), test)
-                write_result(out, result)
+    """Measure same scene, SQNR and accuracy for each run, way and draw."""
+    dataset, result = open_dataset(data), read_result(out)
+    for run in runs:
+        network, card = load_model(run)
+        front_end = card.parsed_recipe.features
+        prepared = prepare(dataset, front_end.sample_rate, clip_seconds=front_end.clip_seconds)
+        graph = lower(network, front_end.shape)
+        training, listed = (prepared.select(part) for part in dataset.split(card.split or IMPORTED_SPLIT))
+        chosen = listed[np.linspace(0, len(listed) - 1, clips).astype(int)]
+        exact = _logits(graph, front_end.log_mel(float_pcm(prepared.pcm[chosen]))[..., None])
+        test = Test(_fixed_point(front_end, prepared.pcm[chosen]), exact, prepared.label[chosen])
+        measured = result.setdefault("networks", {}).setdefault(run.name, {"float": {}, "ways": {}})
+        measured["float"][str(clips)] = int((exact.argmax(1) == test.labels).sum())
+        for draw in range(draws):
+            drawn = np.random.default_rng(draw).permutation(training)[: Quantize().clips]
+            features = _fixed_point(front_end, prepared.pcm[drawn])
+            for way in ways or WAYS:
+                rows = measured["ways"].setdefault(way, {}).setdefault(str(clips), {})
+                if str(draw) not in rows:
+                    batches = np.split(features, range(BATCH, len(features), BATCH))
+                    _, corrected, ranges, scales = post_training(graph, batches, WAYS[way])
+                    rows[str(draw)] = _measure(to_integers(corrected, ranges, scales), test)
+                    write_result(out, result)
 
 
 def _fixed_point(front_end: FrontEnd, pcm: NDArray[np.int16]) -> Float32:

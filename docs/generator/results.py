@@ -57,14 +57,16 @@ def origin(made_by: Content, name: str) -> str:
 
 
 def calibration_rows(result: Content) -> list[Content]:
-    """For each way and number of test clips, the least and the greatest of its draws."""
+    """For each network, way and number of test clips, the least and the greatest of its draws."""
     rows = []
-    for way, by_clips in result["ways"].items():
-        for clips, draws in by_clips.items():
-            columns = {key: [draw[key] for draw in draws.values()] for key in ("sqnr_db", "same_scene", "correct")}
-            columns["same_scene"] = [100 * share for share in columns["same_scene"]]
-            row = {key: f"{min(each):.4g} to {max(each):.4g}" for key, each in columns.items()}
-            rows.append({"way": way, "clips": clips, "draws": len(draws), "float": result["float"][clips], **row})
+    for name, network in result["networks"].items():
+        for way, by_clips in network["ways"].items():
+            for clips, draws in by_clips.items():
+                columns = {key: [draw[key] for draw in draws.values()] for key in ("sqnr_db", "same_scene", "correct")}
+                columns["same_scene"] = [100 * share for share in columns["same_scene"]]
+                row = {key: f"{min(each):.4g} to {max(each):.4g}" for key, each in columns.items()}
+                about = {"network": name, "way": way, "clips": clips, "draws": len(draws)}
+                rows.append(about | row | {"float": network["float"][clips]})
     return rows
 
 
