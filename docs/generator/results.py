@@ -32,6 +32,7 @@ def results_page() -> str:
         sounds10_devices=sounds10_devices(),
         frontier_rows=frontier_rows(measured["frontier"]),
         calibration_rows=calibration_rows(measured["calibration"]),
+        calibration_esc50_rows=calibration_rows(measured["calibration_esc50"]),
         decisions=decisions(measured),
         families={name: count_recipe(load_recipe(name)) for name in ("micro16k", "tf_sepnet16k")},
         rest_rows=[row for row in measured["esc50_rest"]["rows"] if row["recipe"] == "micro16k"],
