@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from tinyscene.benchmarks.bootstrap import COVERAGE, DRAWS, GROUPS, TestList, draw, interval, macro, recordings_of
 from tinyscene.benchmarks.experiments.results import Out, write_result
+from tinyscene.deploy.bundle.index import INDEX
 from tinyscene.deploy.common.command_line import run_command_line
 from tinyscene.deploy.common.errors import InputError
 from tinyscene.deploy.common.files import replacing
@@ -32,8 +33,8 @@ from tinyscene.train.data.cache import Clips, prepare
 from tinyscene.train.data.datasets import Dataset
 from tinyscene.train.recipe import Recipe
 from tinyscene.train.runs.evaluate import BATCH, open_evaluated_model
-from tinyscene.train.sweep.job import SweepRecord, read_record
-from tinyscene.train.sweep.plan import TrainJob
+from tinyscene.train.sweep.job import SweepRecord, open_integers, read_record
+from tinyscene.train.sweep.plan import LogitsJob
 
 BASELINE = "baseline"
 PREDICTIONS = "predictions.npy"
@@ -91,7 +92,7 @@ def _rungs(records: dict[Path, SweepRecord]) -> dict[tuple[str, str], Rung]:
     rungs: dict[tuple[str, str], Rung] = {}
     for sweep, record in records.items():
         for job in record.jobs:
-            if isinstance(job, TrainJob) and not job.data and record.is_done(sweep, job):
+            if not isinstance(job, LogitsJob) and not job.data and record.is_done(sweep, job):
                 rung = rungs.setdefault((job.split.rpartition("-")[2], job.run), Rung(job.recipe))
                 rung.runs.setdefault(job.split, []).append(sweep / job.name)
     return rungs
@@ -178,10 +179,11 @@ def _right(runs: list[Path], clips: Clips, test: TestList) -> Right:
 
 
 def _predictions(run: Path, clips: Clips, test: TestList) -> NDArray[np.int64]:
-    """A run's answers (clip,), kept in its folder."""
-    path = run / PREDICTIONS
+    """The answers (clip,) of a run, or of a bundle in integers, kept beside its evaluation."""
+    is_bundle = (run / INDEX).exists()
+    path = run / ("evaluation" if is_bundle else "") / PREDICTIONS
     if not path.exists():
-        predict = open_evaluated_model(run, "torch").predict
+        predict = (open_integers(run) if is_bundle else open_evaluated_model(run, "torch")).predict
         parts = [test.clips[start : start + BATCH] for start in range(0, len(test.clips), BATCH)]
         with replacing(path) as temporary:
             np.save(temporary, np.concatenate([predict(clips.pcm[part]).argmax(1) for part in parts]))

@@ -74,7 +74,7 @@ def main(out: Out = Path("benchmarks/results/recipe_costs.json")) -> None:
     costs, known = result.setdefault("recipes", {}), {}
     with temporary_folder() as folder:
         write_sample(folder / "sample")
-        for name in recipe_names("cp_mobile"):
+        for name in [*recipe_names("cp_mobile"), "tf_sepnet16k"]:
             recipe = load_recipe(name)
             network = (recipe.model.model_dump_json(), recipe.features)
             if name not in costs:

@@ -30,6 +30,7 @@ ALWAYS = 2**30  # a time after all others: such a block persists from one infere
 SCRATCH = "\tscratch"  # names of blocks that are not activations start with a tab
 ARRIVAL_WORK = "\tfft"
 MAX_ROUNDS = 12  # of the search for cuts
+MOST_LIVE = 2  # activations across a cut
 Times = NDArray[np.int64]  # (row, 4): first byte in the block, byte after the last, first_use, last_use
 
 
@@ -130,10 +131,10 @@ def make_plan(
 
 
 def _possible_cuts(graph: Graph) -> list[int]:
-    """Operators before which only one activation is live."""
+    """Operators before which no more activations are live than a cut may leave whole."""
     live, cuts = {graph.input.name}, []
     for index, (operator, last) in enumerate(zip(graph.operators, graph.last_reads(), strict=True)):
-        if index and len(live) == 1:
+        if index and len(live) <= MOST_LIVE:
             cuts.append(index)
         live = (live - last) | {operator.output.name}
     return cuts
@@ -189,12 +190,11 @@ def _arrival_blocks(schedule: Schedule, size: int) -> list[Block]:
 
 def _place(blocks: Sequence[Block], schedule: Schedule) -> Plan:
     blocks = sorted(blocks, key=lambda block: (-block.bytes, block.name))
-    distances = {(x.name, y.name): _distance(x, y) for x, y in itertools.permutations(blocks, 2)}
+    distances = _distances(blocks)
     offsets: dict[str, int] = {}
     bottom = top = 0  # of the blocks placed so far; offsets may be negative until the end
     for block in blocks:
-        near = [(offsets[name], distances[name, block.name], distances[block.name, name]) for name in offsets]
-        near = [(offset, below, above) for offset, below, above in near if below is not None and above is not None]
+        near = [(offsets[name], *found) for name in offsets if (found := distances.get((name, block.name)))]
         step = block.alignment
         above_one = (-(-(offset + below) // step) * step for offset, below, _ in near)
         below_one = ((offset - above) // step * step for offset, _, above in near)
@@ -213,12 +213,20 @@ def _place(blocks: Sequence[Block], schedule: Schedule) -> Plan:
     return Plan(schedule, {block.name: block for block in blocks}, places)
 
 
-def _distance(low: Block, high: Block) -> int | None:
-    """The least distance in bytes from the start of `low` to that of `high`; none if they are never live together.
+def _distances(blocks: Sequence[Block]) -> dict[tuple[str, str], tuple[int, int]]:
+    """For each two blocks that are live together, in their order, the least distances in bytes from start to start: if
+    the second lies above the first, and if it lies below.
 
     For each pair of rows that are live together, the lower block's row must end before the higher one's begins.
     """
-    x, y = low.rows[:, None], high.rows[None]
-    together = (x[..., 2] <= y[..., 3]) & (y[..., 2] <= x[..., 3])
-    gaps = np.where(together, x[..., 1] - y[..., 0], -ALWAYS)
-    return int(gaps.max()) if together.any() else None
+    spans = [(block.first_use, block.last_use) for block in blocks]
+    distances = {}
+    for one, other in itertools.combinations(range(len(blocks)), 2):
+        if spans[one][0] > spans[other][1] or spans[other][0] > spans[one][1]:
+            continue
+        x, y = blocks[one].rows[:, None], blocks[other].rows[None]
+        together = (x[..., 2] <= y[..., 3]) & (y[..., 2] <= x[..., 3])
+        if together.any():
+            gaps = (int((low[..., 1] - high[..., 0])[together].max()) for low, high in ((x, y), (y, x)))
+            distances[blocks[one].name, blocks[other].name] = tuple(gaps)
+    return distances

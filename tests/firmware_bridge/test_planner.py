@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.graphs import integer_graphs
 from tinyscene.deploy.graph.graph import Graph
-from tinyscene.deploy.graph.operators import Add, AveragePool2D, Conv2D, DepthwiseConv2D, Mean
+from tinyscene.deploy.graph.operators import Add, AveragePool2D, Concat, Conv2D, DepthwiseConv2D, Mean, Repeat
 from tinyscene.deploy.graph.tensor import Quantization, Tensor
 from tinyscene.firmware_bridge.codegen.ops import access_of
 from tinyscene.firmware_bridge.memory.arena_check import ArenaError, check_arena
@@ -62,6 +62,21 @@ def block(height: int = 32, width: int = 8, channels: int = 4, expansion: int = 
     return Graph(
         source, (expand, deep, project, Add(inputs=("x", "project"), output=activation("y", height, width, channels)))
     )
+
+
+def test_a_branch_that_another_waits_for_does_not_run_ahead() -> None:
+    """The sum waits for the mean over all rows; were the wide branch computed meanwhile, it would be held whole."""
+    height, width, channels, wide = 32, 8, 4, 24
+    source = activation("x", height, width, channels)
+    mean = AveragePool2D(inputs=("x",), output=activation("mean", 1, width, channels), window=(height, 1))
+    repeated = Repeat(inputs=("mean",), output=activation("all", height, width, channels), times=(height, 1))
+    whole = Add(inputs=("x", "all"), output=activation("sum", height, width, channels))
+    branch = pointwise(source, "branch", wide)
+    joined = Concat(inputs=("sum", "branch"), output=activation("joined", height, width, channels + wide))
+    end = Mean(inputs=("joined",), output=Tensor("end", (1, channels + wide), Q))
+    plan = plan_of(Graph(source, (mean, repeated, whole, branch, joined, end)))
+    check_arena(plan)
+    assert plan.arena_bytes < height * width * (channels + wide / 2)
 
 
 def test_a_chain_of_pointwise_convolutions_holds_a_row_of_each() -> None:

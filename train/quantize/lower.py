@@ -35,6 +35,7 @@ from tinyscene.deploy.graph.operators import (
 )
 from tinyscene.deploy.graph.tensor import Tensor
 from tinyscene.train.models.cp_mobile import CPMobile, fold_branches
+from tinyscene.train.quantize.fewer_copies import with_fewer_copies
 from tinyscene.train.quantize.lowering import INPUT, Lowering
 from tinyscene.train.quantize.trace import (
     BATCH,
@@ -67,7 +68,7 @@ def lower(network: nn.Module, shape: Pair) -> Graph:
             raise InputError(f"{path or 'network'}: is in training mode; call eval() before lowering")
     if isinstance(network, CPMobile):
         network = fold_branches(network)
-    return _Lowering(network, source, trace(network, shape)).graph()
+    return with_fewer_copies(_Lowering(network, source, trace(network, shape)).graph())
 
 
 class _Lowering(Lowering):
