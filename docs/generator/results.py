@@ -35,6 +35,8 @@ def results_page() -> str:
         calibration_esc50_rows=calibration_rows(measured["calibration_esc50"]),
         decisions=decisions(measured),
         families={name: count_recipe(load_recipe(name)) for name in ("micro16k", "tf_sepnet16k")},
+        tf_cost=measured["recipe_costs"]["recipes"]["tf_sepnet16k"],
+        micro_cost=measured["recipe_costs"]["recipes"]["micro16k"],
         rest_rows=[row for row in measured["esc50_rest"]["rows"] if row["recipe"] == "micro16k"],
         origin=lambda name: origin(measured[name]["made_by"], name),
     )
