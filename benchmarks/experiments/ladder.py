@@ -57,6 +57,7 @@ class Rung:
 
 def ladder(
     sweeps: Annotated[list[Path], typer.Argument(help="Folders of sweeps on one dataset.")],
+    baseline: Annotated[str, typer.Option(help="Rung that the others are compared with.")] = BASELINE,
     out: Out = Path("benchmarks/results/ladder.json"),
 ) -> None:
     """Write the table of the rungs, of the runs that are done."""
@@ -69,14 +70,14 @@ def ladder(
         raise InputError(f"{strangers[0]}: was trained on another dataset than {sweeps[-1]}")
     rows = []
     for (size, name), rung in rungs.items():
-        if (size, BASELINE) not in rungs:
-            raise InputError(f"no sweep has a run named {BASELINE} that is done on split {size}")
-        baseline = rungs[size, BASELINE]
-        if splits := sorted(set(rung.runs) & set(baseline.runs)):
+        if (size, baseline) not in rungs:
+            raise InputError(f"no sweep has a run named {baseline} that is done on split {size}")
+        other = rungs[size, baseline]
+        if splits := sorted(set(rung.runs) & set(other.runs)):
             tests = [_test(clips[rung.rate], dataset, split) for split in splits]
             ours, theirs = (
                 [_right(of.runs[split], clips[of.rate], test) for split, test in zip(splits, tests, strict=True)]
-                for of in (rung, baseline)
+                for of in (rung, other)
             )
             about = {"split": size, "rung": name, "recipe": rung.recipe.name, "on": splits}
             rows.append(about | compare(ours, theirs, pooled(tests)))

@@ -152,9 +152,9 @@ def gained(figure: Content) -> str:
 
 
 def gain(row: Content, group: str) -> str:
-    """A difference to the baseline with its interval; nothing for the baseline itself."""
+    """A difference to another rung with its interval; nothing for that one itself."""
     low, high = row[f"{group}_interval"]
-    return "" if row["rung"] == "baseline" else f"{row[f'{group}_gain']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return "" if low == high == 0 else f"{row[f'{group}_gain']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def millions(count: float | None, digits: int = 1) -> str:
