@@ -1,7 +1,7 @@
 """A copy of a dataset in which a share of the training labels is wrong: what `distill.mask` is measured on.
 
     python -m tinyscene.benchmarks.experiments.redraw_labels DATA OUT --splits fold1 --share 0.2 --seed 0
-    tinyscene train RECIPE --data OUT --splits fold1 --split 100 --set distill.online=TEACHER --set distill.mask=0.05
+    tinyscene train RECIPE --data OUT --splits fold1 --split 100 --set distill.online=TEACHER --set distill.mask=0.1
 
 DATA is a table with split lists; OUT has its meta.csv, with another label for a share of the recordings in the training
 lists, and one folder of lists; the audio is linked. The new labels are drawn from the others, all alike, so the share

@@ -91,8 +91,23 @@ def test_channels_that_others_take_apart_stay_where_a_part_is_not_whole() -> Non
     assert kinds == ["Conv2D", "Concat", "Channels", "Conv2D"]
 
 
+def test_a_mean_that_a_padded_window_may_not_read_is_still_copied() -> None:
+    both, one = Tensor("both", (1, 1, 1, 8)), Tensor("one", (1, 1, 1, 4))
+    means = [Mean(inputs=("input",), output=Tensor(name, (1, 1, 1, 4))) for name in ("m", "n")]
+    taken = Concat(inputs=("m", "n"), output=both), Channels(inputs=("both",), output=one, first=0)
+    window, bias = np.ones((1, 3, 3, 4), np.float32), np.zeros(4, np.float32)
+    end = Tensor("end", one.shape)
+    padded = DepthwiseConv2D(inputs=("one",), output=end, padding=(1, 1, 1, 1), weights=window, bias=bias)
+    assert rewritten(*means, *taken, padded) == ["Mean", "Mean", "Concat", "Channels", "DepthwiseConv2D"]
+
+
+def test_channels_that_are_the_output_keep_its_name() -> None:
+    a, b, both = pixel("input", "a", 4, 3), pixel("input", "bb", 4, 5), join("a", "bb", "both", 8)
+    assert rewritten(a, b, both, channels("both", "end", 0, 3)) == ["Conv2D", "Conv2D", "Concat", "Channels"]
+
+
 def test_a_long_chain_of_joins_is_followed_to_its_start() -> None:
-    count = 200
+    count = 450
     joins = [
         join("input" if step == 0 else f"j{step}", "input", f"j{step + 1}", 4 * (step + 2)) for step in range(count)
     ]
